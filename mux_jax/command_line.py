@@ -1,0 +1,52 @@
+"""What the entry points share: a configuration flag, and errors as one line."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+import ml_collections
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from mux_jax.errors import InputError, TrainingError
+
+
+def define_config() -> flags.FlagHolder:
+    """The flag `--config=FILE[:arguments]`, with `--config.field=value` for single fields."""
+    return config_flags.DEFINE_config_file("config", None, "The configuration: configs/FILE.py[:size=base,width=5].")
+
+
+def run(main: Callable[[], None], config: flags.FlagHolder) -> None:
+    """Parses the flags and calls `main`; bad input is one line on stderr and exit status 2."""
+
+    def parse(arguments: Sequence[str]) -> list[str]:
+        try:
+            rest = flags.FLAGS(list(arguments))
+            if len(rest) > 1:
+                raise InputError(f"unknown argument {rest[1]!r}; --help lists the flags")
+            if not flags.FLAGS["help"].present and not isinstance(config.value, ml_collections.ConfigDict):
+                raise InputError("--config=FILE is needed, for example --config=configs/mux_electra.py")
+        except (flags.Error, InputError) as e:
+            _leave(e, 2)
+        except (AttributeError, KeyError, TypeError, ValueError) as e:  # ml_collections: no such field, or no such value
+            _leave(f"--config: {e}", 2)
+        except OSError as e:
+            _leave(f"--config: {e.strerror}: {e.filename}", 2)
+        return rest
+
+    def guarded(_: list[str]) -> None:
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.ERROR)  # libraries are quiet unless asked
+        try:
+            main()
+        except InputError as e:
+            _leave(e, 2)
+        except TrainingError as e:
+            _leave(e, 1)
+
+    app.run(guarded, flags_parser=parse)
+
+
+def _leave(error: object, status: int) -> None:
+    sys.stdout.flush()
+    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    sys.exit(status)

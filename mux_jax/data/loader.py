@@ -1,0 +1,48 @@
+"""Loading by Grain: packed sequences become shuffled batches of multiplexed rows."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import numpy as np
+
+
+class Batches:
+    """`batches[step]` is int32[rows on this host, N, L], a function of (seed, step) alone.
+
+    The order is one order over all hosts: host h of H takes rows h·R/H ... (h+1)·R/H of each
+    global batch, so a run may go on with another number of hosts and neither skip nor repeat.
+    """
+
+    def __init__(
+        self,
+        packed: list[tuple[float, Any]],
+        *,
+        rows: int,
+        width: int,
+        seed: int,
+        host: int = 0,
+        hosts: int = 1,
+    ):
+        """packed: (weight, sequences) of each source; rows: those of the global batch."""
+        datasets = [grain.MapDataset.source(sequences).seed(seed).shuffle().repeat() for _, sequences in packed]
+        weights = [weight for weight, _ in packed]
+        self._sequences = datasets[0] if len(datasets) == 1 else grain.MapDataset.mix(datasets, weights)
+        self._global, self._local, self._host, self._width = rows, rows // hosts, host, width
+
+    def __len__(self) -> int:
+        return len(self._sequences) // (self._global * self._width)
+
+    def __getitem__(self, step: int) -> np.ndarray:
+        first = (int(step) * self._global + self._host * self._local) * self._width
+        tokens = np.stack([self._sequences[first + i] for i in range(self._local * self._width)])
+        return tokens.reshape(self._local, self._width, -1)
+
+
+def iterate(batches: Batches, start: int, workers: int) -> Iterator[np.ndarray]:
+    """Yields the batches from step `start` on, read ahead by threads, or by worker processes."""
+    dataset = grain.MapDataset.source(batches)[start:]
+    dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
+    if workers:
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return iter(dataset)

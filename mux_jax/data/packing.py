@@ -1,0 +1,186 @@
+"""Tokenise once: a source becomes arrays of packed token ids on disk, found again by fingerprint.
+
+A cache is a folder with `train.bin`, `heldout.bin` (token ids, row after row) and `meta.json`.
+It is built under another name and renamed when whole, so what has the final name is whole.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from mux_jax.data.tokenizer import special_tokens, train_tokenizer
+from mux_jax.errors import InputError
+from mux_jax.progress import progress
+
+SPLITS = ("train", "heldout")
+_CHUNK = 4_000_000  # characters tokenised at a time, on all cores
+_TOKENIZER_SAMPLE = 100_000_000  # characters of a source that a vocabulary is trained on
+_FORMAT = 1  # raise it when the same text packs to other ids
+
+
+class PackedTokens:
+    """The sequences of one split of a cache: `packed[i]` is int32[L], CLS first, no padding."""
+
+    def __init__(self, folder: Path, split: str):
+        meta = json.loads((folder / "meta.json").read_text())
+        self._path = folder / f"{split}.bin"
+        self._dtype, self._shape = meta["dtype"], (meta[split], meta["sequence_length"])
+        self._rows = None
+
+    def __len__(self) -> int:
+        return self._shape[0]
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        if self._rows is None:
+            self._rows = np.memmap(self._path, self._dtype, "r", shape=self._shape)
+        return self._rows[index].astype(np.int32)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_rows": None}  # a worker process maps the file itself
+
+
+def cached_tokenizer(sources: list[tuple[float, Any]], vocab_size: int, cache_dir: Path) -> Tokenizer:
+    """The WordPiece vocabulary trained on these sources, from the cache if it was trained before."""
+    parts = [(weight, source.name, source.fingerprint()) for weight, source in sources]
+    path = cache_dir / f"tokenizer-{_digest(_FORMAT, parts, vocab_size)}.json"
+    if not path.exists():
+        with progress(f"training a vocabulary of {vocab_size:,}") as report:
+            tokenizer = train_tokenizer(_sample(sources, report), vocab_size)
+        with _building(path) as temporary:
+            temporary.write_text(tokenizer.to_str())
+    return Tokenizer.from_str(path.read_text())
+
+
+def cached_tokens(source: Any, tokenizer: Tokenizer, length: int, heldout: float, cache_dir: Path) -> Path:
+    """Packs a source into sequences of `length` ids, or finds that it was; returns the folder.
+
+    Documents are joined by SEP and cut into sequences that start with CLS. A document goes to the
+    held-out split by a hash of its text: the fraction `heldout` of them, the same ones each time.
+    """
+    digest = _digest(_FORMAT, source.name, source.fingerprint(), tokenizer.to_str(), length, heldout)
+    folder = cache_dir / f"tokens-{digest}"
+    if not folder.exists():
+        with _building(folder) as temporary:
+            temporary.mkdir()
+            _pack(source, tokenizer, length, heldout, temporary)
+    return folder
+
+
+def _pack(source: Any, tokenizer: Tokenizer, length: int, heldout: float, folder: Path) -> None:
+    special = special_tokens(tokenizer)
+    dtype = "uint16" if tokenizer.get_vocab_size() <= 2**16 else "uint32"
+    written = dict.fromkeys(SPLITS, 0)
+    left = {split: np.empty(0, dtype) for split in SPLITS}  # tokens that do not fill a sequence yet
+    with contextlib.ExitStack() as stack, progress(f"tokenising {source.name}") as report:
+        files = {split: stack.enter_context(open(folder / f"{split}.bin", "wb")) for split in SPLITS}
+        for texts, done in _chunks(source):
+            ids = {split: [left[split]] for split in SPLITS}
+            for text, encoding in zip(texts, tokenizer.encode_batch_fast(texts, add_special_tokens=False)):
+                digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+                split = "heldout" if int.from_bytes(digest) < heldout * 2**64 else "train"
+                ids[split].append(np.array(encoding.ids + [special.sep], dtype))
+            for split in SPLITS:
+                stream = np.concatenate(ids[split])
+                rows = len(stream) // (length - 1)
+                body, left[split] = np.split(stream, [rows * (length - 1)])
+                sequences = np.full((rows, length), special.cls, dtype)
+                sequences[:, 1:] = body.reshape(rows, length - 1)
+                sequences.tofile(files[split])
+                written[split] += rows
+            report(done, f"{sum(written.values()) * length / 1e6:.1f} M tokens")
+    for split, rows in written.items():
+        if not rows:
+            raise InputError(
+                f"data.source={source.name}: too little text for one {split} sequence of {length} tokens; "
+                f"give more text or change data.heldout_fraction={heldout}"
+            )
+    meta = {"sequence_length": length, "dtype": dtype, **written}
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def _chunks(source: Any) -> Iterator[tuple[list[str], float]]:
+    """Documents in lists of about `_CHUNK` characters, so that memory stays bounded."""
+    texts, size, done = [], 0, 0.0
+    for text, done in source.documents():
+        texts.append(text)
+        size += len(text)
+        if size >= _CHUNK:
+            yield texts, done
+            texts, size = [], 0
+    if texts:
+        yield texts, done
+
+
+def _sample(sources: list[tuple[float, Any]], report: Any) -> Iterator[str]:
+    """The beginning of each source, as much of it as its weight says."""
+    for weight, source in sources:
+        left = weight * _TOKENIZER_SAMPLE
+        for text, done in source.documents():
+            yield text
+            report(done, source.name)
+            left -= len(text)
+            if left <= 0:
+                break
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.blake2b(repr(parts).encode(), digest_size=10).hexdigest()
+
+
+@contextlib.contextmanager
+def _building(path: Path) -> Iterator[Path]:
+    """Yields a temporary name for `path`, renamed to it at the end and removed on any failure.
+
+    Processes that build the same thing at once each have a name of their own; the first to end
+    gives its result the final name, and the others drop theirs.
+    """
+    host = socket.gethostname()
+    for stale in path.parent.glob(f"*.building-{host}-*"):
+        if not _alive(int(stale.name.rsplit("-", 1)[1])):
+            _remove(stale)
+    temporary = path.with_name(f"{path.name}.building-{host}-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(temporary)
+        yield temporary
+        with contextlib.suppress(FileExistsError):
+            if path.exists():
+                raise FileExistsError(path)
+            temporary.rename(path)
+    except OSError as e:
+        if e.errno == errno.ENOTEMPTY and path.exists():  # another process was first
+            return
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(f"no space left in {path.parent} (data.cache_dir); the partial cache was removed") from e
+        if e.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise InputError(f"cannot write to {path.parent} (data.cache_dir): {e.strerror}") from e
+        raise
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -1,0 +1,225 @@
+"""Where text comes from. A source has a `name`, a `fingerprint()` of what it will read, and
+`documents()`, which yields (text, fraction of the source read so far).
+
+`open_sources(config.data)` is the one entry. A new source is a class and a line in `_open`.
+"""
+
+import glob
+import gzip
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+
+from mux_jax.data.pydocs import PythonDocs
+from mux_jax.errors import InputError
+
+SOURCES = ("pydocs", "files", "tfds", "mixture")
+_LONGEST = 1_000_000  # characters of a document held at once; a longer one is cut
+
+
+class TextFiles:
+    """`.txt` (a paragraph a line, an empty line between documents), `.jsonl`, `.parquet`, `.gz`.
+
+    Raises:
+      InputError: a pattern without a file, an empty file, and while reading: bytes that are not
+        UTF-8 (file and offset), a line that is not JSON or lacks the field (file and line), a
+        table without the column.
+    """
+
+    name = "files"
+    _READERS = {".txt": "_text", ".jsonl": "_jsonl", ".parquet": "_parquet"}
+
+    def __init__(self, patterns: str, field: str):
+        if not patterns:
+            raise InputError("data.files is empty; give one or more globs, separated by commas")
+        self._field = field
+        self._files = []
+        for pattern in patterns.split(","):
+            found = _glob(pattern.strip())
+            if not found:
+                raise InputError(f"data.files: no file matches {pattern.strip()!r}")
+            self._files += found
+        for path in self._files:
+            if _suffix(path) not in self._READERS:
+                raise InputError(f"{path}: the name must end in {', '.join(self._READERS)} (or .gz after it)")
+            if path.stat().length == 0:
+                raise InputError(f"{path}: empty file (offset 0)")
+
+    def fingerprint(self) -> str:
+        files = [(str(p), (s := p.stat()).length, s.mtime) for p in self._files]
+        return hashlib.blake2b(repr((files, self._field)).encode(), digest_size=16).hexdigest()
+
+    def documents(self) -> Iterator[tuple[str, float]]:
+        total = sum(path.stat().length for path in self._files)
+        before = 0
+        for path in self._files:
+            count = 0
+            with path.open("rb") as raw:
+                stream = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+                for text in getattr(self, self._READERS[_suffix(path)])(path, stream):
+                    count += 1
+                    yield text, min(1.0, (before + raw.tell()) / total)
+            if not count:
+                raise InputError(f"{path}: no text in the file")
+            before += path.stat().length
+
+    def _lines(self, path: epath.Path, stream: Any) -> Iterator[str]:
+        offset = 0
+        for line in stream:
+            try:
+                yield line.decode("utf-8")
+            except UnicodeDecodeError as e:
+                raise InputError(f"{path}: not UTF-8 at byte {offset + e.start}") from e
+            offset += len(line)
+
+    def _text(self, path: epath.Path, stream: Any) -> Iterator[str]:
+        paragraphs, size = [], 0
+        for line in self._lines(path, stream):
+            line = line.strip()
+            if line:
+                paragraphs.append(line)
+                size += len(line)
+            if paragraphs and (not line or size > _LONGEST):
+                yield "\n".join(paragraphs)
+                paragraphs, size = [], 0
+        if paragraphs:
+            yield "\n".join(paragraphs)
+
+    def _jsonl(self, path: epath.Path, stream: Any) -> Iterator[str]:
+        for number, line in enumerate(self._lines(path, stream), start=1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as e:
+                raise InputError(f"{path}:{number}: not JSON: {e}") from e
+            text = record.get(self._field) if isinstance(record, dict) else None
+            if not isinstance(text, str):
+                raise InputError(f"{path}:{number}: no text in field {self._field!r} (data.text_field)")
+            if text.strip():
+                yield text
+
+    def _parquet(self, path: epath.Path, stream: Any) -> Iterator[str]:
+        try:
+            import pyarrow.parquet
+        except ImportError as e:
+            raise InputError(f"{path}: reading Parquet needs pyarrow: pip install 'mux_jax[parquet]'") from e
+        table = pyarrow.parquet.ParquetFile(stream)
+        names = table.schema_arrow.names
+        if self._field not in names:
+            raise InputError(f"{path}: no column {self._field!r} (data.text_field); there are: {', '.join(names)}")
+        for batch in table.iter_batches(batch_size=1024, columns=[self._field]):
+            for text in batch.column(0).to_pylist():
+                if text and text.strip():
+                    yield text
+
+
+class Tfds:
+    """A prepared TensorFlow Datasets folder in ArrayRecord format, read without TensorFlow."""
+
+    name = "tfds"
+
+    def __init__(self, name: str, split: str, feature: str, data_dir: str):
+        # The import is slow and prints; only those who use TFDS pay for it.
+        import tensorflow_datasets as tfds
+
+        if not name:
+            raise InputError("data.tfds_name is empty; give a data set such as wikipedia/20230601.en")
+        root = epath.Path(data_dir or "~/tensorflow_datasets").expanduser()
+        folder = _prepared(root, name)
+        if folder is None:
+            raise InputError(
+                f"data set {name!r} is not prepared in {root} (data.tfds_dir). On a machine with "
+                f"TensorFlow: tfds build {name} --data_dir={root} --file_format=array_record"
+            )
+        self._builder = tfds.builder_from_directory(folder)
+        if split not in self._builder.info.splits:
+            raise InputError(
+                f"{folder}: no split {split!r} (data.tfds_split); there are: {', '.join(self._builder.info.splits)}"
+            )
+        if feature not in self._builder.info.features:
+            raise InputError(
+                f"{folder}: no feature {feature!r} (data.text_field); there are: {', '.join(self._builder.info.features)}"
+            )
+        if self._builder.info.file_format.value != "array_record":
+            raise InputError(
+                f"{folder} is in {self._builder.info.file_format.value} format, which needs TensorFlow; "
+                f"prepare it again with --file_format=array_record"
+            )
+        self._split, self._feature = split, feature
+
+    def fingerprint(self) -> str:
+        info = self._builder.info
+        return f"{info.full_name} {self._split} {self._feature} {info.splits[self._split].num_examples}"
+
+    def documents(self) -> Iterator[tuple[str, float]]:
+        examples = self._builder.as_data_source(self._split)
+        for i in range(len(examples)):
+            text = examples[i][self._feature].decode("utf-8")
+            if text.strip():
+                yield text, (i + 1) / len(examples)
+
+
+def open_sources(data: Any) -> list[tuple[float, Any]]:
+    """Opens what `config.data` names: a list of (weight, source), one unless it is a mixture.
+
+    Raises:
+      InputError: a source that does not exist or cannot be read.
+    """
+    if data.source != "mixture":
+        return [(1.0, _open(data.source, data))]
+    sources = []
+    for name, part in data.mixture.items():
+        if part.weight < 0:
+            raise InputError(f"data.mixture.{name}.weight={part.weight} must not be negative")
+        if part.weight:
+            sources.append((float(part.weight), _open(part.source, part)))
+    if not sources:
+        raise InputError("data.mixture: every weight is 0; give at least one source a weight")
+    total = sum(weight for weight, _ in sources)
+    return [(weight / total, source) for weight, source in sources]
+
+
+def _open(kind: str, data: Any) -> Any:
+    if kind == "pydocs":
+        return PythonDocs()
+    if kind == "files":
+        return TextFiles(data.files, data.text_field)
+    if kind == "tfds":
+        return Tfds(data.tfds_name, data.tfds_split, data.text_field, data.tfds_dir)
+    raise InputError(f"data.source={kind!r} does not exist; there are: {', '.join(SOURCES)}")
+
+
+def _suffix(path: epath.Path) -> str:
+    """The suffix that tells the format: `.txt` of both `a.txt` and `a.txt.gz`."""
+    return epath.Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+
+
+def _glob(pattern: str) -> list[epath.Path]:
+    """The files that match, sorted. On an object store one `*` does not cross folders."""
+    if "://" not in pattern:
+        found = glob.glob(os.path.expanduser(pattern), recursive=True)
+        return [epath.Path(path) for path in sorted(found) if not os.path.isdir(path)]
+    folder, _, name = pattern.rpartition("/")
+    return sorted(path for path in epath.Path(folder).glob(name) if not path.is_dir())
+
+
+def _prepared(root: epath.Path, name: str) -> epath.Path | None:
+    """The newest version folder of a prepared data set, or None."""
+    if name.startswith("huggingface:"):
+        name = name.removeprefix("huggingface:").lower().replace("/", "__").replace("-", "_")
+    folder = root / name
+    if not folder.exists():
+        return None
+    infos = list(folder.glob("dataset_info.json")) + list(folder.glob("*/dataset_info.json"))
+    if not infos:
+        configs = sorted({p.parent.parent.name for p in folder.glob("*/*/dataset_info.json")})
+        if len(configs) > 1:
+            raise InputError(f"data.tfds_name={name!r} needs a config: one of {', '.join(configs)}")
+        infos = list(folder.glob("*/*/dataset_info.json"))
+    versions = [p.parent for p in infos]
+    return max(versions, key=lambda p: [int(n) if n.isdigit() else 0 for n in p.name.split(".")], default=None)

@@ -1,0 +1,91 @@
+"""WordPiece by `tokenizers`: a given vocabulary, or one trained on the source."""
+
+import dataclasses
+from collections.abc import Iterable
+
+from etils import epath
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from mux_jax.errors import InputError
+
+_NAMES = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+
+
+@dataclasses.dataclass(frozen=True)
+class SpecialTokens:
+    """The ids of the tokens that a model treats apart."""
+
+    pad: int
+    unk: int
+    cls: int
+    sep: int
+    mask: int
+
+
+def special_tokens(tokenizer: Tokenizer, where: str = "the tokenizer") -> SpecialTokens:
+    """The special tokens' ids.
+
+    Raises:
+      InputError: naming those that the vocabulary lacks.
+    """
+    ids = {field: tokenizer.token_to_id(token) for field, token in _NAMES.items()}
+    missing = [_NAMES[field] for field, i in ids.items() if i is None]
+    if missing:
+        raise InputError(f"{where}: the vocabulary lacks {', '.join(missing)}")
+    return SpecialTokens(**ids)
+
+
+def load_tokenizer(path: str) -> Tokenizer:
+    """Loads a `tokenizer.json`, a `vocab.txt`, or the folder that holds one.
+
+    A `vocab.txt` does not say whether it is lower-cased; a vocabulary with no capital letter is
+    taken to be, and that is printed.
+
+    Raises:
+      InputError: no such file, not a tokenizer, or special tokens missing.
+    """
+    given = epath.Path(path).expanduser()
+    candidates = [given / "tokenizer.json", given / "vocab.txt"] if given.is_dir() else [given]
+    file = next((f for f in candidates if f.exists()), None)
+    if file is None:
+        raise InputError(f"data.tokenizer: no file {' or '.join(map(str, candidates))}")
+    if file.suffix == ".json":
+        try:
+            tokenizer = Tokenizer.from_str(file.read_text())
+        except Exception as e:  # `tokenizers` raises bare Exception for every malformed file
+            raise InputError(f"{file}: not a tokenizer.json: {e}") from e
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+    else:
+        words = file.read_text().splitlines()
+        vocabulary = {word: i for i, word in enumerate(words)}
+        if len(vocabulary) != len(words):
+            raise InputError(f"{file}: {len(words) - len(vocabulary)} tokens appear more than once")
+        lowercase = not any(word != word.lower() for word in words if not word.startswith("["))
+        print(f"{file}: taken to be {'lower-cased' if lowercase else 'cased'}")
+        tokenizer = _wordpiece(vocabulary, lowercase)
+    special_tokens(tokenizer, str(file))
+    return tokenizer
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Trains a lower-cased WordPiece vocabulary of at most `vocab_size` tokens on `texts`."""
+    tokenizer = _wordpiece({"[UNK]": 0}, lowercase=True)
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        limit_alphabet=min(1000, vocab_size // 4),
+        special_tokens=list(_NAMES.values()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _wordpiece(vocabulary: dict[str, int], lowercase: bool) -> Tokenizer:
+    """BERT's normalisation, splitting and WordPiece model over a vocabulary."""
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer

@@ -1,0 +1,145 @@
+"""The description of a model: one frozen dataclass, checked when it is made."""
+
+import dataclasses
+
+import jax
+
+from mux_jax.errors import InputError
+from mux_jax.models.demultiplexers import DEMULTIPLEXERS
+from mux_jax.models.multiplexers import MULTIPLEXERS
+
+ARCHITECTURES = ("bert", "electra")
+HEADS = ("mlm", "rtd")
+GENERATORS = ("uniform", "learned")
+DTYPES = ("auto", "float32", "bfloat16")
+
+
+def _size(layers: int, hidden: int, intermediate: int, heads: int, embedding: int = 0) -> dict:
+    return dict(
+        num_hidden_layers=layers,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_attention_heads=heads,
+        embedding_size=embedding or hidden,
+    )
+
+
+# The paper's sizes; `tiny` is ours, for a laptop and for tests.
+SIZES = {
+    "bert": {
+        "tiny": _size(2, 128, 512, 4),
+        "small": _size(4, 512, 2048, 8),
+        "base": _size(12, 768, 3072, 12),
+        "large": _size(24, 1024, 4096, 16),
+    },
+    "electra": {
+        "tiny": _size(2, 128, 512, 4),
+        "small": _size(12, 256, 1024, 4, embedding=128),
+        "base": _size(12, 768, 3072, 12),
+        "large": _size(24, 1024, 4096, 16),
+    },
+}
+
+
+def _one_of(field: str, value: object, allowed: object) -> None:
+    if value not in allowed:
+        raise InputError(f"model.{field}={value!r} does not exist; there are: {', '.join(allowed)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A MUX-PLM's shape and parts. Names follow Hugging Face where it has one for the thing.
+
+    `width` is N, the number of instances mixed into a row; width 1 is the plain BERT or ELECTRA.
+
+    Raises:
+      InputError: a value that no model can have, naming the field and what is allowed.
+    """
+
+    architecture: str
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    embedding_size: int
+    max_position_embeddings: int
+    head: str = "mlm"
+    width: int = 2
+    multiplexer: str = "gaussian"
+    demultiplexer: str = "rsa"
+    num_demux_layers: int = 2
+    key_norm: float = 1.0
+    learn_keys: bool = False
+    generator: str = "uniform"
+    generator_scale: float = 0.25
+    hidden_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    layer_norm_eps: float = 1e-12
+    dtype: str = "auto"
+    scan_layers: bool = True
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of("architecture", self.architecture, ARCHITECTURES)
+        _one_of("head", self.head, HEADS)
+        _one_of("multiplexer", self.multiplexer, MULTIPLEXERS)
+        _one_of("demultiplexer", self.demultiplexer, DEMULTIPLEXERS)
+        _one_of("generator", self.generator, GENERATORS)
+        _one_of("dtype", self.dtype, DTYPES)
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type is int and value < 1:
+                raise InputError(f"model.{field.name}={value} must be at least 1")
+            if field.name.endswith("dropout") and not 0 <= value < 1:
+                raise InputError(f"model.{field.name}={value} must be in [0, 1)")
+        if self.hidden_size % self.num_attention_heads:
+            raise InputError(
+                f"model.hidden_size={self.hidden_size} must be a multiple of "
+                f"model.num_attention_heads={self.num_attention_heads}"
+            )
+        if self.embedding_size != self.hidden_size:
+            if self.architecture == "bert":
+                raise InputError(
+                    f"model.embedding_size={self.embedding_size} must equal "
+                    f"model.hidden_size={self.hidden_size} in a BERT"
+                )
+            if self.multiplexer == "contextual" and self.width > 1:
+                raise InputError(
+                    "model.multiplexer='contextual' has layers of the encoder's size and needs "
+                    f"model.embedding_size={self.embedding_size} to equal "
+                    f"model.hidden_size={self.hidden_size}"
+                )
+        if self.num_demux_layers < 2:
+            raise InputError(f"model.num_demux_layers={self.num_demux_layers} must be at least 2")
+        if self.head_size * self.generator_heads < 1 or not 0 < self.generator_scale <= 1:
+            raise InputError(f"model.generator_scale={self.generator_scale} must be in (0, 1]")
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def generator_heads(self) -> int:
+        return max(1, round(self.num_attention_heads * self.generator_scale))
+
+    @property
+    def compute_dtype(self) -> str:
+        """The dtype of matrix products: bfloat16 on TPU and GPU, float32 on CPU, unless set."""
+        if self.dtype != "auto":
+            return self.dtype
+        return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+    @property
+    def generator_config(self) -> "ModelConfig":
+        """The learned generator: the same depth and width, `generator_scale` of the heads."""
+        hidden = self.head_size * self.generator_heads
+        return dataclasses.replace(
+            self,
+            head="mlm",
+            generator="uniform",
+            num_attention_heads=self.generator_heads,
+            hidden_size=hidden,
+            embedding_size=hidden,
+            intermediate_size=self.intermediate_size * self.generator_heads // self.num_attention_heads,
+        )

@@ -1,0 +1,97 @@
+"""Demultiplexers: the encoder's states of a row become states of its instances.
+
+Each is a module called as `demultiplexer(hidden_BLD, instance, positions)` for the states that
+task heads read, and `demultiplexer.retrieval(...)`, same arguments, for the states that the
+vocabulary head reads. The caller says what is read, and nothing else is computed:
+
+  instance   int, broadcastable to [B, X, P]: which instance each state is asked for;
+  positions  int[B, X, P]: where in the row, or None for all L positions (P = L);
+  returns    [B, X, P, D].
+
+So all instances everywhere are `instance = arange(N)[None, :, None]`; one instance at each
+position is `instance` [B, 1, L]. A new demultiplexer is a class here and a line in
+`DEMULTIPLEXERS`.
+"""
+
+import jax
+from flax import linen as nn
+
+from mux_jax.models.layers import dense, gelu, layer_norm, partitioned
+
+
+def select(hidden_BLD: jax.Array, positions_BXP: jax.Array | None) -> jax.Array:
+    """The states at `positions`, [B, X, P, D]; all of them as [B, 1, L, D] for None."""
+    if positions_BXP is None:
+        return hidden_BLD[:, None]
+    return jax.vmap(lambda hidden_LD, positions_XP: hidden_LD[positions_XP])(hidden_BLD, positions_BXP)
+
+
+class Demultiplexer(nn.Module):
+    """What all demultiplexers share: the configuration and its layers."""
+
+    config: "ModelConfig"  # noqa: F821
+    deterministic: bool = True
+
+    def dense(self, **kwargs) -> nn.Dense:
+        return dense(self.config.hidden_size, ("embed", "mlp"), self.config.compute_dtype, **kwargs)
+
+    def norm(self) -> nn.LayerNorm:
+        return layer_norm(self.config.layer_norm_eps, self.config.compute_dtype)
+
+
+class RSA(Demultiplexer):
+    """Index embeddings with a private key for each instance (MUX-PLMs, sec. 3.3: RSA-Demux).
+
+    An MLP on [k_i ; h_j]. Its first product is taken in halves, k_i W_k + h_j W_h, so that h_j W_h
+    is computed once for all instances and k_i W_k once for all positions and rows.
+    """
+
+    def setup(self) -> None:
+        config = self.config
+        normal = partitioned(nn.initializers.normal(1.0), None, None)
+        self.keys = self.param("keys", normal, (config.width, config.hidden_size))
+        self.dense_keys = self.dense(use_bias=False)
+        self.layers = [self.dense() for _ in range(config.num_demux_layers)]
+        self.norms = [self.norm() for _ in range(config.num_demux_layers)]
+        self.drop = nn.Dropout(config.hidden_dropout, deterministic=self.deterministic)
+        self.output, self.output_norm = self.dense(), self.norm()
+        self.retrieval_output, self.retrieval_norm = self.dense(), self.norm()
+
+    def join(self, hidden_BLD: jax.Array, instance: jax.Array, positions: jax.Array | None) -> jax.Array:
+        """GELU([k_i ; h_j] W + b), [B, X, P, D]."""
+        keys_ND = self.dense_keys(self.keys)
+        return gelu(self.layers[0](select(hidden_BLD, positions)) + keys_ND[instance])
+
+    def __call__(self, hidden_BLD: jax.Array, instance: jax.Array, positions: jax.Array | None = None) -> jax.Array:
+        # The last layer of the stack serves retrieval alone, as in the released weights.
+        x = self.drop(self.join(hidden_BLD, instance, positions))
+        for layer in self.layers[1:-1]:
+            x = x + self.drop(gelu(layer(x)))
+        return x + self.output_norm(gelu(self.output(x)))
+
+    def retrieval(self, hidden_BLD: jax.Array, instance: jax.Array, positions: jax.Array | None = None) -> jax.Array:
+        # Released MUX-BERT reads two layers without skips, MUX-ELECTRA all of them with skips.
+        skip = self.config.architecture == "electra"
+        depth = self.config.num_demux_layers if skip else 2
+        x = self.norms[0](self.join(hidden_BLD, instance, positions))
+        for layer, norm in zip(self.layers[1:depth], self.norms[1:depth]):
+            y = norm(gelu(layer(x)))
+            x = x + y if skip else y
+        y = self.retrieval_norm(gelu(self.retrieval_output(x)))
+        return x + y if skip else y
+
+
+class Identity(Demultiplexer):
+    """Width 1: there is nothing to separate. BERT's masked-LM transform serves the vocabulary head."""
+
+    def setup(self) -> None:
+        self.retrieval_output, self.retrieval_norm = self.dense(), self.norm()
+
+    def __call__(self, hidden_BLD: jax.Array, instance: jax.Array, positions: jax.Array | None = None) -> jax.Array:
+        return select(hidden_BLD, positions)
+
+    def retrieval(self, hidden_BLD: jax.Array, instance: jax.Array, positions: jax.Array | None = None) -> jax.Array:
+        return self.retrieval_norm(gelu(self.retrieval_output(select(hidden_BLD, positions))))
+
+
+DEMULTIPLEXERS = {"rsa": RSA}

@@ -1,0 +1,41 @@
+"""BERT's embedding layer, which a MUX-PLM passes through twice."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mux_jax.models.layers import INIT, layer_norm, partitioned
+
+
+class Embeddings(nn.Module):
+    """Word, position and token-type embeddings, LayerNorm, dropout."""
+
+    vocab_size: int
+    embedding_size: int
+    max_position_embeddings: int
+    dropout: float
+    layer_norm_eps: float
+    dtype: str
+    deterministic: bool
+
+    def setup(self) -> None:
+        def table(name: str, rows: int, axis: str | None) -> jax.Array:
+            return self.param(name, partitioned(INIT, axis, "embed"), (rows, self.embedding_size))
+
+        self.word = table("word", self.vocab_size, "vocab")
+        self.position = table("position", self.max_position_embeddings, None)
+        self.token_type = table("token_type", 2, None)
+        self.norm = layer_norm(self.layer_norm_eps, self.dtype)
+        self.drop = nn.Dropout(self.dropout, deterministic=self.deterministic)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """Embeds tokens int32[..., L] as [..., L, E]."""
+        return self.place(jnp.take(self.word, tokens, axis=0))
+
+    def place(self, embedded: jax.Array) -> jax.Array:
+        """Gives [..., L, E] its positions: what follows the word lookup.
+
+        The muxed sequence goes through it a second time, as precomputed input (method, step 3).
+        """
+        L = embedded.shape[-2]
+        return self.drop(self.norm(embedded + self.position[:L] + self.token_type[0]))

@@ -1,0 +1,42 @@
+"""The Transformer encoder: a stack of post-LayerNorm layers with stacked parameters."""
+
+import jax
+from flax import linen as nn
+
+from mux_jax.models.layers import TransformerLayer, transformer_layer
+
+
+class Encoder(nn.Module):
+    """`num_hidden_layers` Transformer layers under `nn.scan`.
+
+    Their parameters have a leading axis `layers` whether the stack is scanned (a loop on the
+    device: short compilation) or unrolled (no loop: faster on CPU), so checkpoints fit both.
+    """
+
+    config: "ModelConfig"  # noqa: F821
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, hidden_BLD: jax.Array, mask_BL: jax.Array | None) -> jax.Array:
+        """hidden [B, L, D]; mask bool[B, L] or None to let every position be seen."""
+        config = self.config
+        layer = _Layer
+        if config.remat:
+            layer = nn.remat(layer, prevent_cse=not config.scan_layers)
+        stack = nn.scan(
+            layer,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=nn.broadcast,
+            length=config.num_hidden_layers,
+            unroll=1 if config.scan_layers else config.num_hidden_layers,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        return stack(**transformer_layer(config, self.deterministic), name="layers")(hidden_BLD, mask_BL)[0]
+
+
+class _Layer(TransformerLayer):
+    """A layer in the form that `nn.scan` asks for: carry in, (carry, output) out."""
+
+    def __call__(self, hidden: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, None]:
+        return super().__call__(hidden, mask), None

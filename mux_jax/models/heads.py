@@ -1,0 +1,37 @@
+"""Heads: demultiplexed states become logits, in float32."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mux_jax.models.layers import INIT, dense, gelu, partitioned
+
+
+class VocabularyHead(nn.Module):
+    """Logits over the vocabulary, for retrieval and masked LM: [..., D] -> [..., V].
+
+    BERT's decoder is the word embedding, given by the caller; ELECTRA's is its own, as released.
+    """
+
+    vocab_size: int
+
+    @nn.compact
+    def __call__(self, states: jax.Array, word_VE: jax.Array | None) -> jax.Array:
+        bias = self.param("bias", partitioned(nn.initializers.zeros, "vocab"), (self.vocab_size,))
+        if word_VE is None:
+            shape = (self.vocab_size, states.shape[-1])
+            word_VE = self.param("kernel", partitioned(INIT, "vocab", "embed"), shape)
+        kernel = word_VE.astype(states.dtype)
+        return jnp.einsum("...d,vd->...v", states, kernel, preferred_element_type=jnp.float32) + bias
+
+
+class DetectionHead(nn.Module):
+    """ELECTRA's discriminator head, the logit of having been replaced: [..., D] -> [...]."""
+
+    dtype: str
+
+    @nn.compact
+    def __call__(self, states: jax.Array) -> jax.Array:
+        x = gelu(dense(states.shape[-1], ("embed", "mlp"), self.dtype, "dense")(states))
+        logits = dense(1, ("mlp", None), "float32", "prediction")(x)
+        return logits.squeeze(-1)

@@ -1,0 +1,143 @@
+"""The pre-training objectives: pure functions (model, params, batch, rng) -> (loss, outputs).
+
+`batch["tokens"]` is int32[B, N, L]. The loss is a float32 scalar in nats. Of the outputs, scalars
+are losses to log; arrays are what `training/evaluation.py` computes its figures from. `make`
+gives the function that a stage's configuration describes.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mux_jax.data.tokenizer import SpecialTokens
+from mux_jax.errors import InputError
+from mux_jax.models.config import ModelConfig
+from mux_jax.models.model import MuxModel
+from mux_jax.objectives import corruption
+from mux_jax.objectives.retrieval import retrieval_loss
+
+Outputs = dict[str, jax.Array]
+Objective = Callable[[MuxModel, Any, dict[str, jax.Array], jax.Array], tuple[jax.Array, Outputs]]
+
+
+def retrieval(
+    model: MuxModel, params: Any, batch: dict[str, jax.Array], rng: jax.Array, *, stage: Any, special: SpecialTokens
+) -> tuple[jax.Array, Outputs]:
+    """Priming: recover the input tokens. A learned generator is primed along with its model."""
+    tokens = batch["tokens"]
+    rngs = jax.random.split(rng, 3)
+    bound = model.bind({"params": params}, rngs={"dropout": rngs[0]})
+    mask = corruption.real_tokens(tokens, special)
+    loss, outputs = retrieval_loss(bound, bound.encode(tokens, mask), tokens, rngs[1])
+    outputs["retrieval_loss"] = loss
+    if has_generator(model):
+        generator = bound.generator
+        generator_loss, _ = retrieval_loss(generator, generator.encode(tokens, mask), tokens, rngs[2])
+        outputs["generator_retrieval_loss"] = generator_loss
+        loss += generator_loss
+    return loss, outputs
+
+
+def masked_lm(
+    model: MuxModel, params: Any, batch: dict[str, jax.Array], rng: jax.Array, *, stage: Any, special: SpecialTokens
+) -> tuple[jax.Array, Outputs]:
+    """MUX-BERT: task_coefficient · masked LM + retrieval_coefficient · retrieval."""
+    rngs = jax.random.split(rng, 4)
+    bound = model.bind({"params": params}, rngs={"dropout": rngs[0]})
+    chosen = corruption.choose(rngs[1], batch["tokens"], special, stage.mask_fraction)
+    tokens = corruption.mask_tokens(rngs[2], batch["tokens"], chosen, special, model.config.vocab_size)
+    loss, outputs, _ = _masked_lm(bound, tokens, chosen, rngs[3], stage, special)
+    return loss, outputs
+
+
+def replaced_token_detection(
+    model: MuxModel, params: Any, batch: dict[str, jax.Array], rng: jax.Array, *, stage: Any, special: SpecialTokens
+) -> tuple[jax.Array, Outputs]:
+    """MUX-ELECTRA: which tokens were replaced?
+
+    detection_weight · (task_coefficient · detection + retrieval_coefficient · retrieval), plus
+    the generator's masked-LM loss where there is one. The uniform generator replaces 85 % of the
+    chosen tokens by random ones; the learned one masks them and samples from its prediction.
+    """
+    original = batch["tokens"]
+    rngs = jax.random.split(rng, 6)
+    bound = model.bind({"params": params}, rngs={"dropout": rngs[0]})
+    chosen = corruption.choose(rngs[1], original, special, stage.mask_fraction)
+    replaced = jax.random.uniform(rngs[2], chosen.labels.shape) < stage.replace_fraction
+
+    loss, outputs = 0.0, {}
+    if has_generator(model):
+        masked = corruption.place(original, chosen, jnp.where(replaced, special.mask, chosen.labels))
+        loss, generated, logits_BNPV = _masked_lm(bound.generator, masked, chosen, rngs[3], stage, special)
+        outputs |= {f"generator_{name}": value for name, value in generated.items() if value.ndim == 0}
+        # Adding Gumbel noise before the argmax samples; no gradient flows through the sample.
+        samples = jax.random.categorical(rngs[4], jax.lax.stop_gradient(logits_BNPV))
+    else:
+        samples = corruption.random_tokens(rngs[4], chosen.labels.shape, model.config.vocab_size)
+    tokens = corruption.place(original, chosen, jnp.where(replaced, samples, chosen.labels))
+
+    real = corruption.real_tokens(original, special)
+    hidden_BLD = bound.encode(tokens, real)
+    logits_BNL, labels_BNL = bound.detection_logits(hidden_BLD), tokens != original
+    losses_BNL = optax.sigmoid_binary_cross_entropy(logits_BNL, labels_BNL.astype(jnp.float32))
+    outputs["rtd_loss"] = (losses_BNL * real).sum() / real.sum()
+    outputs |= {"rtd_logits": logits_BNL, "rtd_labels": labels_BNL, "rtd_real": real}
+    task = _with_retrieval(bound, outputs["rtd_loss"], hidden_BLD, tokens, rngs[5], stage, outputs)
+    return loss + stage.detection_weight * task, outputs
+
+
+def has_generator(model: MuxModel) -> bool:
+    return model.config.head == "rtd" and model.config.generator == "learned"
+
+
+def _masked_lm(
+    bound: MuxModel, tokens: jax.Array, chosen: corruption.Chosen, rng: jax.Array, stage: Any, special: SpecialTokens
+) -> tuple[jax.Array, Outputs, jax.Array]:
+    """Loss and outputs of predicting the chosen tokens, and their logits [B, N, P, V]."""
+    hidden_BLD = bound.encode(tokens, corruption.real_tokens(tokens, special))
+    logits_BNPV = bound.vocabulary_logits(hidden_BLD, bound.all_instances, chosen.positions)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits_BNPV, chosen.labels)
+    outputs = {
+        "mlm_loss": (losses * chosen.weights).sum() / jnp.maximum(chosen.weights.sum(), 1),
+        "mlm_correct": logits_BNPV.argmax(-1) == chosen.labels,
+        "mlm_weights": chosen.weights,
+    }
+    loss = _with_retrieval(bound, outputs["mlm_loss"], hidden_BLD, tokens, rng, stage, outputs)
+    return loss, outputs, logits_BNPV
+
+
+def _with_retrieval(
+    bound: MuxModel,
+    task_loss: jax.Array,
+    hidden_BLD: jax.Array,
+    tokens: jax.Array,
+    rng: jax.Array,
+    stage: Any,
+    outputs: Outputs,
+) -> jax.Array:
+    """The task's loss with retrieval as auxiliary; width 1 has nothing to retrieve."""
+    if bound.config.width == 1 or not stage.retrieval_coefficient:
+        return task_loss
+    loss, retrieved = retrieval_loss(bound, hidden_BLD, tokens, rng)
+    outputs |= retrieved | {"retrieval_loss": loss}
+    return stage.task_coefficient * task_loss + stage.retrieval_coefficient * loss
+
+
+OBJECTIVES = {"retrieval": retrieval, "mlm": masked_lm, "rtd": replaced_token_detection}
+
+
+def check(stage: Any, config: ModelConfig) -> None:
+    """Refuses a stage whose objective does not exist or does not fit the model, by `InputError`."""
+    if stage.objective not in OBJECTIVES:
+        raise InputError(f"objective={stage.objective!r} does not exist; there are: {', '.join(OBJECTIVES)}")
+    if stage.objective == "retrieval" and config.width == 1:
+        raise InputError("objective='retrieval' needs model.width of at least 2: width 1 has nothing to separate")
+
+
+def make(stage: Any, special: SpecialTokens) -> Objective:
+    """The objective that a stage of the configuration describes."""
+    return functools.partial(OBJECTIVES[stage.objective], stage=stage, special=special)

@@ -1,0 +1,39 @@
+"""Progress that a person watches: a bar on a terminal, a line now and then elsewhere."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console()
+_QUIET_SECONDS = 10  # between two lines where there is no terminal
+
+
+@contextlib.contextmanager
+def progress(task: str) -> Iterator[Callable[[float, str], None]]:
+    """Yields `report(fraction done, note)`; shows the task, the note and the time left."""
+    start = last = time.monotonic()
+
+    if console.is_terminal:
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
+        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
+            handle = bar.add_task(task, total=1.0, note="")
+            yield lambda done, note="": bar.update(handle, completed=done, note=note)
+        return
+
+    def report(done: float, note: str = "") -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _QUIET_SECONDS:
+            last = now
+            left = (now - start) * (1 - done) / max(done, 1e-9)
+            console.print(f"{task}: {done:.0%}  {note}  {_minutes(left)} left", highlight=False)
+
+    yield report
+    console.print(f"{task}: done in {_minutes(time.monotonic() - start)}", highlight=False)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -1,0 +1,164 @@
+"""Orbax checkpoints that survive a kill at any moment and tell when they are damaged.
+
+A checkpoint is a folder named by its step with `params`, `optimizer` and `run` (JSON: where the
+run stood, data position included, and its configuration). After Orbax has committed it, a file
+`digests.json` is added; a checkpoint whose files do not agree with it is named and skipped.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from mux_jax.errors import InputError, TrainingError
+from mux_jax.progress import console
+
+_DIGESTS = "digests.json"
+
+
+class Checkpoints:
+    """The checkpoints of a run: asynchronous, the last `keep` kept."""
+
+    def __init__(self, folder: epath.Path, keep: int):
+        self._folder = folder
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
+        )
+        self._manager = ocp.CheckpointManager(folder, options=options)
+
+    def save(self, step: int, params: Any, opt_state: Any, run: dict[str, Any]) -> None:
+        """Starts to save; the arrays are copied before it returns, the files are written after."""
+        if step in self._manager.all_steps():
+            return  # the run stopped right after it had saved
+        items = dict(params=ocp.args.StandardSave(params), optimizer=ocp.args.StandardSave(opt_state))
+        self._manager.save(step, args=ocp.args.Composite(**items, run=ocp.args.JsonSave(run)))
+
+    def latest(self) -> tuple[int, dict[str, Any]] | None:
+        """The step and `run` of the newest whole checkpoint; None if there are none at all.
+
+        Damaged ones are named and removed from the list, newest first.
+
+        Raises:
+          TrainingError: there are checkpoints, and all are damaged.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            damage = damaged(self._folder / str(step))
+            if damage is None:
+                return step, self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
+            console.print(f"checkpoint {self._folder / str(step)} is damaged ({damage}); trying the one before it")
+            self._manager.delete(step)
+        if steps:
+            raise TrainingError(
+                f"all {len(steps)} checkpoints in {self._folder} were damaged; start again in another workdir"
+            )
+        return None
+
+    def restore_params(self, step: int, abstract: Any) -> Any:
+        """The parameters, with the shapes and shardings of `abstract`, whatever mesh wrote them."""
+        items = ocp.args.Composite(params=ocp.args.StandardRestore(abstract))
+        return self._manager.restore(step, args=items).params
+
+    def restore_optimizer(self, step: int, abstract: Any) -> Any:
+        items = ocp.args.Composite(optimizer=ocp.args.StandardRestore(abstract))
+        return self._manager.restore(step, args=items).optimizer
+
+    def wait(self) -> None:
+        """Returns when everything saved is on disk."""
+        self._manager.wait_until_finished()
+
+    @property
+    def newest(self) -> str:
+        """The newest checkpoint's folder, for messages."""
+        step = self._manager.latest_step()
+        return "none yet" if step is None else str(self._folder / str(step))
+
+    def close(self) -> None:
+        self._manager.close()
+
+    def _write_digests(self) -> None:
+        """Runs after each commit, on Orbax's thread."""
+        if jax.process_index() > 0:
+            return
+        for folder in self._folder.iterdir():
+            if folder.name.isdigit() and not (folder / _DIGESTS).exists():
+                with contextlib.suppress(FileNotFoundError):  # removed meanwhile: too old to keep
+                    write_atomically(folder / _DIGESTS, json.dumps(dict(_digests(folder))))
+
+
+def damaged(folder: epath.Path) -> str | None:
+    """What is wrong with a committed checkpoint, or None.
+
+    One without digests was killed between its commit and them, and is whole.
+    """
+    if not (folder / _DIGESTS).exists():
+        return None
+    try:
+        expected = json.loads((folder / _DIGESTS).read_text())
+    except ValueError:
+        return f"{_DIGESTS} is not JSON"
+    found = dict(_digests(folder))
+    for name, digest in expected.items():
+        if name not in found:
+            return f"{name} is missing"
+        if found[name] != digest:
+            return f"{name} is not what was written"
+    return None
+
+
+def _digests(folder: epath.Path) -> Iterator[tuple[str, str]]:
+    """(name, digest) of every file; a digest is of the bytes where the disk is local.
+
+    Object stores keep checksums of their own, and reading back from them is slow: sizes there.
+    """
+    local = "://" not in str(folder)
+    for path in _files(folder):
+        if path.name.startswith(_DIGESTS):
+            continue
+        name = str(path.relative_to(folder))
+        if local:
+            with open(path, "rb") as f:
+                yield name, hashlib.file_digest(f, "blake2b").hexdigest()[:32]
+        else:
+            yield name, str(path.stat().length)
+
+
+def _files(folder: epath.Path) -> Iterator[epath.Path]:
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            yield from _files(path)
+        else:
+            yield path
+
+
+def write_atomically(path: epath.Path, text: str) -> None:
+    """Writes under another name, then renames: a reader sees the old file or the new one."""
+    temporary = path.parent / f"{path.name}.partial"
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def checkpoint_folder(workdir: epath.Path) -> epath.Path:
+    return workdir / "checkpoints"
+
+
+def open_for_reading(workdir: str) -> tuple[Checkpoints, int, dict[str, Any]]:
+    """A finished or stopped run's checkpoints, and the step and `run` of the newest whole one.
+
+    Raises:
+      InputError: there is no such run, or it has saved nothing.
+    """
+    folder = epath.Path(workdir).expanduser().resolve()
+    if not checkpoint_folder(folder).exists():
+        raise InputError(f"{folder}: not the folder of a run (no `checkpoints` in it)")
+    checkpoints = Checkpoints(checkpoint_folder(folder), keep=2)
+    found = checkpoints.latest()
+    if found is None:
+        raise InputError(f"{folder}: the run has saved no checkpoint yet")
+    return checkpoints, *found

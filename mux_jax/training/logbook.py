@@ -1,0 +1,125 @@
+"""What a run leaves for people: metrics.jsonl, TensorBoard events, curves.png, result.json."""
+
+import json
+import logging
+import resource
+from typing import Any
+
+import jax
+from etils import epath
+from rich.table import Table
+
+from mux_jax.progress import console
+from mux_jax.training.checkpoints import write_atomically
+
+# Held-out figures that result.json gives for a stage, and the summary prints.
+FIGURES = (
+    "loss",
+    "retrieval_accuracy",
+    "retrieval_accuracy_per_slot",
+    "mlm_loss",
+    "mlm_accuracy",
+    "unigram_entropy",
+    "rtd_loss",
+    "rtd_roc_auc",
+    "rtd_f1",
+)
+
+
+class Logbook:
+    """Appends metrics, one object a line with the key `step`; held-out ones begin with `heldout_`."""
+
+    def __init__(self, workdir: epath.Path, step: int):
+        """Continues a run at `step`: lines of later steps, whose work was lost, are dropped."""
+        from tensorboardX import SummaryWriter
+
+        self._path = workdir / "metrics.jsonl"
+        self.rows = [row for row in read_metrics(self._path) if row["step"] <= step]
+        write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        logging.getLogger("tensorboardX").setLevel(logging.ERROR)
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+
+    def write(self, step: int, stage: str, values: dict[str, Any]) -> None:
+        row = {"step": step, "stage": stage} | values
+        self.rows.append(row)
+        with self._path.open("a") as f:
+            f.write(json.dumps(row) + "\n")
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._board.close()
+
+
+def read_metrics(path: epath.Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics file; one cut off by a kill is left out."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def peak_memory_bytes() -> int:
+    """The accelerators' peak where they report one (the fullest device), else the process's."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    peaks = [s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s]
+    return max(peaks) if peaks else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def plot_curves(rows: list[dict[str, Any]], path: epath.Path) -> None:
+    """Losses and held-out accuracies against the step, stages shaded apart."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    def series(name: str) -> tuple[list[int], list[float]]:
+        points = [(row["step"], row[name]) for row in rows if name in row]
+        return [p[0] for p in points], [p[1] for p in points]
+
+    names = sorted({name for row in rows for name in row})
+    losses = [n for n in names if n.removeprefix("heldout_") in ("retrieval_loss", "mlm_loss", "rtd_loss")]
+    scores = [n for n in names if n.startswith("heldout_") and n.endswith(("accuracy", "auc", "f1"))]
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for axis, group, label in ((axes[0], losses, "loss (nats)"), (axes[1], scores, "held-out score")):
+        for name in group:
+            heldout = name.startswith("heldout_")
+            axis.plot(*series(name), label=name, marker="o" if heldout else "", markersize=3, alpha=1 if heldout else 0.6)
+        axis.set_xlabel("step")
+        axis.set_ylabel(label)
+        for stage in dict.fromkeys(row["stage"] for row in rows):
+            first = min(row["step"] for row in rows if row["stage"] == stage)
+            axis.axvline(first, color="0.8", zorder=0)
+            axis.annotate(stage, (first, 0.99), xycoords=("data", "axes fraction"), fontsize=8, color="0.5", va="top")
+        if group:
+            axis.legend(fontsize=8)
+    temporary = path.parent / "curves.partial.png"
+    with temporary.open("wb") as f:
+        figure.savefig(f, dpi=120)
+    temporary.replace(path)
+    plt.close(figure)
+
+
+def print_summary(result: dict[str, Any], workdir: epath.Path) -> None:
+    """One table of the final held-out figures, and where everything is."""
+    table = Table(title=f"held-out figures of {workdir}")
+    table.add_column("figure")
+    for stage in result["stages"]:
+        table.add_column(stage, justify="right")
+    for name in FIGURES:
+        if any(name in figures for figures in result["stages"].values()):
+            table.add_row(name, *(_shown(figures.get(name)) for figures in result["stages"].values()))
+    console.print(table)
+    console.print(
+        f"{result['parameters']:,} parameters; {result['instance_tokens_per_second']:,.0f} instance-tokens/s; "
+        f"{result['wall_seconds']:.0f} s; peak memory {result['peak_memory_bytes'] / 1e9:.2f} GB",
+        highlight=False,
+    )
+    for name in ("result.json", "metrics.jsonl", "curves.png", "tensorboard", "checkpoints"):
+        console.print(f"  {workdir / name}", highlight=False, soft_wrap=True)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(f"{v:.3f}" for v in value)
+    return "" if value is None else f"{value:.4f}"

@@ -1,0 +1,136 @@
+"""The train state and the one jitted step."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mux_jax.models.model import MuxModel
+from mux_jax.objectives.objectives import Objective
+from mux_jax.training.mesh import RULES, batch_sharding, param_shardings
+
+
+@flax.struct.dataclass
+class TrainState:
+    """What a step changes. `step` counts from the start of the run, over all stages."""
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+
+
+def abstract_params(model: MuxModel, mesh: Mesh) -> Any:
+    """Shapes, dtypes and shardings of the model's parameters, without making them."""
+    boxed = jax.eval_shape(functools.partial(_init, model), jax.random.key(0))
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        nn.meta.unbox(boxed),
+        param_shardings(mesh, boxed),
+    )
+
+
+def init_params(model: MuxModel, mesh: Mesh, seed: int) -> Any:
+    """Fresh parameters, made in place on their devices; the same for every mesh."""
+    shardings = jax.tree.map(lambda x: x.sharding, abstract_params(model, mesh))
+    init = jax.jit(lambda rng: nn.meta.unbox(_init(model, rng)), out_shardings=shardings)
+    return init(jax.random.key(seed))
+
+
+def _init(model: MuxModel, rng: jax.Array) -> Any:
+    tokens = jnp.zeros((1, model.config.width, 1), jnp.int32)
+    return model.clone(deterministic=True).init(rng, tokens, method="init_all")["params"]
+
+
+def init_state(params: Any, optimizer: optax.GradientTransformation, step: int, mesh: Mesh) -> TrainState:
+    """A state with a fresh optimiser, whose moments lie where their parameters do."""
+    opt_state = jax.jit(optimizer.init, out_shardings=_like_params(optimizer, params, mesh))(params)
+    step = jax.device_put(jnp.asarray(step, jnp.int32), NamedSharding(mesh, PartitionSpec()))
+    return TrainState(step, params, opt_state)
+
+
+def _like_params(optimizer: optax.GradientTransformation, params: Any, mesh: Mesh) -> Any:
+    """Shardings of the optimiser's state: a moment has its parameter's, a counter none."""
+    return optax.tree.map_params(
+        optimizer,
+        lambda _, p: p.sharding,
+        jax.eval_shape(optimizer.init, params),
+        params,
+        transform_non_params=lambda _: NamedSharding(mesh, PartitionSpec()),
+    )
+
+
+def make_train_step(
+    objective: Objective, model: MuxModel, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int, accumulate: int
+) -> Callable[[TrainState, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
+    """The jitted step: (state, tokens int32[B, N, L]) -> (state, scalars to log).
+
+    The state is donated. What is drawn depends on (seed, step) alone.
+    """
+
+    def loss_fn(params: Any, tokens: jax.Array, rng: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        loss, outputs = objective(model, params, {"tokens": tokens}, rng)
+        return loss, {"loss": loss} | {k: v for k, v in outputs.items() if v.ndim == 0}
+
+    def step(state: TrainState, tokens_BNL: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+        rng = jax.random.fold_in(jax.random.key(seed), state.step)
+        gradients_of = jax.grad(loss_fn, has_aux=True)
+        if accumulate == 1:
+            gradients, metrics = gradients_of(state.params, tokens_BNL, rng)
+        else:
+            gradients, metrics = _accumulate(gradients_of, state.params, tokens_BNL, rng, accumulate)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics["gradient_norm"] = optax.global_norm(gradients)
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    return _on_mesh(step, mesh, donate_argnums=0)
+
+
+def make_eval_step(
+    objective: Objective, model: MuxModel, mesh: Mesh
+) -> Callable[[Any, jax.Array, jax.Array], dict[str, jax.Array]]:
+    """The jitted evaluation: (params, tokens, rng) -> the objective's outputs, dropout off."""
+
+    def step(params: Any, tokens_BNL: jax.Array, rng: jax.Array) -> dict[str, jax.Array]:
+        loss, outputs = objective(model.clone(deterministic=True), params, {"tokens": tokens_BNL}, rng)
+        return outputs | {"loss": loss}
+
+    return _on_mesh(step, mesh, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+
+def _accumulate(gradients_of: Callable, params: Any, tokens: jax.Array, rng: jax.Array, parts: int) -> Any:
+    """Mean gradients and metrics over `parts` slices of the rows, one slice in memory at a time."""
+    # Every parts-th row, so that each slice has its share of every device's rows.
+    slices = tokens.reshape(-1, parts, *tokens.shape[1:]).swapaxes(0, 1)
+
+    def add(total: Any, part: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+        index, tokens = part
+        new = gradients_of(params, tokens, jax.random.fold_in(rng, index))
+        return jax.tree.map(jnp.add, total, new), None
+
+    shapes = jax.eval_shape(gradients_of, params, slices[0], rng)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    total, _ = jax.lax.scan(add, zeros, (jnp.arange(parts), slices))
+    return jax.tree.map(lambda x: x / parts, total)
+
+
+def _on_mesh(step: Callable, mesh: Mesh, **jit_options: Any) -> Callable:
+    """`jax.jit` with the mesh and the axis rules in force while it traces."""
+    jitted = jax.jit(step, **jit_options)
+
+    def compile_for(*args: Any) -> Callable:
+        with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
+            return jitted.lower(*args).compile()
+
+    return compile_for
+
+
+def to_device(tokens: Any, mesh: Mesh) -> jax.Array:
+    """This host's rows as its part of the global batch."""
+    return jax.make_array_from_process_local_data(batch_sharding(mesh), tokens)

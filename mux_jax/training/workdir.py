@@ -1,0 +1,63 @@
+"""The folder of a run: made, checked against what it holds, described by `config.json`."""
+
+import json
+from typing import Any
+
+import ml_collections
+from etils import epath
+
+from mux_jax.errors import InputError
+from mux_jax.progress import console
+from mux_jax.training.checkpoints import write_atomically
+
+# What a run may not change when it goes on: the model, and what makes a step see what it sees.
+_FIXED = ("model", "data", "seed", "rows", "accumulate", "init")
+_FREE = ("data.cache_dir", "data.workers", "model.scan_layers", "model.remat")
+
+
+def open_workdir(path: str, config: ml_collections.ConfigDict) -> epath.Path:
+    """Makes or reopens the folder of a run.
+
+    Raises:
+      InputError: it cannot be written, or holds a run that this configuration would not continue.
+    """
+    workdir = epath.Path(path).expanduser().resolve()
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / ".writable"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as e:
+        raise InputError(f"workdir {workdir} cannot be written: {e.strerror}") from e
+    described = workdir / "config.json"
+    if described.exists():
+        before, now = flatten(json.loads(described.read_text())), flatten(to_dict(config))
+        changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
+        refused = [k for k in changed if k.split(".")[0] in _FIXED and k not in _FREE]
+        shown = {k: f"{k}: {before.get(k)} there, {now.get(k)} now" for k in changed}
+        if refused:
+            raise InputError(
+                f"workdir {workdir} holds a run with another configuration ({'; '.join(shown[k] for k in refused)}); "
+                "give another --workdir, or the same configuration to continue"
+            )
+        for field in changed:
+            console.print(f"changed since this run was started: {shown[field]}", highlight=False)
+    return workdir
+
+
+def describe_workdir(workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
+    """Writes `config.json`: from then on the folder holds this run."""
+    write_atomically(workdir / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
+
+
+def to_dict(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The configuration as JSON holds it (tuples as lists)."""
+    return json.loads(config.to_json_best_effort())
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}."""
+    flat = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
