@@ -47,7 +47,7 @@ def pretraining(architecture: str, size: str, width: int, **model: Any) -> ml_co
     config.name = f"mux_{architecture}_{size}_n{width}"
     config.seed = 0
     # Muxed rows of a step, over all devices; a row holds `width` sequences.
-    config.rows = 32 if tiny else 128
+    config.rows = 16 if tiny else 128
     config.accumulate = 1  # parts that a step's rows are taken in, to save memory
     # The stages to run, in this order, by the names of their sections below. Width 1 has nothing
     # to separate and is not primed.
@@ -98,14 +98,14 @@ def pretraining(architecture: str, size: str, width: int, **model: Any) -> ml_co
 
     config.priming = dict(
         objective="retrieval",
-        steps=300 if tiny else 20_000,
+        steps=400 if tiny else 20_000,
         learning_rate=2e-3 if tiny else 1e-4,
         warmup_steps=50 if tiny else 2_000,
     )
     config.pretraining = dict(
         objective="mlm",
-        steps=800 if tiny else 980_000,
-        learning_rate=1e-3 if tiny else 1e-4,
+        steps=1800 if tiny else 980_000,
+        learning_rate=1.5e-3 if tiny else 1e-4,
         warmup_steps=50 if tiny else 10_000,
     )
     for stage in (config.priming, config.pretraining):
@@ -118,7 +118,7 @@ def pretraining(architecture: str, size: str, width: int, **model: Any) -> ml_co
     config.optimizer = dict(b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0)
     config.mesh = dict(data=-1, fsdp=1, tensor=1)  # -1: the devices that the others leave
     config.log_every = 20 if tiny else 100
-    config.eval = dict(every=100 if tiny else 10_000, batches=8 if tiny else 32)
+    config.eval = dict(every=200 if tiny else 10_000, batches=16 if tiny else 32)
     config.checkpoint = dict(every=200 if tiny else 5_000, keep=2)
     return config
 

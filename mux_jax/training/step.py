@@ -86,7 +86,7 @@ def make_train_step(
             gradients, metrics = _accumulate(gradients_of, state.params, tokens_BNL, rng, accumulate)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics["gradient_norm"] = optax.global_norm(gradients)
+        metrics["gradient_norm"] = optax.tree.norm(gradients)
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return _on_mesh(step, mesh, donate_argnums=0)

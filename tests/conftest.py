@@ -1,0 +1,105 @@
+"""Eight virtual CPU devices for the sharding tests, and small things that tests share."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+# Compiling is most of what these tests do; the optimiser's level changes no result they look at.
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+
+import dataclasses
+import functools
+
+import jax
+import pytest
+from flax import linen as nn
+
+from mux_jax import configuration
+from mux_jax.data.tokenizer import SpecialTokens
+from mux_jax.models.config import ModelConfig
+from mux_jax.models.model import MuxModel
+
+SPECIAL = SpecialTokens(pad=0, unk=1, cls=2, sep=3, mask=4)
+
+WORDS = (
+    "time river stone light garden letter winter morning silver window paper music ocean "
+    "mountain story village market bridge candle shadow forest harbour engine doctor"
+).split()
+
+
+def small_model(**changes) -> ModelConfig:
+    """A model that compiles in seconds: 2 layers, D 32, 8 heads, V 64."""
+    fields = dict(
+        architecture="bert",
+        vocab_size=64,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=8,
+        intermediate_size=64,
+        embedding_size=32,
+        max_position_embeddings=16,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+    )
+    return ModelConfig(**fields | changes)
+
+
+@functools.lru_cache
+def _init(config: ModelConfig, seed: int):
+    model = MuxModel(config)
+    tokens = jax.numpy.zeros((1, config.width, 4), int)
+    make = jax.jit(lambda rng: nn.meta.unbox(model.init(rng, tokens, method="init_all"))["params"])
+    return model, make(jax.random.key(seed))
+
+
+def init(config: ModelConfig, seed: int = 0):
+    """A model without dropout and its parameters, a tree of the caller's own."""
+    model, params = _init(config, seed)
+    return model, jax.tree.map(lambda x: x, params)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "method"))
+def apply(model: MuxModel, params, *args, method=None):
+    return model.apply({"params": params}, *args, method=method)
+
+
+def draw_tokens(config: ModelConfig, rows: int = 3, length: int = 12, seed: int = 1) -> jax.Array:
+    """Random ordinary tokens after CLS, int32[rows, N, length]."""
+    shape = (rows, config.width, length)
+    tokens = jax.random.randint(jax.random.key(seed), shape, len(dataclasses.astuple(SPECIAL)), config.vocab_size)
+    return tokens.at[:, :, 0].set(SPECIAL.cls)
+
+
+@pytest.fixture
+def text_file(tmp_path):
+    """A few hundred short documents of a small world."""
+    path = tmp_path / "text.txt"
+    lines = []
+    for i in range(400):
+        words = [WORDS[(i * 7 + j * j + j * i) % len(WORDS)] for j in range(25)]
+        lines.append(" ".join(words) + f" number {i}.\n\n")
+    path.write_text("".join(lines))
+    return path
+
+
+@pytest.fixture
+def run_config(text_file, tmp_path):
+    """A run of two short stages on `text_file`, seconds long."""
+    return small_run("bert", text_file, tmp_path)
+
+
+def small_run(architecture: str, text_file, tmp_path, **model):
+    config = configuration.pretraining(architecture, "tiny", 2, **model)
+    config.pretraining.objective = {"bert": "mlm", "electra": "rtd"}[architecture]
+    config.model.update(
+        hidden_size=16, embedding_size=16, intermediate_size=32, num_attention_heads=2, num_hidden_layers=1
+    )
+    config.model.max_position_embeddings = 16
+    config.data.update(source="files", files=str(text_file), sequence_length=16, vocab_size=120)
+    config.data.update(heldout_fraction=0.2, cache_dir=str(tmp_path / "cache"))
+    config.rows = 8
+    config.eval.update(every=8, batches=2)
+    config.checkpoint.update(every=4, keep=3)
+    config.log_every = 4
+    for stage, steps in ((config.priming, 10), (config.pretraining, 10)):
+        stage.update(steps=steps, warmup_steps=2, learning_rate=1e-3)
+    return config

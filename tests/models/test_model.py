@@ -1,0 +1,163 @@
+"""The model computes what the method says, for all of what is read and nothing else."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+from flax import linen as nn
+
+from mux_jax.errors import InputError
+from mux_jax.models.config import SIZES
+from mux_jax.models.demultiplexers import RSA
+from mux_jax.models.layers import gelu
+from mux_jax.models.multiplexers import Gaussian
+from tests.conftest import apply, draw_tokens, init, small_model
+
+
+@pytest.mark.parametrize(("width", "multiplexer"), [(1, "gaussian"), (3, "gaussian"), (10, "contextual")])
+def test_logits_have_the_documented_shapes(width, multiplexer):
+    config = small_model(width=width, multiplexer=multiplexer)
+    model, params = init(config)
+    tokens = draw_tokens(config)
+    assert apply(model, params, tokens).shape == (3, width, 12, 64)
+    config = dataclasses.replace(config, architecture="electra", head="rtd")
+    model, params = init(config)
+    assert apply(model, params, tokens, tokens > 0).shape == (3, width, 12)
+
+
+def test_electra_projects_smaller_embeddings():
+    config = small_model(architecture="electra", head="rtd", embedding_size=16)
+    model, params = init(config)
+    assert params["embeddings"]["word"].shape == (64, 16)
+    assert params["multiplexer"]["keys"].shape == (2, 16)
+    assert apply(model, params, draw_tokens(config), method="encode").shape == (3, 12, 32)
+
+
+def test_width_1_has_no_multiplexing_parts_and_masks_padding():
+    config = small_model(width=1)
+    model, params = init(config)
+    assert "multiplexer" not in params and "keys" not in params["demultiplexer"]
+    tokens = draw_tokens(config)
+    mask = jnp.arange(12) < 8
+    changed = tokens.at[:, :, 8:].set(7)
+    a = apply(model, params, tokens, mask[None, None], method="encode")
+    b = apply(model, params, changed, mask[None, None], method="encode")
+    np.testing.assert_allclose(a[:, :8], b[:, :8], atol=1e-6)
+
+
+def test_gaussian_multiplexer_is_the_mean_of_keyed_instances():
+    config = small_model(width=3)
+    x = jax.random.normal(jax.random.key(0), (2, 3, 5, 32))
+    mixed, variables = Gaussian(config).init_with_output(jax.random.key(1), x, None)
+    keys = np.asarray(jax.tree.leaves(variables)[0], np.float64)
+    np.testing.assert_allclose(np.linalg.norm(keys, axis=-1), 1.0, rtol=1e-6)
+    expected = np.mean([np.asarray(x[:, i], np.float64) * keys[i] for i in range(3)], axis=0)
+    np.testing.assert_allclose(mixed, expected, atol=1e-6)
+
+
+def test_rsa_halves_equal_the_product_with_concatenated_keys():
+    config = small_model(width=3)
+    module = RSA(config)
+    hidden = jax.random.normal(jax.random.key(0), (2, 5, 32))
+    instance = jnp.arange(3)[None, :, None]
+    _, variables = module.init_with_output(jax.random.key(1), hidden, instance)
+    joined = module.apply(variables, hidden, instance, None, method="join")
+    p = jax.tree.map(lambda x: np.asarray(x, np.float64), nn.meta.unbox(variables)["params"])
+    kernel = np.concatenate([p["dense_keys"]["kernel"], p["layers_0"]["kernel"]])
+    for i in range(3):
+        keys = np.broadcast_to(p["keys"][i], (2, 5, 32))
+        product = np.concatenate([keys, np.asarray(hidden, np.float64)], axis=-1) @ kernel + p["layers_0"]["bias"]
+        expected = product * 0.5 * (1 + scipy.special.erf(product / np.sqrt(2)))
+        np.testing.assert_allclose(joined[:, i], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "electra"])
+def test_reading_few_positions_equals_reading_all(architecture):
+    config = small_model(architecture=architecture, width=3)
+    model, params = init(config)
+    bound = model.bind({"params": params})
+    hidden = bound.encode(draw_tokens(config))
+    everything = bound.vocabulary_logits(hidden, bound.all_instances)
+    positions = jax.random.randint(jax.random.key(3), (3, 3, 4), 0, 12)
+    few = bound.vocabulary_logits(hidden, bound.all_instances, positions)
+    np.testing.assert_allclose(few, jnp.take_along_axis(everything, positions[..., None], axis=2), atol=1e-5)
+    instance = jax.random.randint(jax.random.key(4), (3, 12), 0, 3)
+    one = bound.vocabulary_logits(hidden, instance[:, None])[:, 0]
+    np.testing.assert_allclose(one, jnp.take_along_axis(everything, instance[:, None, :, None], axis=1)[:, 0], atol=1e-5)
+
+
+def test_scanned_and_unrolled_layers_agree_and_share_parameters():
+    config = small_model()
+    model, params = init(config)
+    tokens = draw_tokens(config)
+    expected = apply(model, params, tokens)
+    for change in ({"scan_layers": False}, {"remat": True}, {"remat": True, "scan_layers": False}):
+        other = type(model)(dataclasses.replace(config, **change))
+        np.testing.assert_allclose(apply(other, params, tokens), expected, atol=1e-5)
+
+
+def test_a_row_does_not_depend_on_other_rows():
+    config = small_model(multiplexer="contextual")
+    model, params = init(config)
+    tokens = draw_tokens(config)
+    changed = tokens.at[1:].set(9)
+    a, b = (apply(model, params, t) for t in (tokens, changed))
+    np.testing.assert_allclose(a[0], b[0], atol=1e-5)
+    assert np.abs(a[1] - b[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("multiplexer", ["gaussian", "contextual"])
+def test_instances_may_change_places_together_with_their_keys(multiplexer):
+    config = small_model(multiplexer=multiplexer, width=3)
+    model, params = init(config)
+    tokens, order = draw_tokens(config), jnp.array([2, 0, 1])
+    expected = apply(model, params, tokens)[:, order]
+    for part in ("multiplexer", "demultiplexer"):
+        params[part]["keys"] = params[part]["keys"][order]
+    np.testing.assert_allclose(apply(model, params, tokens[:, order]), expected, atol=1e-5)
+
+
+def test_gelu_is_exact():
+    x = np.linspace(-6, 6, 1001)
+    expected = x * 0.5 * (1 + scipy.special.erf(x / np.sqrt(2)))
+    np.testing.assert_allclose(gelu(jnp.asarray(x, jnp.float32)), expected, atol=1e-6)
+
+
+def test_bfloat16_products_keep_float32_parameters_and_logits():
+    config = small_model(dtype="bfloat16")
+    model, params = init(config)
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(params))
+    tokens = draw_tokens(config)
+    logits = apply(model, params, tokens)
+    assert logits.dtype == jnp.float32
+    exact = apply(type(model)(dataclasses.replace(config, dtype="float32")), params, tokens)
+    assert np.linalg.norm(logits - exact) / np.linalg.norm(exact) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(width=0), "width=0 must be at least 1"),
+        (dict(num_attention_heads=5), "multiple of model.num_attention_heads=5"),
+        (dict(multiplexer="magic"), "there are: gaussian, contextual"),
+        (dict(demultiplexer="magic"), "there are: rsa"),
+        (dict(architecture="gpt"), "there are: bert, electra"),
+        (dict(hidden_dropout=1.0), r"must be in \[0, 1\)"),
+        (dict(embedding_size=16), "must equal"),
+        (dict(architecture="electra", embedding_size=16, multiplexer="contextual"), "contextual"),
+        (dict(num_demux_layers=1), "at least 2"),
+    ],
+)
+def test_impossible_models_are_refused_by_field(change, message):
+    with pytest.raises(InputError, match=message):
+        small_model(**change)
+
+
+def test_sizes_are_the_papers():
+    assert SIZES["bert"]["base"] == dict(
+        num_hidden_layers=12, hidden_size=768, intermediate_size=3072, num_attention_heads=12, embedding_size=768
+    )
+    assert SIZES["electra"]["small"]["embedding_size"] == 128
