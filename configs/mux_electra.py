@@ -21,5 +21,5 @@ def get_config(argument=None):
     config = configuration.pretraining("electra", **arguments)
     config.pretraining.objective = "rtd"
     if config.name.startswith("mux_electra_tiny"):
-        config.pretraining.steps = 400
+        config.pretraining.steps = 600
     return config

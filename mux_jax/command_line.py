@@ -7,6 +7,7 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from mux_jax.allocator import keep_freed_memory
 from mux_jax.errors import InputError, TrainingError
 
 
@@ -27,7 +28,12 @@ def run(main: Callable[[], None], config: flags.FlagHolder) -> None:
                 raise InputError("--config=FILE is needed, for example --config=configs/mux_electra.py")
         except (flags.Error, InputError) as e:
             _leave(e, 2)
-        except (AttributeError, KeyError, TypeError, ValueError) as e:  # ml_collections: no such field, or no such value
+        except (
+            AttributeError,
+            KeyError,
+            TypeError,
+            ValueError,
+        ) as e:  # ml_collections: no such field, or no such value
             _leave(f"--config: {e}", 2)
         except OSError as e:
             _leave(f"--config: {e.strerror}: {e.filename}", 2)
@@ -43,6 +49,7 @@ def run(main: Callable[[], None], config: flags.FlagHolder) -> None:
         except TrainingError as e:
             _leave(e, 1)
 
+    keep_freed_memory()
     app.run(guarded, flags_parser=parse)
 
 

@@ -104,7 +104,7 @@ def pretraining(architecture: str, size: str, width: int, **model: Any) -> ml_co
     )
     config.pretraining = dict(
         objective="mlm",
-        steps=1800 if tiny else 980_000,
+        steps=2600 if tiny else 980_000,
         learning_rate=1.5e-3 if tiny else 1e-4,
         warmup_steps=50 if tiny else 10_000,
     )

@@ -8,7 +8,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 console = Console()
+
 _QUIET_SECONDS = 10  # between two lines where there is no terminal
+
+
+def say(text: str) -> None:
+    """Prints a line as it is."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -29,10 +35,10 @@ def progress(task: str) -> Iterator[Callable[[float, str], None]]:
         if now - last >= _QUIET_SECONDS:
             last = now
             left = (now - start) * (1 - done) / max(done, 1e-9)
-            console.print(f"{task}: {done:.0%}  {note}  {_minutes(left)} left", highlight=False)
+            say(f"{task}: {done:.0%}  {note}  {_minutes(left)} left")
 
     yield report
-    console.print(f"{task}: done in {_minutes(time.monotonic() - start)}", highlight=False)
+    say(f"{task}: done in {_minutes(time.monotonic() - start)}")
 
 
 def _minutes(seconds: float) -> str:

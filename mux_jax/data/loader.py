@@ -5,6 +5,7 @@ from typing import Any
 
 import grain
 import numpy as np
+from absl import flags
 
 
 class Batches:
@@ -44,5 +45,7 @@ def iterate(batches: Batches, start: int, workers: int) -> Iterator[np.ndarray]:
     dataset = grain.MapDataset.source(batches)[start:]
     dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
     if workers:
+        if not flags.FLAGS.is_parsed():  # in a notebook; Grain's workers read absl flags
+            flags.FLAGS.mark_as_parsed()
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
     return iter(dataset)

@@ -153,16 +153,14 @@ def _building(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove(temporary)
         yield temporary
-        with contextlib.suppress(FileExistsError):
-            if path.exists():
-                raise FileExistsError(path)
-            temporary.rename(path)
+        # Neither call replaces what another process has put there first.
+        temporary.rename(path) if temporary.is_dir() else path.hardlink_to(temporary)
     except OSError as e:
-        if e.errno == errno.ENOTEMPTY and path.exists():  # another process was first
+        if e.errno in (errno.ENOTEMPTY, errno.EEXIST) and path.exists():
             return
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(f"no space left in {path.parent} (data.cache_dir); the partial cache was removed") from e
-        if e.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if e.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EPERM):
             raise InputError(f"cannot write to {path.parent} (data.cache_dir): {e.strerror}") from e
         raise
     finally:
@@ -173,7 +171,8 @@ def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
 
 
 def _alive(pid: int) -> bool:

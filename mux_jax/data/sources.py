@@ -137,18 +137,17 @@ class Tfds:
                 f"TensorFlow: tfds build {name} --data_dir={root} --file_format=array_record"
             )
         self._builder = tfds.builder_from_directory(folder)
-        if split not in self._builder.info.splits:
+        info = self._builder.info
+        for kind, value, field, there in (
+            ("split", split, "data.tfds_split", info.splits),
+            ("feature", feature, "data.text_field", info.features),
+        ):
+            if value not in there:
+                raise InputError(f"{folder}: no {kind} {value!r} ({field}); there are: {', '.join(there)}")
+        if info.file_format.value != "array_record":
             raise InputError(
-                f"{folder}: no split {split!r} (data.tfds_split); there are: {', '.join(self._builder.info.splits)}"
-            )
-        if feature not in self._builder.info.features:
-            raise InputError(
-                f"{folder}: no feature {feature!r} (data.text_field); there are: {', '.join(self._builder.info.features)}"
-            )
-        if self._builder.info.file_format.value != "array_record":
-            raise InputError(
-                f"{folder} is in {self._builder.info.file_format.value} format, which needs TensorFlow; "
-                f"prepare it again with --file_format=array_record"
+                f"{folder} is in {info.file_format.value} format, which needs TensorFlow; "
+                "prepare it again with --file_format=array_record"
             )
         self._split, self._feature = split, feature
 

@@ -1,5 +1,6 @@
 """WordPiece by `tokenizers`: a given vocabulary, or one trained on the source."""
 
+import collections
 import dataclasses
 from collections.abc import Iterable
 
@@ -69,17 +70,33 @@ def load_tokenizer(path: str) -> Tokenizer:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Trains a lower-cased WordPiece vocabulary of at most `vocab_size` tokens on `texts`."""
+    """Trains a lower-cased WordPiece vocabulary of at most `vocab_size` tokens on `texts`.
+
+    The same texts give the same vocabulary. `tokenizers` alone does not see to that: it numbers the
+    continuing letters (##a) in the order of a hash table, and breaks ties between merges by number.
+    Here they are numbered first, in alphabetical order.
+    """
+    texts = list(texts)
     tokenizer = _wordpiece({"[UNK]": 0}, lowercase=True)
+    counts = collections.Counter()
+    for text in texts:
+        counts.update(text)
+    letters = collections.Counter()
+    for character, count in counts.items():
+        for letter in tokenizer.normalizer.normalize_str(character).strip():
+            letters[letter] += count
+    common = sorted(letters, key=lambda c: (-letters[c], c))[: min(1000, vocab_size // 4)]
+    alphabet = sorted(common)
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
-        limit_alphabet=min(1000, vocab_size // 4),
-        special_tokens=list(_NAMES.values()),
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        special_tokens=[*_NAMES.values(), *(f"##{c}" for c in alphabet if c.isalnum())],
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
+    return _wordpiece(tokenizer.get_vocab(), lowercase=True)
 
 
 def _wordpiece(vocabulary: dict[str, int], lowercase: bool) -> Tokenizer:

@@ -18,7 +18,9 @@ def partitioned(init: nn.initializers.Initializer, *axes: str | None) -> nn.init
     return nn.with_logical_partitioning(init, axes)
 
 
-def dense(features: int, axes: tuple[str | None, str | None], dtype: str, name: str | None = None, **kwargs) -> nn.Dense:
+def dense(
+    features: int, axes: tuple[str | None, str | None], dtype: str, name: str | None = None, **kwargs
+) -> nn.Dense:
     """A BERT-initialised linear layer; `axes` names the input and the output axis."""
     return nn.Dense(
         features,

@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from mux_jax.errors import InputError, TrainingError
-from mux_jax.progress import console
+from mux_jax.progress import say
 
 _DIGESTS = "digests.json"
 
@@ -52,7 +52,7 @@ class Checkpoints:
             damage = damaged(self._folder / str(step))
             if damage is None:
                 return step, self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
-            console.print(f"checkpoint {self._folder / str(step)} is damaged ({damage}); trying the one before it")
+            say(f"checkpoint {self._folder / str(step)} is damaged ({damage}); trying the one before it")
             self._manager.delete(step)
         if steps:
             raise TrainingError(

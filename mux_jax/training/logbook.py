@@ -9,7 +9,7 @@ import jax
 from etils import epath
 from rich.table import Table
 
-from mux_jax.progress import console
+from mux_jax.progress import console, say
 from mux_jax.training.checkpoints import write_atomically
 
 # Held-out figures that result.json gives for a stage, and the summary prints.
@@ -84,7 +84,9 @@ def plot_curves(rows: list[dict[str, Any]], path: epath.Path) -> None:
     for axis, group, label in ((axes[0], losses, "loss (nats)"), (axes[1], scores, "held-out score")):
         for name in group:
             heldout = name.startswith("heldout_")
-            axis.plot(*series(name), label=name, marker="o" if heldout else "", markersize=3, alpha=1 if heldout else 0.6)
+            axis.plot(
+                *series(name), label=name, marker="o" if heldout else "", markersize=3, alpha=1 if heldout else 0.6
+            )
         axis.set_xlabel("step")
         axis.set_ylabel(label)
         for stage in dict.fromkeys(row["stage"] for row in rows):
@@ -110,13 +112,12 @@ def print_summary(result: dict[str, Any], workdir: epath.Path) -> None:
         if any(name in figures for figures in result["stages"].values()):
             table.add_row(name, *(_shown(figures.get(name)) for figures in result["stages"].values()))
     console.print(table)
-    console.print(
+    say(
         f"{result['parameters']:,} parameters; {result['instance_tokens_per_second']:,.0f} instance-tokens/s; "
-        f"{result['wall_seconds']:.0f} s; peak memory {result['peak_memory_bytes'] / 1e9:.2f} GB",
-        highlight=False,
+        f"{result['wall_seconds']:.0f} s; peak memory {result['peak_memory_bytes'] / 1e9:.2f} GB"
     )
     for name in ("result.json", "metrics.jsonl", "curves.png", "tensorboard", "checkpoints"):
-        console.print(f"  {workdir / name}", highlight=False, soft_wrap=True)
+        say(f"  {workdir / name}")
 
 
 def _shown(value: Any) -> str:

@@ -18,7 +18,7 @@ from mux_jax.errors import InputError, TrainingError
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.model import MuxModel
 from mux_jax.objectives import objectives
-from mux_jax.progress import console, progress
+from mux_jax.progress import progress, say
 from mux_jax.training import data as run_data
 from mux_jax.training import logbook as logs
 from mux_jax.training import mesh as meshes
@@ -103,7 +103,7 @@ class _Run:
         params = self.checkpoints.restore_params(step, abstract_params(self.model, self.mesh))
         optimizer = make_optimizer(self.config[run["stage"]], self.config.optimizer)
         fresh = init_state(params, optimizer, step, self.mesh)
-        console.print(f"continuing at step {step} (stage {run['stage']})", highlight=False)
+        say(f"continuing at step {step} (stage {run['stage']})")
         return fresh.replace(opt_state=self.checkpoints.restore_optimizer(step, fresh.opt_state))
 
     def first_params(self) -> Any:
@@ -164,9 +164,15 @@ class _Run:
                 saving = not last and (stopping or step % config.checkpoint.every == 0)
                 if evaluating or saving or step % config.log_every == 0:
                     means = flush()
-                    values = means | {"learning_rate": float(schedule(step - 1 - start)), "instance_tokens_per_second": rate}
+                    values = means | {
+                        "learning_rate": float(schedule(step - 1 - start)),
+                        "instance_tokens_per_second": rate,
+                    }
                     self.log.write(step, name, values)
-                    report((step - start) / stage.steps, f"step {step} loss {means['loss']:.3f} {rate:,.0f} instance-tokens/s")
+                    report(
+                        (step - start) / stage.steps,
+                        f"step {step} loss {means['loss']:.3f} {rate:,.0f} instance-tokens/s",
+                    )
                 if saving:
                     checkpoint()
                 if stopping and not last:
@@ -191,7 +197,7 @@ class _Run:
 
     def print_evaluation(self, stage: str, step: int, figures: dict[str, Any]) -> None:
         shown = (f"{k} {v:.4f}" for k, v in figures.items() if isinstance(v, float) and k != "unigram_entropy")
-        console.print(f"{stage} step {step}, held out: {', '.join(shown)}", highlight=False)
+        say(f"{stage} step {step}, held out: {', '.join(shown)}")
 
     def describe(self, stage: str, step: int, wall: float) -> dict[str, Any]:
         """The `run` of a checkpoint: all that the arrays do not say."""
@@ -209,7 +215,7 @@ class _Run:
         self.checkpoints.wait()
         self.checkpoints.close()
         self.log.close()
-        console.print(f"stopped at step {step}, saved in {self.checkpoints.newest}; the same command continues")
+        say(f"stopped at step {step}, saved in {self.checkpoints.newest}; the same command continues")
         raise SystemExit(0)
 
     def finish(self) -> dict[str, Any]:
@@ -229,6 +235,19 @@ class _Run:
         return result
 
 
+def read_run(path: str, mesh: jax.sharding.Mesh) -> tuple[MuxModel, Any, int]:
+    """The model, parameters and step of the newest whole checkpoint of the run in `path`.
+
+    Raises:
+      InputError: no such run, or it has saved nothing.
+    """
+    checkpoints, step, run = open_for_reading(path)
+    model = MuxModel(ModelConfig(**run["model"]))
+    params = checkpoints.restore_params(step, abstract_params(model, mesh))
+    checkpoints.close()
+    return model, params, step
+
+
 def params_from_run(path: str, config: ModelConfig, params: Any) -> Any:
     """`params` with every array that the run in `path` has under the same name and shape.
 
@@ -237,11 +256,9 @@ def params_from_run(path: str, config: ModelConfig, params: Any) -> Any:
     Raises:
       InputError: no such run, or nothing in it fits.
     """
-    checkpoints, step, run = open_for_reading(path)
     mesh = jax.tree.leaves(params)[0].sharding.mesh
-    theirs = MuxModel(ModelConfig(**run["model"]))
-    taken, new, found = [], [], checkpoints.restore_params(step, abstract_params(theirs, mesh))
-    checkpoints.close()
+    _, found, step = read_run(path, mesh)
+    taken, new = [], []
 
     def take(path: Any, ours: jax.Array) -> jax.Array:
         value = functools.reduce(lambda tree, key: tree.get(key.key, {}), path, found)
@@ -252,9 +269,9 @@ def params_from_run(path: str, config: ModelConfig, params: Any) -> Any:
     params = jax.tree_util.tree_map_with_path(take, params)
     if not taken:
         raise InputError(f"init={path}: no parameter fits this model")
-    console.print(f"init: {len(taken)} arrays from {path} at step {step}", highlight=False)
+    say(f"init: {len(taken)} arrays from {path} at step {step}")
     if new:
-        console.print(f"init: {len(new)} new: {', '.join(new)}", highlight=False)
+        say(f"init: {len(new)} new: {', '.join(new)}")
     return params
 
 
@@ -266,7 +283,7 @@ class _StopSignal:
         self._before = signal.signal(signal.SIGTERM, lambda *_: self._leave())
 
     def _leave(self) -> None:
-        console.print("stopped before training; nothing is lost")
+        say("stopped before training; nothing is lost")
         raise SystemExit(0)
 
     def __enter__(self) -> None:

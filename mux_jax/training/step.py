@@ -66,7 +66,12 @@ def _like_params(optimizer: optax.GradientTransformation, params: Any, mesh: Mes
 
 
 def make_train_step(
-    objective: Objective, model: MuxModel, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int, accumulate: int
+    objective: Objective,
+    model: MuxModel,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    seed: int,
+    accumulate: int,
 ) -> Callable[[TrainState, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """The jitted step: (state, tokens int32[B, N, L]) -> (state, scalars to log).
 

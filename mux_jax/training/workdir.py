@@ -7,7 +7,7 @@ import ml_collections
 from etils import epath
 
 from mux_jax.errors import InputError
-from mux_jax.progress import console
+from mux_jax.progress import say
 from mux_jax.training.checkpoints import write_atomically
 
 # What a run may not change when it goes on: the model, and what makes a step see what it sees.
@@ -41,7 +41,7 @@ def open_workdir(path: str, config: ml_collections.ConfigDict) -> epath.Path:
                 "give another --workdir, or the same configuration to continue"
             )
         for field in changed:
-            console.print(f"changed since this run was started: {shown[field]}", highlight=False)
+            say(f"changed since this run was started: {shown[field]}")
     return workdir
 
 

@@ -86,7 +86,9 @@ def test_reading_few_positions_equals_reading_all(architecture):
     np.testing.assert_allclose(few, jnp.take_along_axis(everything, positions[..., None], axis=2), atol=1e-5)
     instance = jax.random.randint(jax.random.key(4), (3, 12), 0, 3)
     one = bound.vocabulary_logits(hidden, instance[:, None])[:, 0]
-    np.testing.assert_allclose(one, jnp.take_along_axis(everything, instance[:, None, :, None], axis=1)[:, 0], atol=1e-5)
+    np.testing.assert_allclose(
+        one, jnp.take_along_axis(everything, instance[:, None, :, None], axis=1)[:, 0], atol=1e-5
+    )
 
 
 def test_scanned_and_unrolled_layers_agree_and_share_parameters():

@@ -14,7 +14,9 @@ from tests.conftest import SPECIAL, apply, draw_tokens, init, small_model
 
 def stage(objective, **changes):
     fields = dict(mask_fraction=0.25, replace_fraction=0.85, detection_weight=50.0)
-    return types.SimpleNamespace(objective=objective, task_coefficient=0.9, retrieval_coefficient=0.1, **fields | changes)
+    return types.SimpleNamespace(
+        objective=objective, task_coefficient=0.9, retrieval_coefficient=0.1, **fields | changes
+    )
 
 
 def run(config, objective, tokens, seed=0, **changes):

@@ -1,0 +1,152 @@
+"""Packing loses no token, splits stably, and leaves nothing half-written."""
+
+import errno
+import multiprocessing
+
+import numpy as np
+import pytest
+
+from mux_jax.data import packing
+from mux_jax.data.tokenizer import special_tokens, train_tokenizer
+from mux_jax.errors import InputError
+from tests.conftest import WORDS
+
+
+class Texts:
+    name = "texts"
+
+    def __init__(self, texts):
+        self.texts = texts
+
+    def fingerprint(self):
+        return str(len(self.texts))
+
+    def documents(self):
+        for i, text in enumerate(self.texts):
+            yield text, (i + 1) / len(self.texts)
+
+
+TEXTS = [f"{i} " + " ".join(WORDS[(i * j) % len(WORDS)] for j in range(1, 9)) for i in range(300)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(TEXTS, 120)
+
+
+def build(tokenizer, folder, texts=TEXTS, length=16, heldout=0.2):
+    return packing.cached_tokens(Texts(texts), tokenizer, length, heldout, folder)
+
+
+def stream(folder, split, length=16):
+    packed = packing.PackedTokens(folder, split)
+    return np.concatenate([packed[i][1:] for i in range(len(packed))])
+
+
+def test_packed_sequences_hold_the_documents_in_order(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(packing, "_CHUNK", 500)  # many chunks: rows cross their borders
+    folder = build(tokenizer, tmp_path)
+    special = special_tokens(tokenizer)
+    for split in packing.SPLITS:
+        packed = packing.PackedTokens(folder, split)
+        assert all(packed[i][0] == special.cls and packed[i].dtype == np.int32 for i in range(len(packed)))
+        text = tokenizer.decode(stream(folder, split).tolist(), skip_special_tokens=False)
+        documents = [d.strip() for d in text.split("[SEP]")][:-1]  # the last one may be cut
+        of_split = iter(TEXTS)
+        assert documents and all(d in of_split for d in documents)  # a subsequence, in order
+    total = sum(len(tokenizer.encode(t).ids) + 1 for t in TEXTS)
+    kept = sum(len(stream(folder, split)) for split in packing.SPLITS)
+    assert total - 2 * 15 < kept <= total
+
+
+def test_the_split_does_not_depend_on_what_stands_around(tokenizer, tmp_path):
+    special = special_tokens(tokenizer)
+
+    def heldout(texts):
+        text = tokenizer.decode(
+            stream(build(tokenizer, tmp_path, texts), "heldout").tolist(), skip_special_tokens=False
+        )
+        return set(d.strip() for d in text.split("[SEP]")[:-1])
+
+    assert special.sep is not None
+    all_texts, fewer = heldout(TEXTS), heldout(TEXTS[100:])
+    assert fewer <= all_texts and len(fewer) > 20
+
+
+def test_a_second_call_finds_the_first_ones_result(tokenizer, tmp_path):
+    folder = build(tokenizer, tmp_path)
+    stamp = (folder / "train.bin").stat().st_mtime_ns
+    assert build(tokenizer, tmp_path) == folder
+    assert (folder / "train.bin").stat().st_mtime_ns == stamp
+    assert build(tokenizer, tmp_path, length=17) != folder
+    assert build(tokenizer, tmp_path, texts=TEXTS[1:]) != folder
+
+
+class Interrupted(Texts):
+    def __init__(self, texts, error):
+        super().__init__(texts)
+        self.error = error
+
+    def documents(self):
+        yield from list(super().documents())[:-1]
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "message"),
+    [
+        (KeyboardInterrupt(), KeyboardInterrupt, None),
+        (OSError(errno.ENOSPC, "No space left on device"), InputError, "no space left in .*cache_dir"),
+    ],
+)
+def test_an_interrupted_build_leaves_nothing(tokenizer, tmp_path, error, raised, message):
+    with pytest.raises(raised, match=message):
+        packing.cached_tokens(Interrupted(TEXTS, error), tokenizer, 16, 0.2, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_leavings_of_a_killed_build_are_swept(tokenizer, tmp_path):
+    import socket
+
+    stale = tmp_path / f"tokens-x.building-{socket.gethostname()}-999999999"
+    stale.mkdir()
+    (stale / "train.bin").write_bytes(b"half")
+    build(tokenizer, tmp_path)
+    assert not stale.exists()
+
+
+def _build_in_process(folder, queue):
+    tokenizer = packing.cached_tokenizer([(1.0, Texts(TEXTS))], 120, folder)
+    queue.put((tokenizer.to_str(), str(build(tokenizer, folder))))
+
+
+def test_two_processes_at_once_do_no_harm(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    processes = [context.Process(target=_build_in_process, args=(tmp_path, queue)) for _ in range(2)]
+    for p in processes:
+        p.start()
+    results = {queue.get(timeout=120) for _ in processes}
+    for p in processes:
+        p.join()
+    assert [p.exitcode for p in processes] == [0, 0]
+    assert len(results) == 1 and len(list(tmp_path.iterdir())) == 2
+
+
+def test_too_little_text_is_refused(tokenizer, tmp_path):
+    with pytest.raises(InputError, match="too little text"):
+        build(tokenizer, tmp_path, texts=TEXTS[:2])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_folder_that_cannot_be_written_is_refused(tokenizer, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write"):
+        build(tokenizer, tmp_path / "file")
+
+
+def test_a_trained_vocabulary_is_cached(tmp_path):
+    sources = [(1.0, Texts(TEXTS))]
+    first = packing.cached_tokenizer(sources, 110, tmp_path)
+    assert packing.cached_tokenizer(sources, 110, tmp_path).to_str() == first.to_str()
+    assert len(list(tmp_path.iterdir())) == 1

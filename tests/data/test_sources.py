@@ -1,0 +1,204 @@
+"""Sources read what they say they read, and name the place of what they cannot read."""
+
+import gzip
+import json
+import sys
+
+import pytest
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from mux_jax import configuration
+from mux_jax.data import pydocs
+from mux_jax.data.sources import TextFiles, open_sources
+from mux_jax.errors import InputError
+
+
+def read(source):
+    return [text for text, _ in source.documents()]
+
+
+def files(pattern, field="text"):
+    return read(TextFiles(str(pattern), field))
+
+
+def test_txt_documents_are_separated_by_empty_lines(tmp_path):
+    (tmp_path / "a.txt").write_text("one\ntwo\n\n\nthree\n")
+    with gzip.open(tmp_path / "b.txt.gz", "wt") as f:
+        f.write("four\n")
+    assert files(tmp_path / "*.txt*") == ["one\ntwo", "three", "four"]
+    assert files(f"{tmp_path}/b.txt.gz,{tmp_path}/a.txt") == ["four", "one\ntwo", "three"]
+
+
+def test_folders_are_searched_with_two_stars(tmp_path):
+    (tmp_path / "x" / "y").mkdir(parents=True)
+    (tmp_path / "x" / "y" / "a.txt").write_text("deep")
+    assert files(f"{tmp_path}/**/*.txt") == ["deep"]
+
+
+def test_jsonl_and_its_gzip(tmp_path):
+    lines = "".join(json.dumps({"body": text}) + "\n" for text in ("one", "two\nlines", " "))
+    (tmp_path / "a.jsonl").write_text(lines)
+    with gzip.open(tmp_path / "b.jsonl.gz", "wt") as f:
+        f.write(lines)
+    assert files(tmp_path / "*.jsonl*", "body") == ["one", "two\nlines"] * 2
+
+
+def test_parquet(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pa.table({"text": ["one", None, "two"], "id": [1, 2, 3]}), tmp_path / "a.parquet")
+    assert files(tmp_path / "a.parquet") == ["one", "two"]
+    with pytest.raises(InputError, match="no column 'body'.*there are: text, id"):
+        files(tmp_path / "a.parquet", "body")
+
+
+def test_a_long_document_is_cut_to_bound_memory(tmp_path):
+    (tmp_path / "a.txt").write_text(("x" * 999 + "\n") * 2500)
+    documents = files(tmp_path / "a.txt")
+    assert len(documents) == 3 and max(map(len, documents)) < 1_100_000
+
+
+def test_progress_goes_from_0_to_1(tmp_path):
+    (tmp_path / "a.txt").write_text("one\n\n" * 50_000)
+    done = [d for _, d in TextFiles(str(tmp_path / "a.txt"), "text").documents()]
+    assert done == sorted(done) and done[0] < 0.5 and done[-1] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"", r"a.txt: empty file \(offset 0\)"),
+        ("a.txt", b"\n \n", "a.txt: no text in the file"),
+        ("a.txt", b"fine\nbad \xff\n", "a.txt: not UTF-8 at byte 9"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": \n', "a.jsonl:2: not JSON"),
+        ("a.jsonl", b'{"text": "x"}\n{"body": "y"}\n', "a.jsonl:2: no text in field 'text'"),
+        ("a.jsonl", b"[1]\n", "a.jsonl:1: no text in field 'text'"),
+        ("a.csv", b"x", "must end in .txt, .jsonl, .parquet"),
+    ],
+)
+def test_bad_files_are_named_with_the_place(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        files(tmp_path / name)
+
+
+def test_a_glob_without_a_file_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no file matches"):
+        TextFiles(str(tmp_path / "*.txt"), "text")
+
+
+def test_the_fingerprint_follows_the_files(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("one")
+    before = TextFiles(str(path), "text").fingerprint()
+    assert before == TextFiles(str(path), "text").fingerprint()
+    path.write_text("other")
+    assert before != TextFiles(str(path), "text").fingerprint()
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """A data set as `tfds build --file_format=array_record` leaves it, written without TensorFlow."""
+
+    def message(number, payload):
+        size, varint = len(payload), b""
+        while size > 127:
+            varint, size = varint + bytes([size & 127 | 128]), size >> 7
+        return bytes([number << 3 | 2]) + varint + bytes([size]) + payload
+
+    def example(**features):  # a serialised tf.train.Example of byte features
+        entries = (message(1, k.encode()) + message(2, message(1, message(1, v.encode()))) for k, v in features.items())
+        return message(1, b"".join(message(1, entry) for entry in entries))
+
+    folder = tmp_path / "mini" / "en" / "1.0.0"
+    folder.mkdir(parents=True)
+    features = tfds.features.FeaturesDict({"text": tfds.features.Text(), "title": tfds.features.Text()})
+    features.save_config(folder)
+    writer = ArrayRecordWriter(str(folder / "mini-train.array_record-00000-of-00001"), "group_size:1")
+    for i in range(5):
+        writer.write(example(text=f"document {i} " + "long " * 40, title="t"))
+    writer.close()
+    template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+    split = {"name": "train", "numBytes": "1", "shardLengths": ["5"], "filepathTemplate": template}
+    info = {"name": "mini", "version": "1.0.0", "fileFormat": "array_record", "splits": [split]}
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    return tmp_path
+
+
+def tfds_config(prepared, **changes):
+    data = configuration.pretraining("bert", "tiny", 2).data
+    data.update(dict(source="tfds", tfds_name="mini/en", tfds_dir=str(prepared)) | changes)
+    return data
+
+
+@pytest.mark.parametrize("name", ["mini/en", "mini/en/1.0.0", "mini"])
+def test_prepared_tfds_is_read_without_tensorflow(prepared, name):
+    [(weight, source)] = open_sources(tfds_config(prepared, tfds_name=name))
+    documents = read(source)
+    assert weight == 1 and len(documents) == 5 and documents[3].startswith("document 3 long")
+    assert "tensorflow" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(tfds_name="lm1b"), "tfds build lm1b --data_dir=.* --file_format=array_record"),
+        (dict(tfds_name="huggingface:some/set"), "not prepared"),
+        (dict(tfds_split="test"), "there are: train"),
+        (dict(text_field="body"), "no feature 'body'.*text, title"),
+        (dict(tfds_name=""), "tfds_name is empty"),
+    ],
+)
+def test_unprepared_tfds_gets_an_instruction(prepared, changes, message):
+    with pytest.raises(InputError, match=message):
+        open_sources(tfds_config(prepared, **changes))
+
+
+def test_a_mixture_normalises_its_weights(prepared, text_file):
+    data = tfds_config(prepared, source="mixture")
+    data.mixture.wikipedia.update(tfds_name="mini/en", tfds_dir=str(prepared), weight=3.0)
+    data.mixture.books.update(files=str(text_file), weight=1.0)
+    assert sorted((weight, source.name) for weight, source in open_sources(data)) == [(0.25, "files"), (0.75, "tfds")]
+    data.mixture.wikipedia.weight = 0.0
+    assert [source.name for _, source in open_sources(data)] == ["files"]
+
+
+def test_an_unknown_source_is_refused():
+    data = configuration.pretraining("bert", "tiny", 2).data
+    data.source = "web"
+    with pytest.raises(InputError, match="there are: pydocs, files, tfds, mixture"):
+        open_sources(data)
+
+
+def test_python_docs_are_parsed_and_never_executed(tmp_path):
+    path = tmp_path / "module.py"
+    path.write_text(
+        '"""A module about the careful reading of   documentation.\n\n    Second paragraph."""\n'
+        "raise SystemExit('executed')\n"
+        'def f():\n    """Short."""\n'
+        'class C:\n    """A class whose docstring is long enough to be kept."""\n'
+    )
+    assert pydocs.docstrings(str(path)) == [
+        "A module about the careful reading of documentation.\nSecond paragraph.",
+        "A class whose docstring is long enough to be kept.",
+    ]
+    path.write_text("def broken(:\n")
+    assert pydocs.docstrings(str(path)) == []
+
+
+def test_topics_of_pydoc_are_documents():
+    import pydoc_data.topics
+
+    assert len(pydocs.docstrings(pydoc_data.topics.__file__)) > 50
+
+
+def test_python_docs_drop_exact_duplicates(tmp_path, monkeypatch):
+    text = '"""The same documentation stands in both of these two files."""\n'
+    for name in ("a.py", "b.py"):
+        (tmp_path / name).write_text(text)
+    paths = {"stdlib": str(tmp_path), "purelib": str(tmp_path), "platlib": str(tmp_path)}
+    monkeypatch.setattr(pydocs.sysconfig, "get_paths", lambda: paths)
+    source = pydocs.PythonDocs()
+    assert read(source) == read(source) == ["The same documentation stands in both of these two files."]

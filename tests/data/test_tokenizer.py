@@ -1,0 +1,52 @@
+import pytest
+
+from mux_jax.data.tokenizer import load_tokenizer, special_tokens, train_tokenizer
+from mux_jax.errors import InputError
+from tests.conftest import WORDS
+
+_VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "hello", "wor", "##ld", "!"]
+
+
+def test_training_is_deterministic_and_has_the_special_tokens():
+    texts = [" ".join(WORDS)] * 20
+    a, b = (train_tokenizer(texts, 100) for _ in range(2))
+    assert a.to_str() == b.to_str()
+    assert special_tokens(a).mask == a.token_to_id("[MASK]")
+    assert a.get_vocab_size() <= 100
+    assert a.decode(a.encode("River LIGHT").ids) == "river light"
+
+
+def test_vocab_txt_and_its_folder(tmp_path, capsys):
+    (tmp_path / "vocab.txt").write_text("\n".join(_VOCAB))
+    for path in (tmp_path, tmp_path / "vocab.txt"):
+        tokenizer = load_tokenizer(str(path))
+        assert tokenizer.encode("Hello world!", add_special_tokens=False).tokens == ["hello", "wor", "##ld", "!"]
+    assert "lower-cased" in capsys.readouterr().out
+    (tmp_path / "vocab.txt").write_text("\n".join([*_VOCAB, "Hello"]))
+    assert load_tokenizer(str(tmp_path)).encode("Hello", add_special_tokens=False).tokens == ["Hello"]
+
+
+def test_tokenizer_json(tmp_path):
+    trained = train_tokenizer([" ".join(WORDS)] * 20, 100)
+    trained.enable_padding()
+    trained.save(str(tmp_path / "tokenizer.json"))
+    assert load_tokenizer(str(tmp_path)).encode("river").ids == trained.encode("river").ids
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("vocab.txt", "[PAD]\n[UNK]\nhello\n", r"lacks \[CLS\], \[SEP\], \[MASK\]"),
+        ("vocab.txt", "\n".join([*_VOCAB, "hello"]), "more than once"),
+        ("tokenizer.json", "{", "not a tokenizer.json"),
+    ],
+)
+def test_bad_vocabularies_are_refused(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=message):
+        load_tokenizer(str(tmp_path / name))
+
+
+def test_a_missing_vocabulary_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no file"):
+        load_tokenizer(str(tmp_path))

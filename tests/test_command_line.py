@@ -1,0 +1,111 @@
+"""Bad input from the command line: one line on stderr, exit status 2, no traceback, no work done."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mux_jax import configuration
+from mux_jax.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+
+
+def pretrain(*arguments, cwd=ROOT, devices=1):
+    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    command = [sys.executable, str(ROOT / "launch" / "pretrain.py"), *arguments]
+    return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True)
+
+
+def assert_refused(run, message):
+    assert run.returncode == 2, run.stdout + run.stderr
+    assert run.stderr.startswith("error: ") and run.stderr.count("\n") == 1, run.stderr
+    assert message in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--config=FILE is needed"),
+        (["--config=configs/nothing.py"], "configs/nothing.py"),
+        (["--config=configs/mux_bert.py:sizes=tiny"], "there are (with defaults): size=tiny, width=2"),
+        (["--config=configs/mux_bert.py:size=huge"], "there are: tiny, small, base, large"),
+        (["--config=configs/mux_bert.py:width=two"], "width is of type int"),
+        (["--config=configs/mux_bert.py", "--config.rowz=8"], "rowz"),
+        (["--config=configs/mux_bert.py", "--config.model.wid=8"], "wid"),
+        (["--config=configs/mux_bert.py", "--config.rows=many"], "many"),
+        (["--config=configs/mux_bert.py", "--nonsense"], "nonsense"),
+        (["--config=configs/mux_bert.py", "nonsense"], "nonsense"),
+    ],
+)
+def test_flags_that_cannot_be_parsed(arguments, message):
+    assert_refused(pretrain(*arguments), message)
+
+
+def test_a_bad_batch_and_a_bad_workdir(tmp_path):
+    config = f"--config={ROOT}/configs/mux_bert.py"
+    assert_refused(pretrain(config, "--config.rows=6", cwd=tmp_path, devices=4), "rows=6 must be a multiple of 4")
+    (tmp_path / "file").write_text("")
+    assert_refused(pretrain(config, "--workdir=file/run", cwd=tmp_path), "cannot be written")
+    bad_glob = pretrain(config, "--config.data.source=files", "--config.data.files=*.txt", cwd=tmp_path)
+    assert_refused(bad_glob, "no file matches '*.txt'")
+    assert not list(tmp_path.glob("runs/*/config.json"))  # the next try may be another configuration
+
+
+def test_help_is_help():
+    run = pretrain("--help")
+    assert "launch/pretrain.py --config=configs/mux_electra.py" in run.stdout and "--workdir" in run.stdout
+    assert "Traceback" not in run.stderr
+
+
+def bert(**changes):
+    config = configuration.pretraining("bert", "tiny", changes.pop("width", 2))
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 0}, "model.width=0 must be at least 1"),
+        ({"model.multiplexer": "magic"}, "there are: gaussian, contextual"),
+        ({"model.num_attention_heads": 3}, "must be a multiple"),
+        ({"pretraining.objective": "clm"}, "there are: retrieval, mlm, rtd"),
+        ({"pretraining.objective": "retrieval", "width": 1}, "width 1 has nothing to separate"),
+        ({"data.sequence_length": 65}, "longer than model.max_position_embeddings=64"),
+        ({"data.sequence_length": 4}, "at least 8"),
+        ({"stages": ("primming",)}, "there are: priming, pretraining"),
+        ({"stages": ("priming", "priming")}, "each stage once"),
+        ({"priming.warmup_steps": 10**6}, "warmup_steps=1000000 must be from 0 to"),
+        ({"priming.steps": 0, "priming.warmup_steps": 0}, "priming.steps=0 must be at least 1"),
+        ({"pretraining.learning_rate": 0.0}, "must be positive"),
+        ({"pretraining.mask_fraction": 1.5}, "must be in"),
+        ({"data.heldout_fraction": 0.0}, "must be in"),
+        ({"rows": 0}, "rows=0 must be at least 1"),
+    ],
+)
+def test_impossible_values_are_refused_by_field(changes, message):
+    with pytest.raises(InputError, match=message):
+        configuration.check(bert(**changes))
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "base", "large"])
+@pytest.mark.parametrize("architecture", ["bert", "electra"])
+def test_every_size_is_a_valid_configuration(architecture, size):
+    for width in (1, 2, 5, 10, 7):
+        config = configuration.pretraining(architecture, size, width)
+        configuration.check(config)
+        assert config.stages == (("priming", "pretraining") if width > 1 else ("pretraining",))
+
+
+def test_stages_may_be_given_as_one_word_list():
+    config = bert(stages=("pretraining,priming",))
+    assert [name for name, _ in configuration.stages(config)] == ["pretraining", "priming"]
+
+
+def test_ci_runs_the_readmes_test_command():
+    script = (ROOT / ".ci" / "run").read_text()
+    [command] = [line for line in (ROOT / "README.md").read_text().splitlines() if line.endswith("python -m pytest")]
+    assert f"grep -m 1 -x '{command}' README.md" in script

@@ -1,0 +1,221 @@
+"""A run trains, leaves what it should, and goes on exactly where it was stopped, however it was."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from mux_jax import load_pretrained
+from mux_jax.errors import InputError, TrainingError
+from mux_jax.training.checkpoints import Checkpoints, damaged
+from mux_jax.training.loop import train
+from tests.conftest import small_run
+
+ROOT = Path(__file__).parents[2]
+
+
+def metrics(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def params_of(workdir):
+    return jax.device_get(load_pretrained(str(workdir))[1])
+
+
+def assert_identical(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, y), a, b)
+
+
+def test_a_run_leaves_what_the_readme_says(run_config, tmp_path, capsys):
+    result = train(run_config, str(tmp_path / "run"))
+    workdir = tmp_path / "run"
+    assert result == json.loads((workdir / "result.json").read_text())
+    assert set(result["stages"]) == {"priming", "pretraining"}
+    assert {"loss", "retrieval_accuracy", "retrieval_accuracy_per_slot"} <= set(result["stages"]["priming"])
+    assert {"mlm_loss", "mlm_accuracy", "unigram_entropy"} <= set(result["stages"]["pretraining"])
+    for name in ("wall_seconds", "peak_memory_bytes", "instance_tokens_per_second", "parameters"):
+        assert result[name] > 0
+    steps = [row["step"] for row in metrics(workdir) if "loss" in row]
+    assert steps == [4, 8, 10, 12, 16, 20]
+    assert any("heldout_mlm_loss" in row for row in metrics(workdir))
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["rows"] == 8 and config["model"]["width"] == 2
+    assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((workdir / "tensorboard").iterdir()) and (workdir / "tokenizer.json").exists()
+    assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["12", "16", "20"]
+    assert "held-out figures" in capsys.readouterr().out
+    model, params = load_pretrained(str(workdir))
+    assert model.config.width == 2
+    assert model.apply({"params": params}, np.zeros((1, 2, 16), int)).shape == (1, 2, 16, model.config.vocab_size)
+
+
+def test_electra_with_a_learned_generator(text_file, tmp_path):
+    config = small_run("electra", text_file, tmp_path, generator="learned")
+    config.accumulate = 1
+    result = train(config, str(tmp_path / "run"))
+    assert {"rtd_roc_auc", "rtd_f1", "generator_mlm_loss"} <= set(result["stages"]["pretraining"])
+    assert "generator_retrieval_loss" in result["stages"]["priming"]
+
+
+def test_a_finished_run_does_nothing_more(run_config, tmp_path):
+    first = train(run_config, str(tmp_path / "run"))
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    again = train(run_config, str(tmp_path / "run"))
+    assert again["stages"] == first["stages"]
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+
+
+def command(config, workdir):
+    """The run of `config` as a process of its own, on one device."""
+    script = (
+        "import json, sys; from ml_collections import ConfigDict; from mux_jax.training.loop import train;"
+        "config = ConfigDict(json.loads(sys.argv[1])); config.stages = tuple(config.stages);"
+        "train(config, sys.argv[2])"
+    )
+    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONPATH": str(ROOT)}
+    arguments = [sys.executable, "-c", script, config.to_json_best_effort(), str(workdir)]
+    return subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for_step(process, workdir, step):
+    while process.poll() is None:
+        if (workdir / "metrics.jsonl").exists() and any(row["step"] >= step for row in whole_rows(workdir)):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"the run ended too early: {process.stdout.read()}")
+
+
+def whole_rows(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def test_killed_and_continued_equals_uninterrupted(run_config, tmp_path):
+    run_config.priming.steps = run_config.pretraining.steps = 30
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    output, _ = (process := command(run_config, undisturbed)).communicate()
+    assert process.returncode == 0, output
+    for step in (8, 36):  # within priming, then within pre-training
+        process = command(run_config, killed)
+        wait_for_step(process, killed, step)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    output, _ = (process := command(run_config, killed)).communicate()
+    assert process.returncode == 0, output
+    assert "continuing at step" in output
+    assert_identical(params_of(undisturbed), params_of(killed))
+    figures = [json.loads((d / "result.json").read_text())["stages"] for d in (undisturbed, killed)]
+    assert figures[0] == figures[1]
+    kept = [[{k: v for k, v in r.items() if "per_second" not in k} for r in metrics(d)] for d in (undisturbed, killed)]
+    assert kept[0] == kept[1]
+
+
+def test_sigterm_saves_and_exits_with_0(run_config, tmp_path):
+    run_config.priming.steps = 100_000
+    run_config.checkpoint.every = 100_000
+    process = command(run_config, tmp_path / "run")
+    wait_for_step(process, tmp_path / "run", 4)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert "stopped at step" in output and "Traceback" not in output
+    [saved] = (tmp_path / "run" / "checkpoints").iterdir()
+    assert f"stopped at step {saved.name}" in output and damaged(saved) is None
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "delete"])
+def test_a_damaged_checkpoint_is_named_and_skipped(run_config, tmp_path, capsys, damage):
+    workdir = tmp_path / "run"
+    train(run_config, str(workdir))
+    whole = params_of(workdir)
+    largest = max(
+        (p for p in (workdir / "checkpoints" / "20").glob("**/*") if p.is_file()), key=lambda p: p.stat().st_size
+    )
+    content = largest.read_bytes()
+    if damage == "delete":
+        largest.unlink()
+    else:
+        half = len(content) // 2
+        largest.write_bytes(
+            content[:half] + (bytes([content[half] ^ 1]) + content[half + 1 :] if damage == "flip" else b"")
+        )
+    train(run_config, str(workdir))
+    output = capsys.readouterr().out
+    assert "checkpoints/20 is damaged" in output and "continuing at step 16" in output
+    assert_identical(params_of(workdir), whole)
+
+
+def test_if_all_checkpoints_are_damaged_the_run_does_not_start_over(run_config, tmp_path):
+    workdir = tmp_path / "run"
+    train(run_config, str(workdir))
+    for folder in (workdir / "checkpoints").iterdir():
+        (folder / "params" / "manifest.ocdbt").write_bytes(b"")
+    with pytest.raises(TrainingError, match="all 3 checkpoints .* damaged"):
+        train(run_config, str(workdir))
+
+
+def test_saved_arrays_are_those_of_the_step_though_the_state_is_donated(tmp_path):
+    """The next step overwrites the buffers while the files are still being written."""
+    from etils import epath
+
+    checkpoints = Checkpoints(epath.Path(tmp_path), keep=3)
+    values = {"a": jax.numpy.arange(4_000_000.0)}
+    overwrite = jax.jit(lambda t: jax.tree.map(lambda x: x * 0 - 1, t), donate_argnums=0)
+    checkpoints.save(1, values, {"n": jax.numpy.zeros(())}, {"stage": "x"})
+    overwrite(values)
+    checkpoints.wait()
+    restored = checkpoints.restore_params(1, {"a": jax.ShapeDtypeStruct((4_000_000,), "float32")})
+    np.testing.assert_array_equal(restored["a"], np.arange(4_000_000.0))
+
+
+def test_another_configuration_is_refused_in_the_same_workdir(run_config, tmp_path):
+    run_config.stages = ("priming",)
+    train(run_config, str(tmp_path / "run"))
+    run_config.model.width, run_config.seed = 3, 1
+    with pytest.raises(InputError, match="model.width: 2 there, 3 now; seed: 0 there, 1 now"):
+        train(run_config, str(tmp_path / "run"))
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_checkpoint(run_config, tmp_path):
+    run_config.pretraining.learning_rate = 1e30
+    run_config.optimizer.clip_norm = 1e30
+    with pytest.raises(TrainingError, match=r"pretraining: .*loss.* is not finite at step 1[234].*checkpoints/1[02]"):
+        train(run_config, str(tmp_path / "run"))
+    assert_finite = jax.tree.map(lambda x: np.isfinite(x).all(), params_of(tmp_path / "run"))
+    assert all(jax.tree.leaves(assert_finite))
+
+
+def test_init_takes_what_fits_from_another_run(run_config, text_file, tmp_path, capsys):
+    run_config.stages = ("priming",)
+    train(run_config, str(tmp_path / "first"))
+    primed = params_of(tmp_path / "first")
+    second = small_run("electra", text_file, tmp_path)
+    second.stages = ("pretraining",)
+    second.init = str(tmp_path / "first")
+    second.pretraining.update(steps=1, warmup_steps=1)  # a first step of rate 0
+    train(second, str(tmp_path / "second"))
+    started = params_of(tmp_path / "second")
+    assert_identical(started["encoder"], primed["encoder"])
+    output = capsys.readouterr().out
+    assert "arrays from" in output and "new: detection_head/" in output
+    second.init = str(tmp_path / "nothing")
+    with pytest.raises(InputError, match="not the folder of a run"):
+        train(second, str(tmp_path / "third"))
+
+
+def test_a_run_goes_on_after_its_text_has_changed_if_the_cache_is_there(run_config, text_file, tmp_path):
+    run_config.stages = ("priming",)
+    train(run_config, str(tmp_path / "run"))
+    text_file.write_text(text_file.read_text() + "\n\nmore text\n")
+    train(run_config, str(tmp_path / "run"))
+    for cache in (tmp_path / "cache").glob("tokens-*"):
+        cache.rename(tmp_path / "moved")
+    with pytest.raises(InputError, match="has changed since the run"):
+        train(run_config, str(tmp_path / "run"))

@@ -1,0 +1,100 @@
+"""The step on any mesh of eight devices computes what one device computes."""
+
+import types
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from mux_jax.errors import InputError
+from mux_jax.models.model import MuxModel
+from mux_jax.objectives import objectives
+from mux_jax.training import step as steps
+from mux_jax.training.mesh import check_rows, make_mesh
+from tests.conftest import SPECIAL, draw_tokens, small_model
+
+MESHES = [(d, f, 8 // d // f) for d in (1, 2, 4, 8) for f in (1, 2, 4, 8) if d * f <= 8]
+STAGE = types.SimpleNamespace(
+    mask_fraction=0.25, replace_fraction=0.85, task_coefficient=0.9, retrieval_coefficient=0.1, detection_weight=1.0
+)
+
+
+def one_step(config, objective, mesh, accumulate=1, seed=0):
+    """Metrics and gradients of one step (SGD of rate 1: the parameters' change)."""
+    model = MuxModel(config, deterministic=False)
+    params = steps.init_params(model, mesh, seed=0)
+    before = jax.device_get(params)
+    optimizer = optax.sgd(1.0)
+    stage = types.SimpleNamespace(objective=objective, **vars(STAGE))
+    state = steps.init_state(params, optimizer, 0, mesh)
+    tokens = steps.to_device(np.asarray(draw_tokens(config, rows=8)), mesh)
+    compile_step = steps.make_train_step(objectives.make(stage, SPECIAL), model, optimizer, mesh, seed, accumulate)
+    state, metrics = compile_step(state, tokens)(state, tokens)
+    after = jax.device_get(state.params)
+    return jax.device_get(metrics), jax.tree.map(lambda a, b: a - b, before, after), state
+
+
+@pytest.fixture(scope="module", params=["mlm", "rtd"])
+def case(request):
+    config = small_model(architecture="electra", head=request.param, hidden_dropout=0.1, attention_dropout=0.1)
+    one = make_mesh(devices=jax.devices()[:1])
+    return config, request.param, *one_step(config, request.param, one)[:2]
+
+
+@pytest.mark.parametrize("shape", MESHES, ids=str)
+def test_loss_and_gradients_equal_one_device(case, shape):
+    config, objective, metrics, gradients = case
+    sharded_metrics, sharded_gradients, state = one_step(config, objective, make_mesh(*shape))
+    for name in metrics:
+        np.testing.assert_allclose(sharded_metrics[name], metrics[name], rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), sharded_gradients, gradients)
+    kernel = state.params["encoder"]["layers"]["intermediate"]["kernel"]
+    assert kernel.addressable_shards[0].data.size == kernel.size // (shape[1] * shape[2])
+
+
+@pytest.mark.parametrize("multiplexer", ["contextual"])
+def test_other_parts_shard_as_well(multiplexer):
+    config = small_model(multiplexer=multiplexer, architecture="electra", head="rtd", generator="learned", remat=True)
+    one, many = make_mesh(devices=jax.devices()[:1]), make_mesh(2, 2, 2)
+    expected, found = one_step(config, "rtd", one), one_step(config, "rtd", many)
+    np.testing.assert_allclose(found[0]["loss"], expected[0]["loss"], rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), found[1], expected[1])
+
+
+def test_accumulated_gradients_are_the_means_of_the_parts():
+    config, one = small_model(), make_mesh(devices=jax.devices()[:1])
+    metrics, gradients, _ = one_step(config, "retrieval", one, accumulate=4)
+
+    model = MuxModel(config, deterministic=False)
+    params, tokens = steps.init_params(model, one, seed=0), draw_tokens(config, rows=8)
+    objective = objectives.make(types.SimpleNamespace(objective="retrieval", **vars(STAGE)), SPECIAL)
+    value_and_grad = jax.jit(jax.value_and_grad(lambda p, tokens, rng: objective(model, p, {"tokens": tokens}, rng)[0]))
+    rng = jax.random.fold_in(jax.random.key(0), 0)
+    parts = [value_and_grad(params, tokens[i::4], jax.random.fold_in(rng, i)) for i in range(4)]
+    loss, expected = jax.tree.map(lambda *x: sum(x) / 4, *parts)
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), gradients, expected)
+
+    sharded_metrics, sharded, _ = one_step(config, "retrieval", make_mesh(2, 1, 1, devices=jax.devices()[:2]), 4)
+    np.testing.assert_allclose(sharded_metrics["loss"], loss, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), sharded, expected)
+
+
+def test_sizes_that_a_mesh_axis_does_not_divide_are_not_split():
+    config = small_model(vocab_size=63)
+    params = steps.init_params(MuxModel(config), make_mesh(1, 2, 4), seed=0)
+    word = params["embeddings"]["word"]
+    assert word.addressable_shards[0].data.shape == (63, 16)
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 1), (-1, 3, 1), (8, 2, 1), (0, 1, 1), (-1, -1, 1)])
+def test_a_mesh_that_does_not_fit_the_devices_is_refused(shape):
+    with pytest.raises(InputError, match="mesh"):
+        make_mesh(*shape)
+
+
+def test_rows_must_split_evenly():
+    check_rows(make_mesh(4, 2, 1), rows=16, accumulate=2)
+    with pytest.raises(InputError, match="rows=12 must be a multiple of 8"):
+        check_rows(make_mesh(4, 2, 1), rows=12, accumulate=1)
