@@ -20,8 +20,8 @@ def load_pretrained(path: str) -> tuple[Any, Any]:
     """
     import jax
 
-    from mux_jax.training.loop import read_run
     from mux_jax.training.mesh import make_mesh
+    from mux_jax.training.runs import read_run
 
     model, params, _ = read_run(path, make_mesh(devices=jax.devices()[:1]))
     return model, params

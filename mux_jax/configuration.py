@@ -93,18 +93,18 @@ def pretraining(architecture: str, size: str, width: int, **model: Any) -> ml_co
         sequence_length=64 if tiny else 512,
         heldout_fraction=0.02 if tiny else 0.005,
         cache_dir="",  # default: ~/.cache/mux_jax, or MUX_JAX_CACHE
-        workers=0,  # processes that load data, for hosts with many cores
+        workers=-1,  # processes that load data; -1: 4 on hosts of 16 cores and more, else none
     )
 
     config.priming = dict(
         objective="retrieval",
-        steps=400 if tiny else 20_000,
+        steps=450 if tiny else 20_000,
         learning_rate=2e-3 if tiny else 1e-4,
         warmup_steps=50 if tiny else 2_000,
     )
     config.pretraining = dict(
         objective="mlm",
-        steps=2600 if tiny else 980_000,
+        steps=2200 if tiny else 980_000,
         learning_rate=1.5e-3 if tiny else 1e-4,
         warmup_steps=50 if tiny else 10_000,
     )
@@ -170,8 +170,10 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise InputError(f"data.heldout_fraction={config.data.heldout_fraction} must be in (0, 1)")
     if config.data.vocab_size < 100:
         raise InputError(f"data.vocab_size={config.data.vocab_size} must be at least 100")
-    if config.data.workers < 0:
-        raise InputError(f"data.workers={config.data.workers} must not be negative")
+    if config.data.workers < -1:
+        raise InputError(
+            f"data.workers={config.data.workers} must be at least 0, or -1 for a number that fits the host"
+        )
     at_least_1 = {
         "rows": config.rows,
         "accumulate": config.accumulate,

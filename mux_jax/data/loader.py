@@ -1,5 +1,6 @@
 """Loading by Grain: packed sequences become shuffled batches of multiplexed rows."""
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,7 +42,13 @@ class Batches:
 
 
 def iterate(batches: Batches, start: int, workers: int) -> Iterator[np.ndarray]:
-    """Yields the batches from step `start` on, read ahead by threads, or by worker processes."""
+    """Yields the batches from step `start` on, read ahead by threads, or by worker processes.
+
+    `workers` of -1 means 4 processes on hosts of 16 cores and more, and none on smaller ones. The
+    batches are the same ones.
+    """
+    if workers == -1:
+        workers = 4 if os.cpu_count() >= 16 else 0
     dataset = grain.MapDataset.source(batches)[start:]
     dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
     if workers:

@@ -95,7 +95,7 @@ def _pack(source: Any, tokenizer: Tokenizer, length: int, heldout: float, folder
                 body, left[split] = np.split(stream, [rows * (length - 1)])
                 sequences = np.full((rows, length), special.cls, dtype)
                 sequences[:, 1:] = body.reshape(rows, length - 1)
-                sequences.tofile(files[split])
+                files[split].write(sequences.tobytes())
                 written[split] += rows
             report(done, f"{sum(written.values()) * length / 1e6:.1f} M tokens")
     for split, rows in written.items():

@@ -1,5 +1,6 @@
 """The model: embeddings, multiplexer, encoder, demultiplexer, heads."""
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -75,6 +76,7 @@ class MuxModel(nn.Module):
         A muxed row gets no attention mask: each of its positions belongs to N instances of
         different lengths. Width 1 is masked as in BERT.
         """
+        chex.assert_shape(tokens_BNL, (None, self.config.width, None))
         embedded_BNLE = self.embeddings(shard_rows(tokens_BNL))
         if self.config.width > 1:
             hidden, mask_BL = self.embeddings.place(self.multiplexer(embedded_BNLE, mask_BNL)), None

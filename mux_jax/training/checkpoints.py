@@ -8,6 +8,7 @@ run stood, data position included, and its configuration). After Orbax has commi
 import contextlib
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,49 +16,49 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from mux_jax.errors import InputError, TrainingError
+from mux_jax.errors import TrainingError
 from mux_jax.progress import say
 
 _DIGESTS = "digests.json"
 
 
 class Checkpoints:
-    """The checkpoints of a run: asynchronous, the last `keep` kept."""
+    """The checkpoints of a run: asynchronous, the last `keep` kept. Without `keep`, to read only."""
 
-    def __init__(self, folder: epath.Path, keep: int):
+    def __init__(self, folder: epath.Path, keep: int | None = None):
         self._folder = folder
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
+            read_only=keep is None,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
         )
         self._manager = ocp.CheckpointManager(folder, options=options)
 
     def save(self, step: int, params: Any, opt_state: Any, run: dict[str, Any]) -> None:
         """Starts to save; the arrays are copied before it returns, the files are written after."""
-        if step in self._manager.all_steps():
-            return  # the run stopped right after it had saved
         items = dict(params=ocp.args.StandardSave(params), optimizer=ocp.args.StandardSave(opt_state))
         self._manager.save(step, args=ocp.args.Composite(**items, run=ocp.args.JsonSave(run)))
 
-    def latest(self) -> tuple[int, dict[str, Any]] | None:
+    def latest(self, set_damaged_aside: bool = False) -> tuple[int, dict[str, Any]] | None:
         """The step and `run` of the newest whole checkpoint; None if there are none at all.
 
-        Damaged ones are named and removed from the list, newest first.
+        Damaged ones are named and, so that their steps can be saved again, renamed if asked for.
 
         Raises:
           TrainingError: there are checkpoints, and all are damaged.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
-            damage = damaged(self._folder / str(step))
+            folder = self._folder / str(step)
+            damage = damaged(folder)
             if damage is None:
                 return step, self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
-            say(f"checkpoint {self._folder / str(step)} is damaged ({damage}); trying the one before it")
-            self._manager.delete(step)
+            say(f"checkpoint {folder} is damaged ({damage}); trying the one before it")
+            if set_damaged_aside and step != steps[-1]:
+                folder.rename(self._folder / f"damaged-{step}-{time.time_ns()}")
+                self._manager.reload()
         if steps:
-            raise TrainingError(
-                f"all {len(steps)} checkpoints in {self._folder} were damaged; start again in another workdir"
-            )
+            raise TrainingError(f"all checkpoints in {self._folder} are damaged; start again in another workdir")
         return None
 
     def restore_params(self, step: int, abstract: Any) -> Any:
@@ -146,19 +147,3 @@ def write_atomically(path: epath.Path, text: str) -> None:
 
 def checkpoint_folder(workdir: epath.Path) -> epath.Path:
     return workdir / "checkpoints"
-
-
-def open_for_reading(workdir: str) -> tuple[Checkpoints, int, dict[str, Any]]:
-    """A finished or stopped run's checkpoints, and the step and `run` of the newest whole one.
-
-    Raises:
-      InputError: there is no such run, or it has saved nothing.
-    """
-    folder = epath.Path(workdir).expanduser().resolve()
-    if not checkpoint_folder(folder).exists():
-        raise InputError(f"{folder}: not the folder of a run (no `checkpoints` in it)")
-    checkpoints = Checkpoints(checkpoint_folder(folder), keep=2)
-    found = checkpoints.latest()
-    if found is None:
-        raise InputError(f"{folder}: the run has saved no checkpoint yet")
-    return checkpoints, *found

@@ -3,9 +3,11 @@
 import json
 import logging
 import resource
+import time
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 from rich.table import Table
 
@@ -50,6 +52,41 @@ class Logbook:
 
     def close(self) -> None:
         self._board.close()
+
+
+class Meter:
+    """The metrics of the steps since the last flush, and how fast they went.
+
+    `total` is (instance-tokens, seconds) over all flushes; pauses, ended by `restart`, do not count.
+    """
+
+    def __init__(self, tokens_per_step: int, total: tuple[int, float]):
+        self.total = total
+        self._tokens_per_step = tokens_per_step
+        self._pending: list[dict[str, jax.Array]] = []
+        self._values: list[dict[str, float]] = []
+        self.restart()
+
+    def restart(self) -> None:
+        self._since = time.monotonic()
+
+    def add(self, metrics: dict[str, jax.Array]) -> None:
+        """Takes a step's metrics, without waiting for the device to finish it."""
+        self._pending.append(metrics)
+
+    def flush(self) -> dict[str, float]:
+        """Waits for the steps; the means of their metrics, and `instance_tokens_per_second`."""
+        self._values, self._pending = jax.device_get(self._pending), []
+        seconds, tokens = time.monotonic() - self._since, len(self._values) * self._tokens_per_step
+        self.total = (self.total[0] + tokens, self.total[1] + seconds)
+        self.restart()
+        means = {name: float(np.mean([v[name] for v in self._values])) for name in self._values[0]}
+        return means | {"instance_tokens_per_second": tokens / seconds}
+
+    def first_bad_step(self, step: int) -> int:
+        """Of the steps flushed last, ending with `step`, the first with a metric that is not finite."""
+        finite = [all(np.isfinite(x) for x in v.values()) for v in self._values]
+        return step - len(finite) + 1 + finite.index(False)
 
 
 def read_metrics(path: epath.Path) -> list[dict[str, Any]]:

@@ -10,9 +10,19 @@ from mux_jax.errors import InputError
 from mux_jax.progress import say
 from mux_jax.training.checkpoints import write_atomically
 
-# What a run may not change when it goes on: the model, and what makes a step see what it sees.
-_FIXED = ("model", "data", "seed", "rows", "accumulate", "init")
-_FREE = ("data.cache_dir", "data.workers", "model.scan_layers", "model.remat")
+# What a run may change when it goes on; anything else would make it another run.
+_FREE = (
+    "name",
+    "stages",
+    "log_every",
+    "eval.",
+    "checkpoint.",
+    "mesh.",
+    "data.cache_dir",
+    "data.workers",
+    "model.scan_layers",
+    "model.remat",
+)
 
 
 def open_workdir(path: str, config: ml_collections.ConfigDict) -> epath.Path:
@@ -33,7 +43,7 @@ def open_workdir(path: str, config: ml_collections.ConfigDict) -> epath.Path:
     if described.exists():
         before, now = flatten(json.loads(described.read_text())), flatten(to_dict(config))
         changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
-        refused = [k for k in changed if k.split(".")[0] in _FIXED and k not in _FREE]
+        refused = [k for k in changed if not k.startswith(_FREE)]
         shown = {k: f"{k}: {before.get(k)} there, {now.get(k)} now" for k in changed}
         if refused:
             raise InputError(

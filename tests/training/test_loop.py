@@ -68,7 +68,7 @@ def test_a_finished_run_does_nothing_more(run_config, tmp_path):
     first = train(run_config, str(tmp_path / "run"))
     before = (tmp_path / "run" / "metrics.jsonl").read_text()
     again = train(run_config, str(tmp_path / "run"))
-    assert again["stages"] == first["stages"]
+    assert again == first == json.loads((tmp_path / "run" / "result.json").read_text())
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
 
 
@@ -157,7 +157,7 @@ def test_if_all_checkpoints_are_damaged_the_run_does_not_start_over(run_config, 
     train(run_config, str(workdir))
     for folder in (workdir / "checkpoints").iterdir():
         (folder / "params" / "manifest.ocdbt").write_bytes(b"")
-    with pytest.raises(TrainingError, match="all 3 checkpoints .* damaged"):
+    with pytest.raises(TrainingError, match="all checkpoints in .* are damaged"):
         train(run_config, str(workdir))
 
 
@@ -186,10 +186,22 @@ def test_another_configuration_is_refused_in_the_same_workdir(run_config, tmp_pa
 def test_a_loss_that_is_not_finite_stops_with_step_and_checkpoint(run_config, tmp_path):
     run_config.pretraining.learning_rate = 1e30
     run_config.optimizer.clip_norm = 1e30
-    with pytest.raises(TrainingError, match=r"pretraining: .*loss.* is not finite at step 1[234].*checkpoints/1[02]"):
+    with pytest.raises(TrainingError, match=r"pretraining: .*loss.* not finite at step 1[234].*checkpoints/1[02]"):
         train(run_config, str(tmp_path / "run"))
     assert_finite = jax.tree.map(lambda x: np.isfinite(x).all(), params_of(tmp_path / "run"))
     assert all(jax.tree.leaves(assert_finite))
+
+
+def test_a_stage_may_be_added_to_a_finished_run_and_none_put_before_it(run_config, tmp_path):
+    both = train(run_config, str(tmp_path / "both"))
+    run_config.stages = ("priming",)
+    train(run_config, str(tmp_path / "run"))
+    run_config.stages = ("pretraining", "priming")
+    with pytest.raises(InputError, match="began with priming"):
+        train(run_config, str(tmp_path / "run"))
+    run_config.stages = ("priming", "pretraining")
+    assert train(run_config, str(tmp_path / "run"))["stages"] == both["stages"]
+    assert_identical(params_of(tmp_path / "run"), params_of(tmp_path / "both"))
 
 
 def test_init_takes_what_fits_from_another_run(run_config, text_file, tmp_path, capsys):

@@ -1,0 +1,23 @@
+"""SIGTERM, the signal of a preempted or cancelled job."""
+
+import signal
+
+from mux_jax.progress import say
+
+
+class StopSignal:
+    """SIGTERM asks for a stop after the current step; before the first, it ends the process."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before = signal.signal(signal.SIGTERM, lambda *_: self._leave())
+
+    def _leave(self) -> None:
+        say("stopped before training; nothing is lost")
+        raise SystemExit(0)
+
+    def __enter__(self) -> None:
+        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "requested", True))
+
+    def __exit__(self, *exception: object) -> None:
+        signal.signal(signal.SIGTERM, self._before)
