@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable, Sequence
 
-import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -24,19 +23,14 @@ def run(main: Callable[[], None], config: flags.FlagHolder) -> None:
             rest = flags.FLAGS(list(arguments))
             if len(rest) > 1:
                 raise InputError(f"unknown argument {rest[1]!r}; --help lists the flags")
-            if not flags.FLAGS["help"].present and not isinstance(config.value, ml_collections.ConfigDict):
+            if config.value is None and not flags.FLAGS["help"].present:
                 raise InputError("--config=FILE is needed, for example --config=configs/mux_electra.py")
+            if config.value is not None:
+                config.value.keys()  # raises what kept the file from being loaded
         except (flags.Error, InputError) as e:
             _leave(e, 2)
-        except (
-            AttributeError,
-            KeyError,
-            TypeError,
-            ValueError,
-        ) as e:  # ml_collections: no such field, or no such value
-            _leave(f"--config: {e}", 2)
-        except OSError as e:
-            _leave(f"--config: {e.strerror}: {e.filename}", 2)
+        except Exception as e:  # whatever the configuration file, or a field given a wrong value, raises
+            _leave(f"--config: {type(e).__name__}: {e}", 2)
         return rest
 
     def guarded(_: list[str]) -> None:
@@ -46,7 +40,7 @@ def run(main: Callable[[], None], config: flags.FlagHolder) -> None:
             main()
         except InputError as e:
             _leave(e, 2)
-        except TrainingError as e:
+        except (TrainingError, OSError) as e:
             _leave(e, 1)
 
     keep_freed_memory()

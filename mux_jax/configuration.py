@@ -4,6 +4,7 @@ A configuration is an `ml_collections.ConfigDict`. `pretraining` makes one; a co
 what is special to its family; the command line changes single fields (`--config.rows=64`).
 """
 
+import dataclasses
 from typing import Any
 
 import ml_collections
@@ -118,7 +119,7 @@ def pretraining(architecture: str, size: str, width: int, **model: Any) -> ml_co
     config.optimizer = dict(b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0)
     config.mesh = dict(data=-1, fsdp=1, tensor=1)  # -1: the devices that the others leave
     config.log_every = 20 if tiny else 100
-    config.eval = dict(every=200 if tiny else 10_000, batches=16 if tiny else 32)
+    config.eval = dict(every=200 if tiny else 10_000, batches=16)
     config.checkpoint = dict(every=200 if tiny else 5_000, keep=2)
     return config
 
@@ -131,7 +132,7 @@ def _source(weight: float, **fields: Any) -> dict[str, Any]:
 
 def stages(config: ml_collections.ConfigDict) -> list[tuple[str, ml_collections.ConfigDict]]:
     """The stages to run, (name, section), in order."""
-    names = [name.strip() for entry in config.stages for name in entry.split(",")]
+    names = [name.strip() for entry in config.stages for name in str(entry).split(",")]
     sections = [k for k, v in config.items() if isinstance(v, ml_collections.ConfigDict) and "objective" in v]
     for name in names:
         if name not in sections:
@@ -148,6 +149,9 @@ def model_config(config: ml_collections.ConfigDict, vocab_size: int) -> ModelCon
     """
     objectives = {v.objective for v in config.values() if isinstance(v, ml_collections.ConfigDict) and "objective" in v}
     head = "rtd" if "rtd" in objectives else "mlm"
+    unknown = set(config.model) - {field.name for field in dataclasses.fields(ModelConfig)}
+    if unknown:
+        raise InputError(f"model has no field {', '.join(sorted(unknown))}")
     return ModelConfig(head=head, vocab_size=vocab_size, **config.model)
 
 
@@ -170,6 +174,8 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise InputError(f"data.heldout_fraction={config.data.heldout_fraction} must be in (0, 1)")
     if config.data.vocab_size < 100:
         raise InputError(f"data.vocab_size={config.data.vocab_size} must be at least 100")
+    if config.seed < 0:
+        raise InputError(f"seed={config.seed} must not be negative")
     if config.data.workers < -1:
         raise InputError(
             f"data.workers={config.data.workers} must be at least 0, or -1 for a number that fits the host"

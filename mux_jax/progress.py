@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 console = Console()
 
-_QUIET_SECONDS = 10  # between two lines where there is no terminal
+_QUIET_SECONDS = 20  # between two lines where there is no terminal
 
 
 def say(text: str) -> None:
@@ -18,14 +18,17 @@ def say(text: str) -> None:
 
 
 @contextlib.contextmanager
-def progress(task: str) -> Iterator[Callable[[float, str], None]]:
-    """Yields `report(fraction done, note)`; shows the task, the note and the time left."""
+def progress(task: str, begun: float = 0.0) -> Iterator[Callable[[float, str], None]]:
+    """Yields `report(fraction done, note)`; shows the task, the note and the time left.
+
+    `begun` is the fraction that was done before, by another process.
+    """
     start = last = time.monotonic()
 
     if console.is_terminal:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
-            handle = bar.add_task(task, total=1.0, note="")
+            handle = bar.add_task(task, total=1.0, completed=begun, note="")
             yield lambda done, note="": bar.update(handle, completed=done, note=note)
         return
 
@@ -34,7 +37,7 @@ def progress(task: str) -> Iterator[Callable[[float, str], None]]:
         now = time.monotonic()
         if now - last >= _QUIET_SECONDS:
             last = now
-            left = (now - start) * (1 - done) / max(done, 1e-9)
+            left = (now - start) * (1 - done) / max(done - begun, 1e-9)
             say(f"{task}: {done:.0%}  {note}  {_minutes(left)} left")
 
     yield report

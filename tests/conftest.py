@@ -69,20 +69,34 @@ def draw_tokens(config: ModelConfig, rows: int = 3, length: int = 12, seed: int 
     return tokens.at[:, :, 0].set(SPECIAL.cls)
 
 
-@pytest.fixture
-def text_file(tmp_path):
-    """A few hundred short documents of a small world."""
-    path = tmp_path / "text.txt"
+def write_text(folder):
+    """A file of a few hundred short documents of a small world."""
     lines = []
     for i in range(400):
         words = [WORDS[(i * 7 + j * j + j * i) % len(WORDS)] for j in range(25)]
         lines.append(" ".join(words) + f" number {i}.\n\n")
-    path.write_text("".join(lines))
-    return path
+    (folder / "text.txt").write_text("".join(lines))
+    return folder / "text.txt"
+
+
+def use_one_device(monkeypatch):
+    """Runs see one of the virtual devices: they are several times faster on few cores."""
+    one = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *backend: one)
 
 
 @pytest.fixture
-def run_config(text_file, tmp_path):
+def text_file(tmp_path):
+    return write_text(tmp_path)
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    use_one_device(monkeypatch)
+
+
+@pytest.fixture
+def run_config(text_file, tmp_path, one_device):
     """A run of two short stages on `text_file`, seconds long."""
     return small_run("bert", text_file, tmp_path)
 

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ class PackedTokens:
         self._path = folder / f"{split}.bin"
         self._dtype, self._shape = meta["dtype"], (meta[split], meta["sequence_length"])
         self._rows = None
+        size = self._shape[0] * self._shape[1] * np.dtype(self._dtype).itemsize
+        if not self._path.exists() or self._path.stat().st_size != size:
+            raise InputError(f"{self._path} is damaged; remove {folder} and start again")
 
     def __len__(self) -> int:
         return self._shape[0]
@@ -47,6 +51,15 @@ class PackedTokens:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_rows": None}  # a worker process maps the file itself
+
+
+def check_writable(cache_dir: Path) -> None:
+    """Makes the folder of the caches; `InputError` if nothing can be written there."""
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=cache_dir).close()
+    except OSError as e:
+        raise InputError(f"cannot write to {cache_dir} (data.cache_dir): {e.strerror}") from e
 
 
 def cached_tokenizer(sources: list[tuple[float, Any]], vocab_size: int, cache_dir: Path) -> Tokenizer:
@@ -150,7 +163,6 @@ def _building(path: Path) -> Iterator[Path]:
             _remove(stale)
     temporary = path.with_name(f"{path.name}.building-{host}-{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         _remove(temporary)
         yield temporary
         # Neither call replaces what another process has put there first.
@@ -160,8 +172,6 @@ def _building(path: Path) -> Iterator[Path]:
             return
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(f"no space left in {path.parent} (data.cache_dir); the partial cache was removed") from e
-        if e.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EPERM):
-            raise InputError(f"cannot write to {path.parent} (data.cache_dir): {e.strerror}") from e
         raise
     finally:
         _remove(temporary)

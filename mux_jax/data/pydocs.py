@@ -60,8 +60,8 @@ class PythonDocs:
                     if f not in _SKIPPED_FOLDERS and not (root == paths["stdlib"] and f == "site-packages")
                 )  # fmt: skip
                 for name in names:
-                    if name.endswith(".py"):
-                        path = os.path.join(folder, name)
+                    path = os.path.join(folder, name)
+                    if name.endswith(".py") and os.path.isfile(path):
                         files[path] = os.path.getsize(path)
         return sorted(files.items())
 

@@ -4,11 +4,13 @@
 `open_sources(config.data)` is the one entry. A new source is a class and a line in `_open`.
 """
 
+import codecs
 import glob
 import gzip
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -60,25 +62,39 @@ class TextFiles:
             count = 0
             with path.open("rb") as raw:
                 stream = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
-                for text in getattr(self, self._READERS[_suffix(path)])(path, stream):
-                    count += 1
-                    yield text, min(1.0, (before + raw.tell()) / total)
+                try:
+                    for text in getattr(self, self._READERS[_suffix(path)])(path, stream):
+                        count += 1
+                        done = min(1.0, (before + raw.tell()) / total)
+                        for i in range(0, len(text), _LONGEST):
+                            yield text[i : i + _LONGEST], done
+                except InputError:
+                    raise
+                except (OSError, EOFError, zlib.error, ValueError, RecursionError) as e:
+                    raise InputError(f"{path}: cannot be read: {e}") from e
             if not count:
                 raise InputError(f"{path}: no text in the file")
             before += path.stat().length
 
-    def _lines(self, path: epath.Path, stream: Any) -> Iterator[str]:
-        offset = 0
-        for line in stream:
+    def _lines(self, path: epath.Path, stream: Any, limit: int = -1) -> Iterator[str]:
+        """The lines, in parts of `limit` bytes if they are longer."""
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        offset = 0  # of what the decoder has not turned into text yet
+        while line := stream.readline(limit):
             try:
-                yield line.decode("utf-8")
+                text = decoder.decode(line, final=line.endswith(b"\n"))
             except UnicodeDecodeError as e:
                 raise InputError(f"{path}: not UTF-8 at byte {offset + e.start}") from e
-            offset += len(line)
+            yield text
+            offset += len(text.encode())
+        try:
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError as e:
+            raise InputError(f"{path}: not UTF-8 at byte {offset}") from e
 
     def _text(self, path: epath.Path, stream: Any) -> Iterator[str]:
         paragraphs, size = [], 0
-        for line in self._lines(path, stream):
+        for line in self._lines(path, stream, limit=_LONGEST):
             line = line.strip()
             if line:
                 paragraphs.append(line)
@@ -95,11 +111,13 @@ class TextFiles:
                 continue
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError as e:
+            except (ValueError, RecursionError) as e:
                 raise InputError(f"{path}:{number}: not JSON: {e}") from e
             text = record.get(self._field) if isinstance(record, dict) else None
             if not isinstance(text, str):
                 raise InputError(f"{path}:{number}: no text in field {self._field!r} (data.text_field)")
+            if any("\ud800" <= c <= "\udfff" for c in text):
+                raise InputError(f"{path}:{number}: field {self._field!r} has half of a surrogate pair")
             if text.strip():
                 yield text
 
@@ -112,6 +130,9 @@ class TextFiles:
         names = table.schema_arrow.names
         if self._field not in names:
             raise InputError(f"{path}: no column {self._field!r} (data.text_field); there are: {', '.join(names)}")
+        kind = table.schema_arrow.field(self._field).type
+        if kind not in (pyarrow.string(), pyarrow.large_string()):
+            raise InputError(f"{path}: column {self._field!r} (data.text_field) is of type {kind}, not string")
         for batch in table.iter_batches(batch_size=1024, columns=[self._field]):
             for text in batch.column(0).to_pylist():
                 if text and text.strip():
@@ -133,8 +154,8 @@ class Tfds:
         folder = _prepared(root, name)
         if folder is None:
             raise InputError(
-                f"data set {name!r} is not prepared in {root} (data.tfds_dir). On a machine with "
-                f"TensorFlow: tfds build {name} --data_dir={root} --file_format=array_record"
+                f"data set {name!r} is not prepared in {root} (data.tfds_dir). On a machine with TensorFlow: "
+                f"tfds build {_build_name(name)} --data_dir={root} --file_format=array_record"
             )
         self._builder = tfds.builder_from_directory(folder)
         info = self._builder.info
@@ -207,10 +228,19 @@ def _glob(pattern: str) -> list[epath.Path]:
     return sorted(path for path in epath.Path(folder).glob(name) if not path.is_dir())
 
 
+def _build_name(name: str) -> str:
+    """How `tfds build` wants a name: huggingface:OWNER__NAME for huggingface:OWNER/NAME."""
+    return name.replace("/", "__", 1) if name.startswith("huggingface:") and "__" not in name else name
+
+
 def _prepared(root: epath.Path, name: str) -> epath.Path | None:
     """The newest version folder of a prepared data set, or None."""
-    if name.startswith("huggingface:"):
-        name = name.removeprefix("huggingface:").lower().replace("/", "__").replace("-", "_")
+    if name.startswith("huggingface:"):  # TFDS keeps OWNER/NAME as owner__name
+        from tensorflow_datasets.core.utils.conversion_utils import to_tfds_name
+
+        owner, _, rest = name.removeprefix("huggingface:").replace("__", "/").partition("/")
+        data_set, slash, config = rest.partition("/")
+        name = to_tfds_name(f"{owner}/{data_set}" if data_set else owner) + slash + config
     folder = root / name
     if not folder.exists():
         return None

@@ -58,7 +58,10 @@ def load_tokenizer(path: str) -> Tokenizer:
         tokenizer.no_padding()
         tokenizer.no_truncation()
     else:
-        words = file.read_text().splitlines()
+        try:
+            words = file.read_bytes().decode("utf-8").rstrip("\n").replace("\r\n", "\n").split("\n")
+        except (OSError, UnicodeDecodeError) as e:
+            raise InputError(f"{file}: cannot be read: {e}") from e
         vocabulary = {word: i for i, word in enumerate(words)}
         if len(vocabulary) != len(words):
             raise InputError(f"{file}: {len(words) - len(vocabulary)} tokens appear more than once")

@@ -104,11 +104,10 @@ class ModelConfig:
                     f"model.embedding_size={self.embedding_size} must equal "
                     f"model.hidden_size={self.hidden_size} in a BERT"
                 )
-            if self.multiplexer == "contextual" and self.width > 1:
+            if self.multiplexer == "contextual" and self.embedding_size % self.num_attention_heads:
                 raise InputError(
-                    "model.multiplexer='contextual' has layers of the encoder's size and needs "
-                    f"model.embedding_size={self.embedding_size} to equal "
-                    f"model.hidden_size={self.hidden_size}"
+                    f"model.multiplexer='contextual' needs model.embedding_size={self.embedding_size} to be a "
+                    f"multiple of model.num_attention_heads={self.num_attention_heads}"
                 )
         if self.num_demux_layers < 2:
             raise InputError(f"model.num_demux_layers={self.num_demux_layers} must be at least 2")

@@ -16,7 +16,7 @@ position is `instance` [B, 1, L]. A new demultiplexer is a class here and a line
 import jax
 from flax import linen as nn
 
-from mux_jax.models.layers import dense, gelu, layer_norm, partitioned
+from mux_jax.models.layers import dense, gelu, layer_norm, partitioned, shard_rows
 
 
 def select(hidden_BLD: jax.Array, positions_BXP: jax.Array | None) -> jax.Array:
@@ -31,6 +31,14 @@ class Demultiplexer(nn.Module):
 
     config: "ModelConfig"  # noqa: F821
     deterministic: bool = True
+
+    def act(self, states: jax.Array) -> jax.Array:
+        """GELU of a layer's output, split over devices by row.
+
+        Left to itself, XLA (0.10) splits N or P as well on a mesh whose three axes all split, and
+        gets the gradients wrong, though not the loss.
+        """
+        return gelu(shard_rows(states))
 
     def dense(self, **kwargs) -> nn.Dense:
         return dense(self.config.hidden_size, ("embed", "mlp"), self.config.compute_dtype, **kwargs)
@@ -60,14 +68,14 @@ class RSA(Demultiplexer):
     def join(self, hidden_BLD: jax.Array, instance: jax.Array, positions: jax.Array | None) -> jax.Array:
         """GELU([k_i ; h_j] W + b), [B, X, P, D]."""
         keys_ND = self.dense_keys(self.keys)
-        return gelu(self.layers[0](select(hidden_BLD, positions)) + keys_ND[instance])
+        return self.act(self.layers[0](select(hidden_BLD, positions)) + keys_ND[instance])
 
     def __call__(self, hidden_BLD: jax.Array, instance: jax.Array, positions: jax.Array | None = None) -> jax.Array:
         # The last layer of the stack serves retrieval alone, as in the released weights.
         x = self.drop(self.join(hidden_BLD, instance, positions))
         for layer in self.layers[1:-1]:
-            x = x + self.drop(gelu(layer(x)))
-        return x + self.output_norm(gelu(self.output(x)))
+            x = x + self.drop(self.act(layer(x)))
+        return x + self.output_norm(self.act(self.output(x)))
 
     def retrieval(self, hidden_BLD: jax.Array, instance: jax.Array, positions: jax.Array | None = None) -> jax.Array:
         # Released MUX-BERT reads two layers without skips, MUX-ELECTRA all of them with skips.
@@ -75,9 +83,9 @@ class RSA(Demultiplexer):
         depth = self.config.num_demux_layers if skip else 2
         x = self.norms[0](self.join(hidden_BLD, instance, positions))
         for layer, norm in zip(self.layers[1:depth], self.norms[1:depth]):
-            y = norm(gelu(layer(x)))
+            y = norm(self.act(layer(x)))
             x = x + y if skip else y
-        y = self.retrieval_norm(gelu(self.retrieval_output(x)))
+        y = self.retrieval_norm(self.act(self.retrieval_output(x)))
         return x + y if skip else y
 
 
@@ -91,7 +99,7 @@ class Identity(Demultiplexer):
         return select(hidden_BLD, positions)
 
     def retrieval(self, hidden_BLD: jax.Array, instance: jax.Array, positions: jax.Array | None = None) -> jax.Array:
-        return self.retrieval_norm(gelu(self.retrieval_output(select(hidden_BLD, positions))))
+        return self.retrieval_norm(self.act(self.retrieval_output(select(hidden_BLD, positions))))
 
 
 DEMULTIPLEXERS = {"rsa": RSA}

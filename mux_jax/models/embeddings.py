@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mux_jax.models.layers import INIT, layer_norm, partitioned
+from mux_jax.models.layers import INIT, layer_norm, partitioned, shard_rows
 
 
 class Embeddings(nn.Module):
@@ -20,7 +20,9 @@ class Embeddings(nn.Module):
 
     def setup(self) -> None:
         def table(name: str, rows: int, axis: str | None) -> jax.Array:
-            return self.param(name, partitioned(INIT, axis, "embed"), (rows, self.embedding_size))
+            table = self.param(name, partitioned(INIT, axis, "embed"), (rows, self.embedding_size))
+            # Whole vectors before the lookup, or what is looked up is split along them, not by row.
+            return nn.with_logical_constraint(table, (axis, None))
 
         self.word = table("word", self.vocab_size, "vocab")
         self.position = table("position", self.max_position_embeddings, None)
@@ -30,7 +32,7 @@ class Embeddings(nn.Module):
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Embeds tokens int32[..., L] as [..., L, E]."""
-        return self.place(jnp.take(self.word, tokens, axis=0))
+        return self.place(jnp.take(self.word, shard_rows(tokens), axis=0))
 
     def place(self, embedded: jax.Array) -> jax.Array:
         """Gives [..., L, E] its positions: what follows the word lookup.
@@ -38,4 +40,4 @@ class Embeddings(nn.Module):
         The muxed sequence goes through it a second time, as precomputed input (method, step 3).
         """
         L = embedded.shape[-2]
-        return self.drop(self.norm(embedded + self.position[:L] + self.token_type[0]))
+        return self.drop(self.norm(shard_rows(embedded) + self.position[:L] + self.token_type[0]))

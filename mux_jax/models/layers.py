@@ -53,7 +53,10 @@ def gelu(x: jax.Array) -> jax.Array:
 
 
 def shard_rows(x: jax.Array) -> jax.Array:
-    """Keeps the leading axis of an activation split over the data axes of the mesh."""
+    """Keeps an activation split over the data axes of the mesh, by its leading axis and no other.
+
+    Without it the compiler may carry the split of a parameter into activations and their gradients.
+    """
     return nn.with_logical_constraint(x, ("rows",) + (None,) * (x.ndim - 1))
 
 
@@ -111,7 +114,7 @@ class TransformerLayer(nn.Module):
         hidden = norm(hidden + drop(attention(hidden, mask)), "attention_norm")
         x = gelu(dense(self.intermediate_size, ("embed", "mlp"), self.dtype, "intermediate")(hidden))
         x = dense(hidden.shape[-1], ("mlp", "embed"), self.dtype, "output")(x)
-        return norm(hidden + drop(x), "output_norm")
+        return shard_rows(norm(hidden + drop(x), "output_norm"))
 
 
 def transformer_layer(config, deterministic: bool) -> dict:

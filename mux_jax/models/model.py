@@ -77,7 +77,7 @@ class MuxModel(nn.Module):
         different lengths. Width 1 is masked as in BERT.
         """
         chex.assert_shape(tokens_BNL, (None, self.config.width, None))
-        embedded_BNLE = self.embeddings(shard_rows(tokens_BNL))
+        embedded_BNLE = self.embeddings(tokens_BNL)
         if self.config.width > 1:
             hidden, mask_BL = self.embeddings.place(self.multiplexer(embedded_BNLE, mask_BNL)), None
         else:

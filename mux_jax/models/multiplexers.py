@@ -44,7 +44,10 @@ class Gaussian(Multiplexer):
 
 
 class Contextual(Multiplexer):
-    """The contextual multiplexer (MUX-PLMs, sec. 3.2): attention before and across instances."""
+    """The contextual multiplexer (MUX-PLMs, sec. 3.2): attention before and across instances.
+
+    Its layers are as wide as the embeddings, which in the paper are as wide as the encoder.
+    """
 
     @nn.compact
     def __call__(self, embedded_BNLE: jax.Array, mask_BNL: jax.Array | None) -> jax.Array:

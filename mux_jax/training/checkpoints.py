@@ -1,11 +1,11 @@
 """Orbax checkpoints that survive a kill at any moment and tell when they are damaged.
 
 A checkpoint is a folder named by its step with `params`, `optimizer` and `run` (JSON: where the
-run stood, data position included, and its configuration). After Orbax has committed it, a file
-`digests.json` is added; a checkpoint whose files do not agree with it is named and skipped.
+run stood, data position included, and its configuration). With them goes `digests.json`; a checkpoint
+whose files do not agree with it is named and skipped. (Orbax notices a truncated file, by an
+exception in the midst of restoring, and not a changed one.)
 """
 
-import contextlib
 import hashlib
 import json
 import time
@@ -20,6 +20,7 @@ from mux_jax.errors import TrainingError
 from mux_jax.progress import say
 
 _DIGESTS = "digests.json"
+_ITEMS = ("params", "optimizer", "run")
 
 
 class Checkpoints:
@@ -29,7 +30,7 @@ class Checkpoints:
         self._folder = folder
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
-            read_only=keep is None,
+            create=keep is not None,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
         )
         self._manager = ocp.CheckpointManager(folder, options=options)
@@ -84,26 +85,23 @@ class Checkpoints:
         self._manager.close()
 
     def _write_digests(self) -> None:
-        """Runs after each commit, on Orbax's thread."""
+        """Runs on Orbax's thread when the items are written, before the checkpoint gets its final name."""
         if jax.process_index() > 0:
             return
         for folder in self._folder.iterdir():
-            if folder.name.isdigit() and not (folder / _DIGESTS).exists():
-                with contextlib.suppress(FileNotFoundError):  # removed meanwhile: too old to keep
-                    write_atomically(folder / _DIGESTS, json.dumps(dict(_digests(folder))))
+            if folder.name.split(".")[0].isdigit() and not (folder / _DIGESTS).exists():
+                write_atomically(folder / _DIGESTS, json.dumps(dict(_digests(folder))))
 
 
 def damaged(folder: epath.Path) -> str | None:
-    """What is wrong with a committed checkpoint, or None.
-
-    One without digests was killed between its commit and them, and is whole.
-    """
+    """What is wrong with a checkpoint, or None."""
     if not (folder / _DIGESTS).exists():
-        return None
+        return f"{_DIGESTS} is missing"
     try:
         expected = json.loads((folder / _DIGESTS).read_text())
-    except ValueError:
-        return f"{_DIGESTS} is not JSON"
+        expected = dict(expected)
+    except (ValueError, TypeError):
+        return f"{_DIGESTS} does not list digests"
     found = dict(_digests(folder))
     for name, digest in expected.items():
         if name not in found:
@@ -114,14 +112,12 @@ def damaged(folder: epath.Path) -> str | None:
 
 
 def _digests(folder: epath.Path) -> Iterator[tuple[str, str]]:
-    """(name, digest) of every file; a digest is of the bytes where the disk is local.
+    """(name, digest) of every file of the items; a digest is of the bytes where the disk is local.
 
     Object stores keep checksums of their own, and reading back from them is slow: sizes there.
     """
     local = "://" not in str(folder)
-    for path in _files(folder):
-        if path.name.startswith(_DIGESTS):
-            continue
+    for path in (file for item in _ITEMS for file in _files(folder / item)):
         name = str(path.relative_to(folder))
         if local:
             with open(path, "rb") as f:
@@ -131,7 +127,7 @@ def _digests(folder: epath.Path) -> Iterator[tuple[str, str]]:
 
 
 def _files(folder: epath.Path) -> Iterator[epath.Path]:
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.iterdir() if folder.exists() else ()):
         if path.is_dir():
             yield from _files(path)
         else:

@@ -12,11 +12,12 @@ from etils import epath
 from tokenizers import Tokenizer
 
 from mux_jax.data.loader import Batches
-from mux_jax.data.packing import PackedTokens, cached_tokenizer, cached_tokens
+from mux_jax.data.packing import PackedTokens, cached_tokenizer, cached_tokens, check_writable
 from mux_jax.data.sources import open_sources
 from mux_jax.data.tokenizer import SpecialTokens, load_tokenizer, special_tokens
 from mux_jax.errors import InputError
 from mux_jax.training.checkpoints import write_atomically
+from mux_jax.training.runs import check_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +40,11 @@ def prepare(config: Any, workdir: epath.Path) -> RunData:
       InputError: bad text, or text that has changed since the run began.
     """
     cache_dir = Path(config.data.cache_dir or os.environ.get("MUX_JAX_CACHE", "~/.cache/mux_jax")).expanduser()
+    check_writable(cache_dir)
     tokenizer_file, caches_file = workdir / "tokenizer.json", workdir / "data.json"
     # config.json is written last: without it, what is here is of a start that failed.
-    known = json.loads(caches_file.read_text()) if (workdir / "config.json").exists() else None
+    begun = (workdir / "config.json").exists() and caches_file.exists()
+    known = json.loads(caches_file.read_text()) if begun else None
     if known and all((cache_dir / name).exists() for _, name in known):
         caches = known
         tokenizer = Tokenizer.from_str(tokenizer_file.read_text())
@@ -49,10 +52,8 @@ def prepare(config: Any, workdir: epath.Path) -> RunData:
         sources = open_sources(config.data)
         if known:
             tokenizer = Tokenizer.from_str(tokenizer_file.read_text())
-        elif config.data.tokenizer:
-            tokenizer = load_tokenizer(config.data.tokenizer)
         else:
-            tokenizer = cached_tokenizer(sources, config.data.vocab_size, cache_dir)
+            tokenizer = _tokenizer(config, sources, cache_dir)
         length, heldout = config.data.sequence_length, config.data.heldout_fraction
         caches = [
             [weight, cached_tokens(source, tokenizer, length, heldout, cache_dir).name] for weight, source in sources
@@ -70,6 +71,17 @@ def prepare(config: Any, workdir: epath.Path) -> RunData:
     return RunData(tokenizer, train, heldout)
 
 
+def _tokenizer(config: Any, sources: list[tuple[float, Any]], cache_dir: Path) -> Tokenizer:
+    """The tokenizer of a new run: the given one, that of the run it starts from, or a trained one."""
+    given = load_tokenizer(config.data.tokenizer) if config.data.tokenizer else None
+    if not config.init:
+        return given or cached_tokenizer(sources, config.data.vocab_size, cache_dir)
+    theirs = load_tokenizer(str(check_run(config.init) / "tokenizer.json"))
+    if given and given.get_vocab() != theirs.get_vocab():
+        raise InputError(f"data.tokenizer={config.data.tokenizer} has another vocabulary than init={config.init}")
+    return theirs
+
+
 def train_batches(data: RunData, config: Any) -> Batches:
     """The batches of this host, by step."""
     return Batches(
@@ -82,25 +94,27 @@ def train_batches(data: RunData, config: Any) -> Batches:
     )
 
 
-def heldout_batches(data: RunData, config: Any) -> list[np.ndarray]:
-    """The same held-out rows of this host at each evaluation, `eval.batches` of them at most.
+def heldout_batches(data: RunData, config: Any, multiple: int) -> list[np.ndarray]:
+    """The held-out rows of this host, the same at each evaluation: `eval.batches` batches at most.
+
+    A batch has `rows` rows, or fewer, a multiple of `multiple`, where the text has no more.
 
     Raises:
-      InputError: less held-out text than one batch.
+      InputError: less held-out text than that.
     """
-    needed = config.rows * config.model.width
-    held = sum(len(sequences) for _, sequences in data.heldout)
-    if held < needed:
+    held = sum(len(sequences) for _, sequences in data.heldout) // config.model.width
+    rows = min(config.rows, held // multiple * multiple)
+    if not rows:
         raise InputError(
-            f"the held-out text has {held} sequences of {config.data.sequence_length} tokens, fewer than one batch of "
-            f"rows={config.rows} x model.width={config.model.width}; raise data.heldout_fraction or lower rows"
+            f"the held-out text has {held} rows of model.width={config.model.width} sequences of "
+            f"{config.data.sequence_length} tokens, and {multiple} devices need one each; raise data.heldout_fraction"
         )
     batches = Batches(
         data.heldout,
-        rows=config.rows,
+        rows=rows,
         width=config.model.width,
         seed=0,
         host=jax.process_index(),
         hosts=jax.process_count(),
     )
-    return [batches[i] for i in range(min(config.eval.batches, held // needed))]
+    return [batches[i] for i in range(min(config.eval.batches, held // rows))]

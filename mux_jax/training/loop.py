@@ -20,12 +20,12 @@ from mux_jax.models.model import MuxModel
 from mux_jax.objectives import objectives
 from mux_jax.progress import progress, say
 from mux_jax.training import data as run_data
-from mux_jax.training import mesh as meshes
 from mux_jax.training.checkpoints import Checkpoints, checkpoint_folder, write_atomically
 from mux_jax.training.evaluation import evaluate, unigram_entropy
 from mux_jax.training.logbook import Logbook, Meter, peak_memory_bytes, plot_curves, print_summary
+from mux_jax.training.mesh import check_rows, make_mesh, rows_multiple
 from mux_jax.training.optimizer import learning_rate, make_optimizer
-from mux_jax.training.runs import params_from_run
+from mux_jax.training.runs import check_run, params_from_run
 from mux_jax.training.step import (
     TrainState,
     abstract_params,
@@ -52,12 +52,13 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
     """
     clock = time.monotonic()
     configuration.check(config)
-    mesh = meshes.make_mesh(**config.mesh)
-    meshes.check_rows(mesh, config.rows, config.accumulate)
+    mesh = make_mesh(**config.mesh)
+    check_rows(mesh, config.rows, config.accumulate)
     stop = StopSignal()
     folder = open_workdir(workdir, config)
+    if config.init:
+        check_run(config.init)
     data = run_data.prepare(config, folder)
-    describe_workdir(folder, config)
     return _Run(config, folder, data, mesh, stop, clock).train()
 
 
@@ -77,7 +78,9 @@ class _Run:
         )
         self.model_config = configuration.model_config(config, data.tokenizer.get_vocab_size())
         self.model = MuxModel(self.model_config, deterministic=False)
-        self.heldout = [to_device(tokens, mesh) for tokens in run_data.heldout_batches(data, config)]
+        heldout = run_data.heldout_batches(data, config, rows_multiple(mesh))
+        self.heldout = [to_device(tokens, mesh) for tokens in heldout]
+        self.unigram_entropy = unigram_entropy(np.stack(heldout), dataclasses.astuple(data.special))
         self.checkpoints = Checkpoints(checkpoint_folder(workdir), config.checkpoint.keep)
         self.results: dict[str, dict[str, Any]] = {}  # held-out figures of the stages that have ended
         self.wall_before = 0.0  # seconds that earlier processes of this run took
@@ -85,23 +88,21 @@ class _Run:
     def train(self) -> dict[str, Any]:
         stages = configuration.stages(self.config)
         params, state = self.resume([name for name, _ in stages])
+        describe_workdir(self.workdir, self.config)
         self.log = Logbook(self.workdir, self.step)
         self.meter = Meter(self.config.rows * self.config.model.width * self.config.data.sequence_length, self.metered)
-        if all(name in self.results for name, _ in stages) and (self.workdir / "result.json").exists():
-            result = json.loads((self.workdir / "result.json").read_text())
-        else:
+        with self.stop:
             end = 0
-            with self.stop:
-                for name, stage in stages:
-                    start, end = end, end + stage.steps
-                    if name not in self.results:
-                        optimizer = make_optimizer(stage, self.config.optimizer)
-                        state = state or init_state(params, optimizer, start, self.mesh)
-                        params, state = self.run_stage(name, stage, optimizer, state, start, end), None
+            for name, stage in stages:
+                start, end = end, end + stage.steps
+                if name not in self.results:
+                    optimizer = make_optimizer(stage, self.config.optimizer)
+                    state = state or init_state(params, optimizer, start, self.mesh)
+                    params, state = self.run_stage(name, stage, optimizer, state, start, end), None
+            self.checkpoints.close()
             result = self.result(params)
-        self.checkpoints.close()
-        self.log.close()
-        plot_curves(self.log.rows, self.workdir / "curves.png")
+            self.log.close()
+            plot_curves(self.log.rows, self.workdir / "curves.png")
         print_summary(result, self.workdir)
         return result
 
@@ -138,7 +139,7 @@ class _Run:
         eval_step = make_eval_step(objective, self.model, mesh)(state.params, tokens, jax.random.key(0))
 
         self.meter.restart()
-        with progress(name) as report:
+        with progress(name, begun=(step - start) / stage.steps) as report:
             while step < end:
                 state, metrics = train_step(state, tokens)
                 self.meter.add(metrics)
@@ -156,8 +157,6 @@ class _Run:
                 if evaluating:
                     figures = self.evaluate(eval_step, state.params)
                     self.log.write(step, name, {f"heldout_{k}": v for k, v in figures.items()})
-                    shown = (f"{k} {v:.4f}" for k, v in figures.items() if isinstance(v, float))
-                    say(f"{name} step {step}, held out: {', '.join(shown)}")
                 if last:
                     self.results[name] = figures
                 if saving:
@@ -171,8 +170,7 @@ class _Run:
     def evaluate(self, eval_step: Callable, params: Any) -> dict[str, Any]:
         figures = evaluate(eval_step, params, self.heldout)
         if "mlm_loss" in figures:
-            tokens = np.stack([jax.device_get(batch) for batch in self.heldout])
-            figures["unigram_entropy"] = unigram_entropy(tokens, dataclasses.astuple(self.data.special))
+            figures["unigram_entropy"] = self.unigram_entropy
         return figures
 
     def check_finite(self, stage: str, step: int, means: dict[str, float]) -> None:
@@ -209,7 +207,12 @@ class _Run:
         raise SystemExit(0)
 
     def result(self, params: Any) -> dict[str, Any]:
-        """Writes `result.json`."""
+        """Writes `result.json`; finds it written if the run had ended before."""
+        path = self.workdir / "result.json"
+        if path.exists():
+            result = json.loads(path.read_text())
+            if result["stages"] == self.results:
+                return result
         tokens, seconds = self.meter.total
         result = {
             "stages": self.results,
@@ -218,5 +221,5 @@ class _Run:
             "instance_tokens_per_second": tokens / seconds,
             "parameters": sum(x.size for x in jax.tree.leaves(params)),
         }
-        write_atomically(self.workdir / "result.json", json.dumps(result, indent=2) + "\n")
+        write_atomically(path, json.dumps(result, indent=2) + "\n")
         return result

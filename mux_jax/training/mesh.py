@@ -64,9 +64,14 @@ def param_shardings(mesh: Mesh, boxed: Any) -> Any:
     return jax.tree.map(sharding, nn.meta.unbox(boxed), nn.get_partition_spec(boxed))
 
 
+def rows_multiple(mesh: Mesh) -> int:
+    """The devices that rows are split over; a batch has a multiple of it."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
 def check_rows(mesh: Mesh, rows: int, accumulate: int) -> None:
     """Refuses a batch that does not split evenly over the data axes and the accumulated parts."""
-    parts = mesh.shape["data"] * mesh.shape["fsdp"] * accumulate
+    parts = rows_multiple(mesh) * accumulate
     if rows % parts:
         raise InputError(
             f"rows={rows} must be a multiple of {parts}: data={mesh.shape['data']} x "

@@ -14,16 +14,22 @@ from mux_jax.training.checkpoints import Checkpoints, checkpoint_folder
 from mux_jax.training.step import abstract_params
 
 
+def check_run(path: str) -> epath.Path:
+    """The folder of a run; `InputError` if it is not one."""
+    workdir = epath.Path(path).expanduser().resolve()
+    if not checkpoint_folder(workdir).exists():
+        raise InputError(f"{workdir}: not the folder of a run (no `checkpoints` in it)")
+    return workdir
+
+
 def read_run(path: str, mesh: jax.sharding.Mesh) -> tuple[MuxModel, Any, int]:
     """The model, parameters and step of the newest whole checkpoint of the run in `path`.
 
     Raises:
       InputError: there is no such run, or it has saved nothing.
     """
-    workdir = epath.Path(path).expanduser().resolve()
-    if not checkpoint_folder(workdir).exists():
-        raise InputError(f"{workdir}: not the folder of a run (no `checkpoints` in it)")
-    checkpoints = Checkpoints(checkpoint_folder(workdir), keep=None)
+    workdir = check_run(path)
+    checkpoints = Checkpoints(checkpoint_folder(workdir))
     found = checkpoints.latest()
     if found is None:
         raise InputError(f"{workdir}: the run has saved no checkpoint yet")

@@ -6,7 +6,7 @@ from mux_jax.progress import say
 
 
 class StopSignal:
-    """SIGTERM asks for a stop after the current step; before the first, it ends the process."""
+    """SIGTERM asks a running stage to stop after its step, and ends the process before the first."""
 
     def __init__(self) -> None:
         self.requested = False

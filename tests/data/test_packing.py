@@ -26,7 +26,7 @@ class Texts:
             yield text, (i + 1) / len(self.texts)
 
 
-TEXTS = [f"{i} " + " ".join(WORDS[(i * j) % len(WORDS)] for j in range(1, 9)) for i in range(300)]
+TEXTS = [" ".join(WORDS[(i // 24 ** (j % 2) + i * j) % 24] for j in range(9)) for i in range(300)]
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +101,8 @@ class Interrupted(Texts):
 )
 def test_an_interrupted_build_leaves_nothing(tokenizer, tmp_path, error, raised, message):
     with pytest.raises(raised, match=message):
-        packing.cached_tokens(Interrupted(TEXTS, error), tokenizer, 16, 0.2, tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
+        packing.cached_tokens(Interrupted(TEXTS, error), tokenizer, 16, 0.2, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_leavings_of_a_killed_build_are_swept(tokenizer, tmp_path):
@@ -139,10 +139,20 @@ def test_too_little_text_is_refused(tokenizer, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_cache_folder_that_cannot_be_written_is_refused(tokenizer, tmp_path):
+def test_a_cache_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write"):
-        build(tokenizer, tmp_path / "file")
+        packing.check_writable(tmp_path / "file" / "cache")
+    packing.check_writable(tmp_path / "cache")
+    assert (tmp_path / "cache").is_dir()
+
+
+def test_a_damaged_cache_is_refused(tokenizer, tmp_path):
+    folder = build(tokenizer, tmp_path)
+    content = (folder / "train.bin").read_bytes()
+    (folder / "train.bin").write_bytes(content[:-2])
+    with pytest.raises(InputError, match="train.bin is damaged"):
+        packing.PackedTokens(folder, "train")
 
 
 def test_a_trained_vocabulary_is_cached(tmp_path):

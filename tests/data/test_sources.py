@@ -52,12 +52,21 @@ def test_parquet(tmp_path):
     assert files(tmp_path / "a.parquet") == ["one", "two"]
     with pytest.raises(InputError, match="no column 'body'.*there are: text, id"):
         files(tmp_path / "a.parquet", "body")
+    with pytest.raises(InputError, match="is of type int64, not string"):
+        files(tmp_path / "a.parquet", "id")
+    (tmp_path / "b.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(InputError, match="b.parquet: cannot be read"):
+        files(tmp_path / "b.parquet")
 
 
 def test_a_long_document_is_cut_to_bound_memory(tmp_path):
     (tmp_path / "a.txt").write_text(("x" * 999 + "\n") * 2500)
+    assert max(map(len, files(tmp_path / "a.txt"))) <= 1_000_000
+    (tmp_path / "a.txt").write_text("é" * 2_500_000)  # one line, cut within characters of two bytes
     documents = files(tmp_path / "a.txt")
-    assert len(documents) == 3 and max(map(len, documents)) < 1_100_000
+    assert "".join(documents).replace("\n", "") == "é" * 2_500_000 and max(map(len, documents)) <= 1_000_000
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "x" * 2_500_000}))
+    assert [len(text) for text in files(tmp_path / "a.jsonl")] == [1_000_000, 1_000_000, 500_000]
 
 
 def test_progress_goes_from_0_to_1(tmp_path):
@@ -75,6 +84,11 @@ def test_progress_goes_from_0_to_1(tmp_path):
         ("a.jsonl", b'{"text": "x"}\n{"text": \n', "a.jsonl:2: not JSON"),
         ("a.jsonl", b'{"text": "x"}\n{"body": "y"}\n', "a.jsonl:2: no text in field 'text'"),
         ("a.jsonl", b"[1]\n", "a.jsonl:1: no text in field 'text'"),
+        ("a.jsonl", b'{"text": "\\ud800"}\n', "a.jsonl:1: .* half of a surrogate pair"),
+        ("a.jsonl", b"[" * 100_000, "a.jsonl:1: not JSON"),
+        ("a.txt", b"x" * 1_000_001 + b"\xc3", "a.txt: not UTF-8 at byte 1000001"),
+        ("a.txt.gz", b"not gzip", "a.txt.gz: cannot be read"),
+        ("a.txt.gz", gzip.compress(b"some text" * 1000)[:40], "a.txt.gz: cannot be read"),
         ("a.csv", b"x", "must end in .txt, .jsonl, .parquet"),
     ],
 )
@@ -133,6 +147,12 @@ def tfds_config(prepared, **changes):
     return data
 
 
+@pytest.mark.parametrize("given", ["huggingface:Some/my-set/en", "huggingface:Some__my-set/en"])
+def test_hugging_face_names_are_found_where_tfds_puts_them(prepared, given):
+    (prepared / "mini").rename(prepared / "some__my_set")
+    assert open_sources(tfds_config(prepared, tfds_name=given))
+
+
 @pytest.mark.parametrize("name", ["mini/en", "mini/en/1.0.0", "mini"])
 def test_prepared_tfds_is_read_without_tensorflow(prepared, name):
     [(weight, source)] = open_sources(tfds_config(prepared, tfds_name=name))
@@ -145,7 +165,7 @@ def test_prepared_tfds_is_read_without_tensorflow(prepared, name):
     ("changes", "message"),
     [
         (dict(tfds_name="lm1b"), "tfds build lm1b --data_dir=.* --file_format=array_record"),
-        (dict(tfds_name="huggingface:some/set"), "not prepared"),
+        (dict(tfds_name="huggingface:some/set"), "tfds build huggingface:some__set"),
         (dict(tfds_split="test"), "there are: train"),
         (dict(text_field="body"), "no feature 'body'.*text, title"),
         (dict(tfds_name=""), "tfds_name is empty"),

@@ -149,7 +149,7 @@ def test_bfloat16_products_keep_float32_parameters_and_logits():
         (dict(architecture="gpt"), "there are: bert, electra"),
         (dict(hidden_dropout=1.0), r"must be in \[0, 1\)"),
         (dict(embedding_size=16), "must equal"),
-        (dict(architecture="electra", embedding_size=16, multiplexer="contextual"), "contextual"),
+        (dict(architecture="electra", embedding_size=12, multiplexer="contextual"), "contextual"),
         (dict(num_demux_layers=1), "at least 2"),
     ],
 )

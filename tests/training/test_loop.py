@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,14 +12,30 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from mux_jax import load_pretrained
 from mux_jax.errors import InputError, TrainingError
 from mux_jax.training.checkpoints import Checkpoints, damaged
 from mux_jax.training.loop import train
-from tests.conftest import small_run
+from tests.conftest import small_run, use_one_device, write_text
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a finished run, its configuration and its result; copy it to change it."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        use_one_device(patch)
+        config = small_run("bert", write_text(folder), folder)
+        return folder / "run", config, train(config, str(folder / "run"))
+
+
+@pytest.fixture
+def copy(finished, tmp_path, one_device):
+    return shutil.copytree(finished[0], tmp_path / "run"), finished[1]
 
 
 def metrics(workdir):
@@ -33,9 +50,8 @@ def assert_identical(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, y), a, b)
 
 
-def test_a_run_leaves_what_the_readme_says(run_config, tmp_path, capsys):
-    result = train(run_config, str(tmp_path / "run"))
-    workdir = tmp_path / "run"
+def test_a_run_leaves_what_the_readme_says(finished):
+    workdir, _, result = finished
     assert result == json.loads((workdir / "result.json").read_text())
     assert set(result["stages"]) == {"priming", "pretraining"}
     assert {"loss", "retrieval_accuracy", "retrieval_accuracy_per_slot"} <= set(result["stages"]["priming"])
@@ -50,13 +66,12 @@ def test_a_run_leaves_what_the_readme_says(run_config, tmp_path, capsys):
     assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert list((workdir / "tensorboard").iterdir()) and (workdir / "tokenizer.json").exists()
     assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["12", "16", "20"]
-    assert "held-out figures" in capsys.readouterr().out
     model, params = load_pretrained(str(workdir))
     assert model.config.width == 2
     assert model.apply({"params": params}, np.zeros((1, 2, 16), int)).shape == (1, 2, 16, model.config.vocab_size)
 
 
-def test_electra_with_a_learned_generator(text_file, tmp_path):
+def test_electra_with_a_learned_generator(text_file, tmp_path, one_device):
     config = small_run("electra", text_file, tmp_path, generator="learned")
     config.accumulate = 1
     result = train(config, str(tmp_path / "run"))
@@ -64,12 +79,12 @@ def test_electra_with_a_learned_generator(text_file, tmp_path):
     assert "generator_retrieval_loss" in result["stages"]["priming"]
 
 
-def test_a_finished_run_does_nothing_more(run_config, tmp_path):
-    first = train(run_config, str(tmp_path / "run"))
-    before = (tmp_path / "run" / "metrics.jsonl").read_text()
-    again = train(run_config, str(tmp_path / "run"))
-    assert again == first == json.loads((tmp_path / "run" / "result.json").read_text())
-    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+def test_a_finished_run_does_nothing_more(copy, finished, capsys):
+    workdir, config = copy
+    before = (workdir / "metrics.jsonl").read_text()
+    assert train(config, str(workdir)) == finished[2] == json.loads((workdir / "result.json").read_text())
+    assert (workdir / "metrics.jsonl").read_text() == before
+    assert "held-out figures" in capsys.readouterr().out
 
 
 def command(config, workdir):
@@ -130,41 +145,51 @@ def test_sigterm_saves_and_exits_with_0(run_config, tmp_path):
     assert f"stopped at step {saved.name}" in output and damaged(saved) is None
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "delete"])
-def test_a_damaged_checkpoint_is_named_and_skipped(run_config, tmp_path, capsys, damage):
-    workdir = tmp_path / "run"
-    train(run_config, str(workdir))
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(copy, capsys):
+    workdir, config = copy
     whole = params_of(workdir)
-    largest = max(
-        (p for p in (workdir / "checkpoints" / "20").glob("**/*") if p.is_file()), key=lambda p: p.stat().st_size
-    )
-    content = largest.read_bytes()
-    if damage == "delete":
-        largest.unlink()
-    else:
-        half = len(content) // 2
-        largest.write_bytes(
-            content[:half] + (bytes([content[half] ^ 1]) + content[half + 1 :] if damage == "flip" else b"")
-        )
-    train(run_config, str(workdir))
+    damage(workdir / "checkpoints" / "20", "flip")
+    (workdir / "result.json").unlink()
+    train(config, str(workdir))
     output = capsys.readouterr().out
     assert "checkpoints/20 is damaged" in output and "continuing at step 16" in output
     assert_identical(params_of(workdir), whole)
 
 
-def test_if_all_checkpoints_are_damaged_the_run_does_not_start_over(run_config, tmp_path):
-    workdir = tmp_path / "run"
-    train(run_config, str(workdir))
-    for folder in (workdir / "checkpoints").iterdir():
-        (folder / "params" / "manifest.ocdbt").write_bytes(b"")
+def damage(checkpoint, kind):
+    largest = max((p for p in checkpoint.glob("**/*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = largest.read_bytes()
+    half = len(content) // 2
+    if kind == "delete":
+        largest.unlink()
+    else:
+        rest = bytes([content[half] ^ 1]) + content[half + 1 :] if kind == "flip" else b""
+        largest.write_bytes(content[:half] + rest)
+
+
+@pytest.mark.parametrize("kind", ["truncate", "flip", "delete"])
+def test_damage_is_named_and_skipped(tmp_path, capsys, kind):
+    checkpoints = Checkpoints(epath.Path(tmp_path), keep=3)
+    for step in (1, 2):
+        arrays = {"a": jax.random.normal(jax.random.key(step), (1000,))}
+        checkpoints.save(step, arrays, arrays, {"stage": f"at {step}"})
+    checkpoints.wait()
+    assert checkpoints.latest() == (2, {"stage": "at 2"})
+    damage(tmp_path / "2", kind)
+    assert checkpoints.latest() == (1, {"stage": "at 1"})
+    assert f"{tmp_path}/2 is damaged" in capsys.readouterr().out
+    checkpoints.latest(set_damaged_aside=True)
+    checkpoints.save(2, arrays, arrays, {"stage": "again"})
+    checkpoints.wait()
+    assert checkpoints.latest() == (2, {"stage": "again"})
+    damage(tmp_path / "1", kind)
+    damage(tmp_path / "2", kind)
     with pytest.raises(TrainingError, match="all checkpoints in .* are damaged"):
-        train(run_config, str(workdir))
+        checkpoints.latest()
 
 
 def test_saved_arrays_are_those_of_the_step_though_the_state_is_donated(tmp_path):
     """The next step overwrites the buffers while the files are still being written."""
-    from etils import epath
-
     checkpoints = Checkpoints(epath.Path(tmp_path), keep=3)
     values = {"a": jax.numpy.arange(4_000_000.0)}
     overwrite = jax.jit(lambda t: jax.tree.map(lambda x: x * 0 - 1, t), donate_argnums=0)
@@ -175,12 +200,12 @@ def test_saved_arrays_are_those_of_the_step_though_the_state_is_donated(tmp_path
     np.testing.assert_array_equal(restored["a"], np.arange(4_000_000.0))
 
 
-def test_another_configuration_is_refused_in_the_same_workdir(run_config, tmp_path):
-    run_config.stages = ("priming",)
-    train(run_config, str(tmp_path / "run"))
-    run_config.model.width, run_config.seed = 3, 1
+def test_another_configuration_is_refused_in_the_same_workdir(copy):
+    workdir, config = copy
+    other = config.copy_and_resolve_references()
+    other.model.width, other.seed = 3, 1
     with pytest.raises(InputError, match="model.width: 2 there, 3 now; seed: 0 there, 1 now"):
-        train(run_config, str(tmp_path / "run"))
+        train(other, str(workdir))
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_checkpoint(run_config, tmp_path):
@@ -192,34 +217,31 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_checkpoint(run_config, tm
     assert all(jax.tree.leaves(assert_finite))
 
 
-def test_a_stage_may_be_added_to_a_finished_run_and_none_put_before_it(run_config, tmp_path):
-    both = train(run_config, str(tmp_path / "both"))
-    run_config.stages = ("priming",)
-    train(run_config, str(tmp_path / "run"))
-    run_config.stages = ("pretraining", "priming")
+def test_a_stage_may_be_added_to_a_finished_run_and_none_put_before_it(finished, tmp_path, one_device):
+    _, config, both = finished
+    config = config.copy_and_resolve_references()
+    config.stages = ("priming",)
+    train(config, str(tmp_path / "run"))
+    config.stages = ("pretraining", "priming")
     with pytest.raises(InputError, match="began with priming"):
-        train(run_config, str(tmp_path / "run"))
-    run_config.stages = ("priming", "pretraining")
-    assert train(run_config, str(tmp_path / "run"))["stages"] == both["stages"]
-    assert_identical(params_of(tmp_path / "run"), params_of(tmp_path / "both"))
+        train(config, str(tmp_path / "run"))
+    config.stages = ("priming", "pretraining")
+    assert train(config, str(tmp_path / "run"))["stages"] == both["stages"]
+    assert_identical(params_of(tmp_path / "run"), params_of(finished[0]))
 
 
-def test_init_takes_what_fits_from_another_run(run_config, text_file, tmp_path, capsys):
-    run_config.stages = ("priming",)
-    train(run_config, str(tmp_path / "first"))
-    primed = params_of(tmp_path / "first")
-    second = small_run("electra", text_file, tmp_path)
-    second.stages = ("pretraining",)
-    second.init = str(tmp_path / "first")
-    second.pretraining.update(steps=1, warmup_steps=1)  # a first step of rate 0
-    train(second, str(tmp_path / "second"))
-    started = params_of(tmp_path / "second")
-    assert_identical(started["encoder"], primed["encoder"])
+def test_init_takes_what_fits_from_another_run(finished, text_file, tmp_path, capsys, one_device):
+    config = small_run("electra", text_file, tmp_path)
+    config.stages = ("pretraining",)
+    config.init = str(finished[0])
+    config.pretraining.update(steps=1, warmup_steps=1)  # a first step of rate 0
+    train(config, str(tmp_path / "run"))
+    assert_identical(params_of(tmp_path / "run")["encoder"], params_of(finished[0])["encoder"])
     output = capsys.readouterr().out
     assert "arrays from" in output and "new: detection_head/" in output
-    second.init = str(tmp_path / "nothing")
+    config.init = str(tmp_path / "nothing")
     with pytest.raises(InputError, match="not the folder of a run"):
-        train(second, str(tmp_path / "third"))
+        train(config, str(tmp_path / "other"))
 
 
 def test_a_run_goes_on_after_its_text_has_changed_if_the_cache_is_there(run_config, text_file, tmp_path):
