@@ -164,7 +164,7 @@ class Tfds:
             ("feature", feature, "data.text_field", info.features),
         ):
             if value not in there:
-                raise InputError(f"{folder}: no {kind} {value!r} ({field}); there are: {', '.join(there)}")
+                raise InputError(f"{folder}: no {kind} {value!r} ({field}); there are: {', '.join(sorted(there))}")
         if info.file_format.value != "array_record":
             raise InputError(
                 f"{folder} is in {info.file_format.value} format, which needs TensorFlow; "
