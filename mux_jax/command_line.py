@@ -27,8 +27,13 @@ def run(main: Callable[[], None], config: flags.FlagHolder) -> None:
                 raise InputError("--config=FILE is needed, for example --config=configs/mux_electra.py")
             if config.value is not None:
                 config.value.keys()  # raises what kept the file from being loaded
-        except (flags.Error, InputError) as e:
+        except InputError as e:
             _leave(e, 2)
+        except flags.Error as e:
+            message, _, trace = str(e).partition("Traceback (most recent call last):")
+            _leave(message + trace.strip().rpartition("\n")[2], 2)
+        except (AttributeError, KeyError) as e:  # from ml_collections
+            _leave(f"--config has no such field: {e}", 2)
         except Exception as e:  # whatever the configuration file, or a field given a wrong value, raises
             _leave(f"--config: {type(e).__name__}: {e}", 2)
         return rest

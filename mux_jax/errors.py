@@ -1,8 +1,11 @@
 """Errors that a user can mend; entry points print them as one line."""
 
 
-class InputError(ValueError):
-    """Bad input or configuration: what was wrong, where, and what is allowed. Exit status 2."""
+class InputError(Exception):
+    """Bad input or configuration: what was wrong, where, and what is allowed. Exit status 2.
+
+    Not a ValueError: those that a configuration file raises, ml_collections rewrites as tracebacks.
+    """
 
 
 class TrainingError(RuntimeError):
