@@ -136,7 +136,7 @@ class _Run:
         tokens = to_device(next(batches), mesh)
         train_step = make_train_step(objective, self.model, optimizer, mesh, config.seed, config.accumulate)
         train_step = train_step(state, tokens)
-        eval_step = make_eval_step(objective, self.model, mesh)(state.params, tokens, jax.random.key(0))
+        eval_step = make_eval_step(objective, self.model, mesh)(state.params, self.heldout[0], jax.random.key(0))
 
         self.meter.restart()
         with progress(name, begun=(step - start) / stage.steps) as report:

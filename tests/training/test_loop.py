@@ -230,6 +230,17 @@ def test_a_stage_may_be_added_to_a_finished_run_and_none_put_before_it(finished,
     assert_identical(params_of(tmp_path / "run"), params_of(finished[0]))
 
 
+def test_held_out_text_may_be_less_than_a_batch(run_config, tmp_path):
+    run_config.data.heldout_fraction = 0.02
+    run_config.stages = ("priming",)
+    run_config.priming.update(steps=2, warmup_steps=1)
+    run_config.rows = 32
+    assert train(run_config, str(tmp_path / "run"))["stages"]["priming"]["loss"] > 0
+    run_config.model.width = 500
+    with pytest.raises(InputError, match="raise data.heldout_fraction"):
+        train(run_config, str(tmp_path / "other"))
+
+
 def test_init_takes_what_fits_from_another_run(finished, text_file, tmp_path, capsys, one_device):
     config = small_run("electra", text_file, tmp_path)
     config.stages = ("pretraining",)
