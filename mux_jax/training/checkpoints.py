@@ -98,8 +98,7 @@ def damaged(folder: epath.Path) -> str | None:
     if not (folder / _DIGESTS).exists():
         return f"{_DIGESTS} is missing"
     try:
-        expected = json.loads((folder / _DIGESTS).read_text())
-        expected = dict(expected)
+        expected = dict(json.loads((folder / _DIGESTS).read_text()))
     except (ValueError, TypeError):
         return f"{_DIGESTS} does not list digests"
     found = dict(_digests(folder))

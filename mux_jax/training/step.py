@@ -72,10 +72,11 @@ def make_train_step(
     mesh: Mesh,
     seed: int,
     accumulate: int,
-) -> Callable[[TrainState, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
-    """The jitted step: (state, tokens int32[B, N, L]) -> (state, scalars to log).
+) -> Callable[[TrainState, jax.Array], Callable]:
+    """The step, to be compiled by calling the result once with a state and tokens like those to come.
 
-    The state is donated. What is drawn depends on (seed, step) alone.
+    The compiled step is (state, tokens int32[B, N, L]) -> (state, scalars to log). The state is
+    donated. What is drawn depends on (seed, step) alone.
     """
 
     def loss_fn(params: Any, tokens: jax.Array, rng: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -99,8 +100,11 @@ def make_train_step(
 
 def make_eval_step(
     objective: Objective, model: MuxModel, mesh: Mesh
-) -> Callable[[Any, jax.Array, jax.Array], dict[str, jax.Array]]:
-    """The jitted evaluation: (params, tokens, rng) -> the objective's outputs, dropout off."""
+) -> Callable[[Any, jax.Array, jax.Array], Callable]:
+    """The evaluation, to be compiled in the same way: (params, tokens, rng) -> the objective's outputs.
+
+    Dropout is off.
+    """
 
     def step(params: Any, tokens_BNL: jax.Array, rng: jax.Array) -> dict[str, jax.Array]:
         loss, outputs = objective(model.clone(deterministic=True), params, {"tokens": tokens_BNL}, rng)
@@ -126,7 +130,7 @@ def _accumulate(gradients_of: Callable, params: Any, tokens: jax.Array, rng: jax
 
 
 def _on_mesh(step: Callable, mesh: Mesh, **jit_options: Any) -> Callable:
-    """`jax.jit` with the mesh and the axis rules in force while it traces."""
+    """Compiles for given arguments, with the mesh and the axis rules in force while JAX traces."""
     jitted = jax.jit(step, **jit_options)
 
     def compile_for(*args: Any) -> Callable:

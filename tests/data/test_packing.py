@@ -60,15 +60,12 @@ def test_packed_sequences_hold_the_documents_in_order(tokenizer, tmp_path, monke
 
 
 def test_the_split_does_not_depend_on_what_stands_around(tokenizer, tmp_path):
-    special = special_tokens(tokenizer)
-
     def heldout(texts):
         text = tokenizer.decode(
             stream(build(tokenizer, tmp_path, texts), "heldout").tolist(), skip_special_tokens=False
         )
         return set(d.strip() for d in text.split("[SEP]")[:-1])
 
-    assert special.sep is not None
     all_texts, fewer = heldout(TEXTS), heldout(TEXTS[100:])
     assert fewer <= all_texts and len(fewer) > 20
 
