@@ -5,8 +5,9 @@
         --config.data.source=files --config.data.files='books/*.txt'
 
 Arguments: size (tiny, small, base, large), width (1 is an ordinary ELECTRA), multiplexer
-(gaussian, contextual), generator (uniform: the paper's random replacements; learned: a smaller
-multiplexed masked LM, trained along). The default is `tiny` at width 2 on the documentation of
+(gaussian, binary, orthogonal, low_rank_orthogonal, contextual), demultiplexer (rsa, prefix),
+generator (uniform: the paper's random replacements; learned: a smaller multiplexed masked LM,
+trained along). The default is `tiny` at width 2 on the documentation of
 the Python installation: minutes on two cores. Expect there, on held-out text, a retrieval
 accuracy of 0.99 after priming and a detection ROC-AUC over 0.8 at the end.
 """
@@ -16,7 +17,7 @@ from mux_jax import configuration
 
 def get_config(argument=None):
     arguments = configuration.parse_arguments(
-        argument, size="tiny", width=2, multiplexer="gaussian", generator="uniform"
+        argument, size="tiny", width=2, multiplexer="gaussian", demultiplexer="rsa", generator="uniform"
     )
     config = configuration.pretraining("electra", **arguments)
     config.pretraining.objective = "rtd"

@@ -6,22 +6,21 @@ __version__ = "0.1.0"
 
 
 def load_pretrained(path: str) -> tuple[Any, Any]:
-    """Loads the newest whole checkpoint of a run.
+    """Loads a model: of a run, of the paper, or an ordinary BERT or ELECTRA.
 
     Args:
-      path: the folder of a run (its workdir).
+      path: the folder of a run (its newest whole checkpoint is loaded), a Hugging Face folder
+        (`config.json` with `model.safetensors` or `pytorch_model.bin`), or an id of the Hugging
+        Face hub, such as "princeton-nlp/muxbert_base_gaussian_hadamard_index_pos_2".
 
     Returns:
       (model, params): `model.apply({"params": params}, tokens, mask)` gives logits, as described
-      at `mux_jax.models.model.MuxModel`; `model.config` describes the model.
+      at `mux_jax.models.model.MuxModel`; `model.config` describes the model. Parameters are float32.
 
     Raises:
-      InputError: the folder holds no checkpoint.
+      InputError: there is no model, it is none that is known here, or its weights do not fit its
+        configuration.
     """
-    import jax
+    from mux_jax import pretrained
 
-    from mux_jax.training.mesh import make_mesh
-    from mux_jax.training.runs import read_run
-
-    model, params, _ = read_run(path, make_mesh(devices=jax.devices()[:1]))
-    return model, params
+    return pretrained.load_pretrained(path)

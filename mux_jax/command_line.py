@@ -41,15 +41,20 @@ def run(main: Callable[[], None], config: flags.FlagHolder) -> None:
     def guarded(_: list[str]) -> None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.ERROR)  # libraries are quiet unless asked
-        try:
-            main()
-        except InputError as e:
-            _leave(e, 2)
-        except (TrainingError, OSError) as e:
-            _leave(e, 1)
+        guard(main)
 
     keep_freed_memory()
     app.run(guarded, flags_parser=parse)
+
+
+def guard(main: Callable[[], None]) -> None:
+    """Calls `main`; errors are one line on stderr, and exit status 2 for bad input."""
+    try:
+        main()
+    except InputError as e:
+        _leave(e, 2)
+    except (TrainingError, OSError) as e:
+        _leave(e, 1)
 
 
 def _leave(error: object, status: int) -> None:

@@ -65,6 +65,8 @@ def pretraining(architecture: str, size: str, width: int, **model: Any) -> ml_co
         num_demux_layers=2,
         key_norm=1.0,
         learn_keys=False,
+        binary_epsilon=0.0,
+        prefix_token_id=680,
         generator="uniform",
         generator_scale=0.25,
         # A short run never sees a sequence twice; dropout would only slow it down.
@@ -142,8 +144,8 @@ def stages(config: ml_collections.ConfigDict) -> list[tuple[str, ml_collections.
     return [(name, config[name]) for name in names]
 
 
-def model_config(config: ml_collections.ConfigDict, vocab_size: int) -> ModelConfig:
-    """The model that a configuration describes, for a vocabulary of `vocab_size` tokens.
+def model_config(config: ml_collections.ConfigDict, vocab_size: int, cls_token_id: int = 0) -> ModelConfig:
+    """The model that a configuration describes, for a vocabulary of `vocab_size` tokens with that CLS.
 
     It gets the detection head if any of the sections of stages (run now or not) needs it.
     """
@@ -152,7 +154,7 @@ def model_config(config: ml_collections.ConfigDict, vocab_size: int) -> ModelCon
     unknown = set(config.model) - {field.name for field in dataclasses.fields(ModelConfig)}
     if unknown:
         raise InputError(f"model has no field {', '.join(sorted(unknown))}")
-    return ModelConfig(head=head, vocab_size=vocab_size, **config.model)
+    return ModelConfig(head=head, vocab_size=vocab_size, cls_token_id=cls_token_id, **config.model)
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -163,8 +165,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     """
     model = model_config(config, vocab_size=config.data.vocab_size)
     length = config.data.sequence_length
-    if length < 8:
-        raise InputError(f"data.sequence_length={length} must be at least 8")
+    if length - model.prefix_length < 8:
+        prefix = f": the prefix takes {model.prefix_length}" if model.prefix_length else ""
+        raise InputError(f"data.sequence_length={length} must be at least {8 + model.prefix_length}{prefix}")
     if length > model.max_position_embeddings:
         raise InputError(
             f"data.sequence_length={length} is longer than "

@@ -2,13 +2,16 @@
 
 import collections
 import dataclasses
+import json
 from collections.abc import Iterable
 
 from etils import epath
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from mux_jax.errors import InputError
+from mux_jax.progress import say
 
+_FILES = ("tokenizer.json", "vocab.txt")  # in the order of preference
 _NAMES = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 
 
@@ -36,17 +39,22 @@ def special_tokens(tokenizer: Tokenizer, where: str = "the tokenizer") -> Specia
     return SpecialTokens(**ids)
 
 
+def has_tokenizer(folder: epath.Path) -> bool:
+    """Whether `load_tokenizer` finds a tokenizer in a folder."""
+    return any((folder / name).exists() for name in _FILES)
+
+
 def load_tokenizer(path: str) -> Tokenizer:
     """Loads a `tokenizer.json`, a `vocab.txt`, or the folder that holds one.
 
-    A `vocab.txt` does not say whether it is lower-cased; a vocabulary with no capital letter is
-    taken to be, and that is printed.
+    A `vocab.txt` does not say whether it is lower-cased, but a `tokenizer_config.json` beside it
+    does. Without that a vocabulary with no capital letter is taken to be, and that is printed.
 
     Raises:
       InputError: no such file, not a tokenizer, or special tokens missing.
     """
     given = epath.Path(path).expanduser()
-    candidates = [given / "tokenizer.json", given / "vocab.txt"] if given.is_dir() else [given]
+    candidates = [given / name for name in _FILES] if given.is_dir() else [given]
     file = next((f for f in candidates if f.exists()), None)
     if file is None:
         raise InputError(f"data.tokenizer: no file {' or '.join(map(str, candidates))}")
@@ -65,11 +73,36 @@ def load_tokenizer(path: str) -> Tokenizer:
         vocabulary = {word: i for i, word in enumerate(words)}
         if len(vocabulary) != len(words):
             raise InputError(f"{file}: {len(words) - len(vocabulary)} tokens appear more than once")
-        lowercase = not any(word != word.lower() for word in words if not word.startswith("["))
-        print(f"{file}: taken to be {'lower-cased' if lowercase else 'cased'}")
+        lowercase = _said_lowercase(file.parent / "tokenizer_config.json")
+        if lowercase is None:
+            lowercase = not any(word != word.lower() for word in words if not word.startswith("["))
+            say(f"{file}: taken to be {'lower-cased' if lowercase else 'cased'}")
         tokenizer = _wordpiece(vocabulary, lowercase)
     special_tokens(tokenizer, str(file))
     return tokenizer
+
+
+def _said_lowercase(file: epath.Path) -> bool | None:
+    """What a `tokenizer_config.json` says about lower-casing; None if it or the entry is not there."""
+    if not file.exists():
+        return None
+    try:
+        return json.loads(file.read_text()).get("do_lower_case")
+    except (ValueError, AttributeError) as e:
+        raise InputError(f"{file}: not a tokenizer's configuration: {e}") from e
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: epath.Path, for_transformers: bool = False) -> None:
+    """Writes `tokenizer.json` and, for `transformers`, the files that it reads besides."""
+    (folder / "tokenizer.json").write_text(tokenizer.to_str())
+    if not for_transformers:
+        return
+    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    (folder / "vocab.txt").write_text("".join(f"{word}\n" for word, _ in vocabulary))
+    lowercase = getattr(tokenizer.normalizer, "lowercase", False)
+    described = {"tokenizer_class": "BertTokenizer", "do_lower_case": bool(lowercase)}
+    described |= {f"{field}_token": token for field, token in _NAMES.items()}
+    (folder / "tokenizer_config.json").write_text(json.dumps(described, indent=2) + "\n")
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -108,4 +141,7 @@ def _wordpiece(vocabulary: dict[str, int], lowercase: bool) -> Tokenizer:
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
+    if {"[CLS]", "[SEP]"} <= vocabulary.keys():
+        ends = (("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
+        tokenizer.post_processor = processors.BertProcessing(*ends)
     return tokenizer

@@ -9,7 +9,7 @@ from mux_jax.models.demultiplexers import DEMULTIPLEXERS
 from mux_jax.models.multiplexers import MULTIPLEXERS
 
 ARCHITECTURES = ("bert", "electra")
-HEADS = ("mlm", "rtd")
+HEADS = ("mlm", "rtd", "sequence", "token", "none")
 GENERATORS = ("uniform", "learned")
 DTYPES = ("auto", "float32", "bfloat16")
 
@@ -51,6 +51,10 @@ class ModelConfig:
     """A MUX-PLM's shape and parts. Names follow Hugging Face where it has one for the thing.
 
     `width` is N, the number of instances mixed into a row; width 1 is the plain BERT or ELECTRA.
+    `labels` are the names of the classes of the heads `sequence` and `token`; one alone stands for
+    regression. `binary_epsilon` is how far the binary multiplexer's chunks overlap. The prefix
+    demultiplexer puts `prefix_token_id` as filler, the tokens below it as the instances' own, and
+    `cls_token_id`, in front of each instance.
 
     Raises:
       InputError: a value that no model can have, naming the field and what is allowed.
@@ -71,6 +75,10 @@ class ModelConfig:
     num_demux_layers: int = 2
     key_norm: float = 1.0
     learn_keys: bool = False
+    binary_epsilon: float = 0.0
+    cls_token_id: int = 101
+    prefix_token_id: int = 680
+    labels: tuple[str, ...] = ()
     generator: str = "uniform"
     generator_scale: float = 0.25
     hidden_dropout: float = 0.1
@@ -81,6 +89,7 @@ class ModelConfig:
     remat: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", tuple(self.labels))  # JSON has lists
         _one_of("architecture", self.architecture, ARCHITECTURES)
         _one_of("head", self.head, HEADS)
         _one_of("multiplexer", self.multiplexer, MULTIPLEXERS)
@@ -89,7 +98,7 @@ class ModelConfig:
         _one_of("dtype", self.dtype, DTYPES)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.type is int and value < 1:
+            if field.type is int and not field.name.endswith("_id") and value < 1:
                 raise InputError(f"model.{field.name}={value} must be at least 1")
             if field.name.endswith("dropout") and not 0 <= value < 1:
                 raise InputError(f"model.{field.name}={value} must be in [0, 1)")
@@ -111,8 +120,27 @@ class ModelConfig:
                 )
         if self.num_demux_layers < 2:
             raise InputError(f"model.num_demux_layers={self.num_demux_layers} must be at least 2")
+        if (self.head in ("sequence", "token")) != bool(self.labels):
+            raise InputError(f"model.labels={self.labels} do not fit model.head={self.head!r}")
+        if not 0 <= self.binary_epsilon <= 1:
+            raise InputError(f"model.binary_epsilon={self.binary_epsilon} must be in [0, 1]")
+        if self.multiplexer in ("binary", "low_rank_orthogonal") and self.embedding_size < self.width:
+            raise InputError(
+                f"model.width={self.width} must be at most model.embedding_size={self.embedding_size}: "
+                f"model.multiplexer={self.multiplexer!r} gives each instance a part of it"
+            )
+        if self.prefix_length and not self.width < self.prefix_token_id < self.vocab_size:
+            raise InputError(
+                f"model.prefix_token_id={self.prefix_token_id} must be from {self.width + 1} to {self.vocab_size - 1}: "
+                f"below it are the tokens of {self.width} instances, and the vocabulary ends there"
+            )
         if self.head_size * self.generator_heads < 1 or not 0 < self.generator_scale <= 1:
             raise InputError(f"model.generator_scale={self.generator_scale} must be in (0, 1]")
+
+    @property
+    def prefix_length(self) -> int:
+        """The positions that the demultiplexer puts in front of each instance: N + 1 for `prefix`, or 0."""
+        return self.width + 1 if self.demultiplexer == "prefix" and self.width > 1 else 0
 
     @property
     def head_size(self) -> int:

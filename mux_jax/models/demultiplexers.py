@@ -5,7 +5,7 @@ task heads read, and `demultiplexer.retrieval(...)`, same arguments, for the sta
 vocabulary head reads. The caller says what is read, and nothing else is computed:
 
   instance   int, broadcastable to [B, X, P]: which instance each state is asked for;
-  positions  int[B, X, P]: where in the row, or None for all L positions (P = L);
+  positions  int[B, X, P]: where in the row, prefix included, or None for all L positions (P = L);
   returns    [B, X, P, D].
 
 So all instances everywhere are `instance = arange(N)[None, :, None]`; one instance at each
@@ -14,6 +14,7 @@ position is `instance` [B, 1, L]. A new demultiplexer is a class here and a line
 """
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from mux_jax.models.layers import dense, gelu, layer_norm, partitioned, shard_rows
@@ -85,8 +86,45 @@ class RSA(Demultiplexer):
         for layer, norm in zip(self.layers[1:depth], self.norms[1:depth]):
             y = norm(self.act(layer(x)))
             x = x + y if skip else y
+        if self.is_initializing():  # released weights hold all layers, read or not
+            for layer, norm in zip(self.layers[depth:], self.norms[depth:]):
+                norm(layer(x))
         y = self.retrieval_norm(self.act(self.retrieval_output(x)))
         return x + y if skip else y
+
+
+class Prefix(Demultiplexer):
+    """Index embeddings that the encoder computes (MUX-PLMs, sec. 3.3; DataMUX, sec. 3).
+
+    A prefix in front of each instance (`MuxModel.encode`) says which it is: the encoder's state at
+    prefix position i is the key of instance i. The demultiplexer is LN(GELU([key ; h_j] W + b)),
+    the product taken in halves as in RSA.
+    """
+
+    def setup(self) -> None:
+        self.dense_keys, self.layer, self.output_norm = self.dense(use_bias=False), self.dense(), self.norm()
+        self.retrieval_dense_keys, self.retrieval_layer = self.dense(use_bias=False), self.dense()
+        self.retrieval_norm = self.norm()
+
+    def join(
+        self,
+        dense_keys: nn.Dense,
+        layer: nn.Dense,
+        hidden_BLD: jax.Array,
+        instance: jax.Array,
+        positions: jax.Array | None,
+    ) -> jax.Array:
+        """GELU([k_i ; h_j] W + b), [B, X, P, D]."""
+        keys_BND = dense_keys(hidden_BLD[:, : self.config.width])
+        instance = jnp.broadcast_to(instance, (len(hidden_BLD), *instance.shape[1:]))
+        return self.act(layer(select(hidden_BLD, positions)) + select(keys_BND, instance))
+
+    def __call__(self, hidden_BLD: jax.Array, instance: jax.Array, positions: jax.Array | None = None) -> jax.Array:
+        return self.output_norm(self.join(self.dense_keys, self.layer, hidden_BLD, instance, positions))
+
+    def retrieval(self, hidden_BLD: jax.Array, instance: jax.Array, positions: jax.Array | None = None) -> jax.Array:
+        joined = self.join(self.retrieval_dense_keys, self.retrieval_layer, hidden_BLD, instance, positions)
+        return self.retrieval_norm(joined)
 
 
 class Identity(Demultiplexer):
@@ -102,4 +140,4 @@ class Identity(Demultiplexer):
         return self.retrieval_norm(self.act(self.retrieval_output(select(hidden_BLD, positions))))
 
 
-DEMULTIPLEXERS = {"rsa": RSA}
+DEMULTIPLEXERS = {"rsa": RSA, "prefix": Prefix}

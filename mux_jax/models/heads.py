@@ -35,3 +35,23 @@ class DetectionHead(nn.Module):
         x = gelu(dense(states.shape[-1], ("embed", "mlp"), self.dtype, "dense")(states))
         logits = dense(1, ("mlp", None), "float32", "prediction")(x)
         return logits.squeeze(-1)
+
+
+class ClassificationHead(nn.Module):
+    """Logits of classes: [..., D] -> [..., C]. ELECTRA's for sequences has a hidden layer."""
+
+    num_classes: int
+    hidden_layer: bool
+    dropout: float
+    dtype: str
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, states: jax.Array) -> jax.Array:
+        def drop(x: jax.Array) -> jax.Array:
+            return nn.Dropout(self.dropout, deterministic=self.deterministic)(x)
+
+        x = drop(states)
+        if self.hidden_layer:
+            x = drop(gelu(dense(x.shape[-1], ("embed", "mlp"), self.dtype, "dense")(x)))
+        return dense(self.num_classes, ("mlp", None), "float32", "output")(x)

@@ -5,13 +5,19 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mux_jax.errors import InputError
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.demultiplexers import DEMULTIPLEXERS, Identity
 from mux_jax.models.embeddings import Embeddings
 from mux_jax.models.encoder import Encoder
-from mux_jax.models.heads import DetectionHead, VocabularyHead
+from mux_jax.models.heads import ClassificationHead, DetectionHead, VocabularyHead
 from mux_jax.models.layers import dense, shard_rows
 from mux_jax.models.multiplexers import MULTIPLEXERS
+
+
+def leave_room(config: ModelConfig, tokens_BNL: jax.Array) -> jax.Array:
+    """Drops the last tokens for the prefix, if there is one, so that rows keep their length."""
+    return tokens_BNL[..., : tokens_BNL.shape[-1] - config.prefix_length]
 
 
 class MuxModel(nn.Module):
@@ -19,7 +25,7 @@ class MuxModel(nn.Module):
 
     `model.apply({"params": params}, tokens, mask)` returns the logits of the configured head.
     Training code binds the model and reads only what a loss needs: `encode`, then
-    `vocabulary_logits` or `detection_logits`.
+    `vocabulary_logits`, `detection_logits` or `class_logits`.
     """
 
     config: ModelConfig
@@ -49,21 +55,42 @@ class MuxModel(nn.Module):
             self.detection_head = DetectionHead(dtype)
             if config.generator == "learned":
                 self.generator = MuxModel(config.generator_config, self.deterministic)
+        if config.labels:
+            self.classifier = ClassificationHead(
+                num_classes=len(config.labels),
+                hidden_layer=config.head == "sequence" and config.architecture == "electra",
+                dropout=config.hidden_dropout,
+                dtype=dtype,
+                deterministic=self.deterministic,
+            )
 
     def __call__(self, tokens_BNL: jax.Array, mask_BNL: jax.Array | None = None) -> jax.Array:
-        """Logits of every instance at every position.
+        """What the configured head says of every instance.
+
+        The prefix demultiplexer's N + 1 positions are part of the row, and come first in what is
+        returned. Pre-training heads keep a row's length, so that the last N + 1 tokens make place
+        for the prefix; the others let the row grow to L + N + 1.
 
         Args:
           tokens_BNL: int32[B, N, L], CLS first.
           mask_BNL: bool[B, N, L], True on real tokens; None if there is no padding.
 
         Returns:
-          float32: [B, N, L, V] for the head `mlm`, [B, N, L] for `rtd`.
+          float32: logits [B, N, L, V] for the head `mlm`, [B, N, L] for `rtd`, [B, N, C] for
+          `sequence`, [B, N, L, C] for `token`; demultiplexed states [B, N, L, D] for `none`.
         """
+        config = self.config
+        if config.head in ("mlm", "rtd"):
+            tokens_BNL = leave_room(config, tokens_BNL)
+            mask_BNL = None if mask_BNL is None else leave_room(config, mask_BNL)
         hidden_BLD = self.encode(tokens_BNL, mask_BNL)
-        if self.config.head == "rtd":
+        if config.head == "mlm":
+            return self.vocabulary_logits(hidden_BLD, self.all_instances)
+        if config.head == "rtd":
             return self.detection_logits(hidden_BLD)
-        return self.vocabulary_logits(hidden_BLD, self.all_instances)
+        if config.head == "none":
+            return self.demultiplexer(hidden_BLD, self.all_instances).astype(jnp.float32)
+        return self.class_logits(hidden_BLD)
 
     @property
     def all_instances(self) -> jax.Array:
@@ -73,10 +100,21 @@ class MuxModel(nn.Module):
     def encode(self, tokens_BNL: jax.Array, mask_BNL: jax.Array | None = None) -> jax.Array:
         """The encoder's last states on the muxed rows, [B, L, D].
 
-        A muxed row gets no attention mask: each of its positions belongs to N instances of
-        different lengths. Width 1 is masked as in BERT.
+        A prefix, where the demultiplexer has one, is put in front: the row is then N + 1 longer. A
+        muxed row gets no attention mask: each of its positions belongs to N instances of different
+        lengths. Width 1 is masked as in BERT.
+
+        Raises:
+          InputError: a row longer than the position embeddings.
         """
         chex.assert_shape(tokens_BNL, (None, self.config.width, None))
+        if self.config.prefix_length:
+            tokens_BNL, mask_BNL = self.put_prefix(tokens_BNL, mask_BNL)
+        if tokens_BNL.shape[-1] > self.config.max_position_embeddings:
+            raise InputError(
+                f"rows of {tokens_BNL.shape[-1]} positions, {self.config.prefix_length} of them prefix, are longer "
+                f"than model.max_position_embeddings={self.config.max_position_embeddings}"
+            )
         embedded_BNLE = self.embeddings(tokens_BNL)
         if self.config.width > 1:
             hidden, mask_BL = self.embeddings.place(self.multiplexer(embedded_BNLE, mask_BNL)), None
@@ -85,6 +123,26 @@ class MuxModel(nn.Module):
         if self.config.embedding_size != self.config.hidden_size:
             hidden = self.embeddings_project(hidden)
         return shard_rows(self.encoder(shard_rows(hidden), mask_BL))
+
+    def put_prefix(self, tokens_BNL: jax.Array, mask_BNL: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
+        """Puts N + 1 tokens before each instance: its own at the i-th position, filler at others, then CLS.
+
+        Instance i's own token is `prefix_token_id` - 2 - i, as released.
+        """
+        B, N, _ = tokens_BNL.shape
+        index_NN = self.config.prefix_token_id - jnp.diag(2 + jnp.arange(N))
+        prefix_NP = jnp.pad(index_NN, ((0, 0), (0, 1)), constant_values=self.config.cls_token_id)
+        prefix_BNP = jnp.broadcast_to(prefix_NP.astype(tokens_BNL.dtype), (B, N, N + 1))
+        if mask_BNL is not None:
+            mask_BNL = jnp.concatenate([jnp.ones((B, N, N + 1), bool), mask_BNL], axis=-1)
+        return jnp.concatenate([prefix_BNP, tokens_BNL], axis=-1), mask_BNL
+
+    def after_prefix(self, hidden_BLD: jax.Array) -> jax.Array | None:
+        """The `positions` of an instance's tokens, int[B, 1, L]; None, which is all, if there is no prefix."""
+        if not self.config.prefix_length:
+            return None
+        B, L, _ = hidden_BLD.shape
+        return jnp.broadcast_to(jnp.arange(self.config.prefix_length, L), (B, 1, L - self.config.prefix_length))
 
     def vocabulary_logits(
         self, hidden_BLD: jax.Array, instance: jax.Array, positions: jax.Array | None = None
@@ -101,6 +159,15 @@ class MuxModel(nn.Module):
         """The logit, for every token of every instance, that it was replaced: [B, N, L]."""
         return self.detection_head(self.demultiplexer(hidden_BLD, self.all_instances))
 
+    def class_logits(self, hidden_BLD: jax.Array) -> jax.Array:
+        """Logits of the classes: [B, N, C] at CLS for the head `sequence`, [B, N, L, C] for `token`."""
+        if self.config.head == "token":
+            return self.classifier(self.demultiplexer(hidden_BLD, self.all_instances))
+        # CLS comes first, in a prefix last.
+        place = max(0, self.config.prefix_length - 1)
+        positions_BNP = jnp.full((len(hidden_BLD), self.config.width, 1), place)
+        return self.classifier(self.demultiplexer(hidden_BLD, self.all_instances, positions_BNP))[:, :, 0]
+
     def init_all(self, tokens_BNL: jax.Array) -> None:
         """Touches every part, so that `model.init(rng, tokens, method="init_all")` makes them all."""
         hidden_BLD = self.encode(tokens_BNL)
@@ -111,3 +178,5 @@ class MuxModel(nn.Module):
             self.detection_logits(hidden_BLD)
             if self.config.generator == "learned":
                 self.generator.init_all(tokens_BNL)
+        if self.config.labels:
+            self.class_logits(hidden_BLD)

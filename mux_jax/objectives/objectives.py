@@ -16,9 +16,9 @@ import optax
 from mux_jax.data.tokenizer import SpecialTokens
 from mux_jax.errors import InputError
 from mux_jax.models.config import ModelConfig
-from mux_jax.models.model import MuxModel
+from mux_jax.models.model import MuxModel, leave_room
 from mux_jax.objectives import corruption
-from mux_jax.objectives.retrieval import retrieval_loss
+from mux_jax.objectives.retrieval import draw_instances, retrieval_loss
 
 Outputs = dict[str, jax.Array]
 Objective = Callable[[MuxModel, Any, dict[str, jax.Array], jax.Array], tuple[jax.Array, Outputs]]
@@ -28,15 +28,16 @@ def retrieval(
     model: MuxModel, params: Any, batch: dict[str, jax.Array], rng: jax.Array, *, stage: Any, special: SpecialTokens
 ) -> tuple[jax.Array, Outputs]:
     """Priming: recover the input tokens. A learned generator is primed along with its model."""
-    tokens = batch["tokens"]
+    tokens = leave_room(model.config, batch["tokens"])
     rngs = jax.random.split(rng, 3)
     bound = model.bind({"params": params}, rngs={"dropout": rngs[0]})
     mask = corruption.real_tokens(tokens, special)
-    loss, outputs = retrieval_loss(bound, bound.encode(tokens, mask), tokens, rngs[1])
+    loss, outputs = retrieval_loss(bound, bound.encode(tokens, mask), tokens, draw_instances(rngs[1], tokens))
     outputs["retrieval_loss"] = loss
     if has_generator(model):
         generator = bound.generator
-        generator_loss, _ = retrieval_loss(generator, generator.encode(tokens, mask), tokens, rngs[2])
+        hidden_BLD = generator.encode(tokens, mask)
+        generator_loss, _ = retrieval_loss(generator, hidden_BLD, tokens, draw_instances(rngs[2], tokens))
         outputs["generator_retrieval_loss"] = generator_loss
         loss += generator_loss
     return loss, outputs
@@ -48,8 +49,9 @@ def masked_lm(
     """MUX-BERT: task_coefficient · masked LM + retrieval_coefficient · retrieval."""
     rngs = jax.random.split(rng, 4)
     bound = model.bind({"params": params}, rngs={"dropout": rngs[0]})
-    chosen = corruption.choose(rngs[1], batch["tokens"], special, stage.mask_fraction)
-    tokens = corruption.mask_tokens(rngs[2], batch["tokens"], chosen, special, model.config.vocab_size)
+    original = leave_room(model.config, batch["tokens"])
+    chosen = corruption.choose(rngs[1], original, special, stage.mask_fraction)
+    tokens = corruption.mask_tokens(rngs[2], original, chosen, special, model.config.vocab_size)
     loss, outputs, _ = _masked_lm(bound, tokens, chosen, rngs[3], stage, special)
     return loss, outputs
 
@@ -63,7 +65,7 @@ def replaced_token_detection(
     the generator's masked-LM loss where there is one. The uniform generator replaces 85 % of the
     chosen tokens by random ones; the learned one masks them and samples from its prediction.
     """
-    original = batch["tokens"]
+    original = leave_room(model.config, batch["tokens"])
     rngs = jax.random.split(rng, 6)
     bound = model.bind({"params": params}, rngs={"dropout": rngs[0]})
     chosen = corruption.choose(rngs[1], original, special, stage.mask_fraction)
@@ -82,10 +84,8 @@ def replaced_token_detection(
 
     real = corruption.real_tokens(original, special)
     hidden_BLD = bound.encode(tokens, real)
-    logits_BNL, labels_BNL = bound.detection_logits(hidden_BLD), tokens != original
-    losses_BNL = optax.sigmoid_binary_cross_entropy(logits_BNL, labels_BNL.astype(jnp.float32))
-    outputs["rtd_loss"] = (losses_BNL * real).sum() / real.sum()
-    outputs |= {"rtd_logits": logits_BNL, "rtd_labels": labels_BNL, "rtd_real": real}
+    outputs["rtd_loss"], detected = detection_loss(bound, hidden_BLD, tokens != original, real)
+    outputs |= detected
     task = _with_retrieval(bound, outputs["rtd_loss"], hidden_BLD, tokens, rngs[5], stage, outputs)
     return loss + stage.detection_weight * task, outputs
 
@@ -94,15 +94,34 @@ def has_generator(model: MuxModel) -> bool:
     return model.config.head == "rtd" and model.config.generator == "learned"
 
 
+def masked_lm_loss(
+    bound: MuxModel, hidden_BLD: jax.Array, chosen: corruption.Chosen
+) -> tuple[jax.Array, jax.Array]:
+    """The mean cross-entropy of the chosen tokens on encoded rows, and their logits [B, N, P, V]."""
+    positions = bound.config.prefix_length + chosen.positions
+    logits_BNPV = bound.vocabulary_logits(hidden_BLD, bound.all_instances, positions)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits_BNPV, chosen.labels)
+    return (losses * chosen.weights).sum() / jnp.maximum(chosen.weights.sum(), 1), logits_BNPV
+
+
+def detection_loss(
+    bound: MuxModel, hidden_BLD: jax.Array, labels_BNL: jax.Array, real_BNL: jax.Array
+) -> tuple[jax.Array, Outputs]:
+    """The mean binary cross-entropy over real tokens on encoded rows, and what the figures need."""
+    logits_BNL = bound.detection_logits(hidden_BLD)[..., bound.config.prefix_length :]
+    losses_BNL = optax.sigmoid_binary_cross_entropy(logits_BNL, labels_BNL.astype(jnp.float32))
+    outputs = {"rtd_logits": logits_BNL, "rtd_labels": labels_BNL, "rtd_real": real_BNL}
+    return (losses_BNL * real_BNL).sum() / real_BNL.sum(), outputs
+
+
 def _masked_lm(
     bound: MuxModel, tokens: jax.Array, chosen: corruption.Chosen, rng: jax.Array, stage: Any, special: SpecialTokens
 ) -> tuple[jax.Array, Outputs, jax.Array]:
     """Loss and outputs of predicting the chosen tokens, and their logits [B, N, P, V]."""
     hidden_BLD = bound.encode(tokens, corruption.real_tokens(tokens, special))
-    logits_BNPV = bound.vocabulary_logits(hidden_BLD, bound.all_instances, chosen.positions)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits_BNPV, chosen.labels)
+    mlm_loss, logits_BNPV = masked_lm_loss(bound, hidden_BLD, chosen)
     outputs = {
-        "mlm_loss": (losses * chosen.weights).sum() / jnp.maximum(chosen.weights.sum(), 1),
+        "mlm_loss": mlm_loss,
         "mlm_correct": logits_BNPV.argmax(-1) == chosen.labels,
         "mlm_weights": chosen.weights,
     }
@@ -122,7 +141,7 @@ def _with_retrieval(
     """The task's loss with retrieval as auxiliary; width 1 has nothing to retrieve."""
     if bound.config.width == 1 or not stage.retrieval_coefficient:
         return task_loss
-    loss, retrieved = retrieval_loss(bound, hidden_BLD, tokens, rng)
+    loss, retrieved = retrieval_loss(bound, hidden_BLD, tokens, draw_instances(rng, tokens))
     outputs |= retrieved | {"retrieval_loss": loss}
     return stage.task_coefficient * task_loss + stage.retrieval_coefficient * loss
 

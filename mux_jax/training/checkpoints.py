@@ -35,9 +35,11 @@ class Checkpoints:
         )
         self._manager = ocp.CheckpointManager(folder, options=options)
 
-    def save(self, step: int, params: Any, opt_state: Any, run: dict[str, Any]) -> None:
+    def save(self, step: int, params: Any, opt_state: Any | None, run: dict[str, Any]) -> None:
         """Starts to save; the arrays are copied before it returns, the files are written after."""
-        items = dict(params=ocp.args.StandardSave(params), optimizer=ocp.args.StandardSave(opt_state))
+        items = dict(params=ocp.args.StandardSave(params))
+        if opt_state is not None:
+            items["optimizer"] = ocp.args.StandardSave(opt_state)
         self._manager.save(step, args=ocp.args.Composite(**items, run=ocp.args.JsonSave(run)))
 
     def latest(self, set_damaged_aside: bool = False) -> tuple[int, dict[str, Any]] | None:

@@ -16,8 +16,8 @@ from mux_jax.data.packing import PackedTokens, cached_tokenizer, cached_tokens, 
 from mux_jax.data.sources import open_sources
 from mux_jax.data.tokenizer import SpecialTokens, load_tokenizer, special_tokens
 from mux_jax.errors import InputError
+from mux_jax.pretrained import Pretrained
 from mux_jax.training.checkpoints import write_atomically
-from mux_jax.training.runs import check_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class RunData:
         return special_tokens(self.tokenizer)
 
 
-def prepare(config: Any, workdir: epath.Path) -> RunData:
+def prepare(config: Any, workdir: epath.Path, init: Pretrained | None = None) -> RunData:
     """The data that `config.data` names; a run that goes on finds what it started with.
 
     Raises:
@@ -53,7 +53,7 @@ def prepare(config: Any, workdir: epath.Path) -> RunData:
         if known:
             tokenizer = Tokenizer.from_str(tokenizer_file.read_text())
         else:
-            tokenizer = _tokenizer(config, sources, cache_dir)
+            tokenizer = _tokenizer(config, sources, cache_dir, init)
         length, heldout = config.data.sequence_length, config.data.heldout_fraction
         caches = [
             [weight, cached_tokens(source, tokenizer, length, heldout, cache_dir).name] for weight, source in sources
@@ -71,15 +71,24 @@ def prepare(config: Any, workdir: epath.Path) -> RunData:
     return RunData(tokenizer, train, heldout)
 
 
-def _tokenizer(config: Any, sources: list[tuple[float, Any]], cache_dir: Path) -> Tokenizer:
-    """The tokenizer of a new run: the given one, that of the run it starts from, or a trained one."""
+def _tokenizer(
+    config: Any, sources: list[tuple[float, Any]], cache_dir: Path, init: Pretrained | None
+) -> Tokenizer:
+    """The tokenizer of a new run: the given one, that of the model it starts from, or a trained one."""
     given = load_tokenizer(config.data.tokenizer) if config.data.tokenizer else None
-    if not config.init:
+    if init is None:
         return given or cached_tokenizer(sources, config.data.vocab_size, cache_dir)
-    theirs = load_tokenizer(str(check_run(config.init) / "tokenizer.json"))
-    if given and given.get_vocab() != theirs.get_vocab():
+    theirs = init.tokenizer()
+    if given and theirs and given.get_vocab() != theirs.get_vocab():
         raise InputError(f"data.tokenizer={config.data.tokenizer} has another vocabulary than init={config.init}")
-    return theirs
+    tokenizer = theirs or given
+    if tokenizer is None:
+        raise InputError(f"init={config.init} has no tokenizer; name its vocabulary with data.tokenizer")
+    if tokenizer.get_vocab_size() > init.config.vocab_size:
+        raise InputError(
+            f"the tokenizer has {tokenizer.get_vocab_size()} tokens, init={config.init} {init.config.vocab_size}"
+        )
+    return tokenizer
 
 
 def train_batches(data: RunData, config: Any) -> Batches:

@@ -13,7 +13,7 @@ import optax
 from etils import epath
 from jax.sharding import Mesh
 
-from mux_jax import configuration
+from mux_jax import configuration, pretrained
 from mux_jax.data.loader import iterate
 from mux_jax.errors import InputError, TrainingError
 from mux_jax.models.model import MuxModel
@@ -25,7 +25,6 @@ from mux_jax.training.evaluation import evaluate, unigram_entropy
 from mux_jax.training.logbook import Logbook, Meter, peak_memory_bytes, plot_curves, print_summary
 from mux_jax.training.mesh import check_rows, make_mesh, rows_multiple
 from mux_jax.training.optimizer import learning_rate, make_optimizer
-from mux_jax.training.runs import check_run, params_from_run
 from mux_jax.training.step import (
     TrainState,
     abstract_params,
@@ -51,32 +50,35 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
       SystemExit(0): SIGTERM came; everything is saved.
     """
     clock = time.monotonic()
+    init = pretrained.find(config.init) if config.init else None
+    if init:
+        pretrained.adopt_backbone(config, init)
     configuration.check(config)
     mesh = make_mesh(**config.mesh)
     check_rows(mesh, config.rows, config.accumulate)
     stop = StopSignal()
     folder = open_workdir(workdir, config)
-    if config.init:
-        check_run(config.init)
-    data = run_data.prepare(config, folder)
-    return _Run(config, folder, data, mesh, stop, clock).train()
+    data = run_data.prepare(config, folder, init)
+    return _Run(config, folder, init, data, mesh, stop, clock).train()
 
 
 class _Run:
     """A run in this process. What outlives the process is in `checkpoints`, by `describe`."""
 
     def __init__(
-        self, config: Any, workdir: epath.Path, data: run_data.RunData, mesh: Mesh, stop: StopSignal, clock: float
+        self,
+        config: Any,
+        workdir: epath.Path,
+        init: pretrained.Pretrained | None,
+        data: run_data.RunData,
+        mesh: Mesh,
+        stop: StopSignal,
+        clock: float,
     ):
-        self.config, self.workdir, self.data, self.mesh, self.stop, self.clock = (
-            config,
-            workdir,
-            data,
-            mesh,
-            stop,
-            clock,
-        )
-        self.model_config = configuration.model_config(config, data.tokenizer.get_vocab_size())
+        self.config, self.workdir, self.init, self.data = config, workdir, init, data
+        self.mesh, self.stop, self.clock = mesh, stop, clock
+        vocab_size = init.config.vocab_size if init else data.tokenizer.get_vocab_size()
+        self.model_config = configuration.model_config(config, vocab_size, data.special.cls)
         self.model = MuxModel(self.model_config, deterministic=False)
         heldout = run_data.heldout_batches(data, config, rows_multiple(mesh))
         self.heldout = [to_device(tokens, mesh) for tokens in heldout]
@@ -112,7 +114,9 @@ class _Run:
         if found is None:
             self.step, self.metered = 0, (0, 0.0)
             params = init_params(self.model, self.mesh, self.config.seed)
-            return (params_from_run(self.config.init, params) if self.config.init else params), None
+            if self.init:
+                params = pretrained.start_from(self.init, self.model_config, params)
+            return params, None
         self.step, run = found
         self.results, self.wall_before, self.metered = run["results"], run["wall_seconds"], tuple(run["metered"])
         begun = list(dict.fromkeys([*self.results, run["stage"]]))

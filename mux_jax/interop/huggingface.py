@@ -1,0 +1,284 @@
+"""Hugging Face folders: `config.json` with `model.safetensors` or `pytorch_model.bin`.
+
+The released MUX-PLMs and ordinary BERT and ELECTRA models come so. `names.tensors` says where each
+tensor belongs; here are the files, the configuration, and every check.
+"""
+
+import dataclasses
+import json
+import re
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+from etils import epath
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from mux_jax.errors import InputError
+from mux_jax.interop.names import Tensor, tensors
+from mux_jax.models.config import ModelConfig
+from mux_jax.models.model import MuxModel
+from mux_jax.progress import say
+
+# Our name of a field of the model, theirs.
+_FIELDS = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "hidden_size",
+    "num_hidden_layers": "num_hidden_layers",
+    "num_attention_heads": "num_attention_heads",
+    "intermediate_size": "intermediate_size",
+    "max_position_embeddings": "max_position_embeddings",
+    "hidden_dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+    "layer_norm_eps": "layer_norm_eps",
+}
+# The same for multiplexed models, with what an absent field stands for.
+_MUX_FIELDS = {
+    "width": ("num_instances", 1),
+    "num_demux_layers": ("num_hidden_demux_layers", 2),
+    "key_norm": ("gaussian_hadamard_norm", 1.0),
+    "binary_epsilon": ("binary_hadamard_epsilon", 0.0),
+    "learn_keys": ("learn_muxing", False),
+}
+_MULTIPLEXERS = {
+    "gaussian": "gaussian_hadamard",
+    "binary": "binary_hadamard",
+    "orthogonal": "random_ortho",
+    "low_rank_orthogonal": "random_ortho_low_rank",
+    "contextual": "gaussian_attention_v2",
+}
+_DEMULTIPLEXERS = {"rsa": "index_pos", "prefix": "index"}
+# The class of a model, without "Muxed", and what it is here.
+_CLASSES = {
+    "BertModel": ("bert", "none"),
+    "BertForMaskedLM": ("bert", "mlm"),
+    "BertForPreTraining": ("bert", "mlm"),
+    "BertForSequenceClassification": ("bert", "sequence"),
+    "BertForTokenClassification": ("bert", "token"),
+    "ElectraModel": ("electra", "none"),
+    "ElectraForMaskedLM": ("electra", "mlm"),
+    "ElectraForPreTraining": ("electra", "rtd"),
+    "ElectraForSequenceClassification": ("electra", "sequence"),
+    "ElectraForTokenClassification": ("electra", "token"),
+}
+# What nothing here reads: BERT's pooler and next-sentence head, and a buffer of 0, 1, 2, ...
+_UNREAD = re.compile(r"(bert\.)?pooler\.|cls\.seq_relationship\.|.*embeddings\.position_ids$")
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+def is_folder(folder: epath.Path) -> bool:
+    """Whether this is a Hugging Face folder."""
+    return (folder / "config.json").exists() and any((folder / name).exists() for name in _WEIGHTS)
+
+
+def read_config(folder: epath.Path) -> ModelConfig:
+    """The model that a folder's `config.json` describes.
+
+    Raises:
+      InputError: not JSON, a field missing or of the wrong type, or a model or variant that is
+        not known here, with those that are.
+    """
+    file = folder / "config.json"
+    try:
+        theirs = json.loads(file.read_text())
+        name = (theirs.get("architectures") or [""])[0]
+    except (ValueError, AttributeError) as e:
+        raise InputError(f"{file}: not a model's configuration: {e}") from e
+
+    def get(field: str, kind: type, default: Any = None) -> Any:
+        value = theirs.get(field, default)
+        if isinstance(value, int) and kind in (float, bool):
+            value = kind(value)
+        if not isinstance(value, kind):
+            found = f"is {value!r}" if field in theirs else "is missing"
+            raise InputError(f"{file}: {field} {found}; it must be of type {kind.__name__}")
+        return value
+
+    def one_of(field: str, table: dict[str, str]) -> str:
+        known = {value: ours for ours, value in table.items()}
+        if theirs.get(field) not in known:
+            raise InputError(f"{file}: {field}={theirs.get(field)!r} is not known here; there are: {', '.join(known)}")
+        return known[theirs[field]]
+
+    if name.removeprefix("Muxed") not in _CLASSES:
+        known = ", ".join(f"{muxed}{name}" for muxed in ("", "Muxed") for name in _CLASSES)
+        raise InputError(f"{file}: architectures={name!r} is not known here; there are: {known}")
+    architecture, head = _CLASSES[name.removeprefix("Muxed")]
+    for field, only in {"hidden_act": "gelu", "position_embedding_type": "absolute", "type_vocab_size": 2}.items():
+        if theirs.get(field, only) != only:
+            raise InputError(f"{file}: {field}={theirs[field]!r} is not supported, only {only!r}")
+
+    types = {field.name: field.type for field in dataclasses.fields(ModelConfig)}
+    fields = {ours: get(field, types[ours]) for ours, field in _FIELDS.items()}
+    fields["embedding_size"] = get("embedding_size", int) if architecture == "electra" else fields["hidden_size"]
+    if head in ("sequence", "token"):
+        names = get("id2label", dict, {"0": "LABEL_0", "1": "LABEL_1"})
+        fields["labels"] = tuple(str(names[i]) for i in sorted(names, key=int))
+    for ours, (field, default) in _MUX_FIELDS.items():
+        fields[ours] = get(field, types[ours], default)
+    if fields["width"] > 1:
+        fields["multiplexer"] = one_of("muxing_variant", _MULTIPLEXERS)
+        fields["demultiplexer"] = one_of("demuxing_variant", _DEMULTIPLEXERS)
+    elif name == "BertForSequenceClassification":
+        raise InputError(f"{file}: {name} classifies by a pooler, which models here do not have; retrain its head")
+    rest = get("mux_jax", dict, {})
+    unknown = rest.keys() - types.keys()
+    if unknown:
+        raise InputError(f"{file}: mux_jax has unknown fields: {', '.join(sorted(unknown))}")
+    try:
+        return ModelConfig(architecture=architecture, head=head, **fields | rest)
+    except InputError as e:
+        raise InputError(f"{file}: {e}") from e
+
+
+def read_params(folder: epath.Path, config: ModelConfig) -> Any:
+    """The parameters of a folder's model as float32 NumPy arrays.
+
+    Raises:
+      InputError: a file that cannot be read; tensors that are missing, left over, of another shape,
+        or not equal where the model shares them.
+    """
+    file = next(folder / name for name in _WEIGHTS if (folder / name).exists())
+    found = _read_tensors(file)
+    unread = [name for name in found if _UNREAD.match(name)]
+    found = {name: found[name] for name in found if name not in unread}
+    if config.head == "none" and config.width == 1:
+        found = {name.removeprefix(f"{config.architecture}."): value for name, value in found.items()}
+    halves = [name for name, value in found.items() if value.dtype != np.float32]
+    if halves:
+        say(f"{file}: {len(halves)} of {len(found)} tensors are {found[halves[0]].dtype}; read as float32")
+
+    shapes = parameter_shapes(config)
+    params = {path: np.empty(shape, np.float32) for path, shape in shapes.items()}
+    read: dict[tuple, str] = {}  # what has been filled, and by which tensor
+    names = list(tensors(config))
+    for tensor in names:
+        if tensor.name not in found:
+            continue
+        views = _views(tensor, params)
+        value = found[tensor.name]
+        expected = _value(tensor, views).shape
+        if value.shape != expected:
+            raise InputError(
+                f"{file}: {tensor.name} has the shape {list(value.shape)}, the model of config.json {list(expected)}"
+            )
+        value = value.astype(np.float32).T if tensor.transposed else value.astype(np.float32)
+        key = (tensor.paths, tensor.layer)
+        parts = np.split(value, len(views))
+        if key in read and not all(np.array_equal(view, part) for view, part in zip(views, parts)):
+            raise InputError(f"{file}: {read[key]} and {tensor.name} differ; in this model they are one parameter")
+        read[key] = tensor.name
+        for view, part in zip(views, parts):
+            view[...] = part
+
+    missing = [t.name for t in names if (t.paths, t.layer) not in read]
+    left_over = sorted(found.keys() - {t.name for t in names})
+    if missing or left_over:
+        kinds = {"missing": missing, "left over": left_over}
+        listed = "; ".join(f"{len(names)} {kind}: {', '.join(names)}" for kind, names in kinds.items() if names)
+        raise InputError(f"{file}: not the tensors of the model of config.json; {listed}")
+    unread = [name for name in unread if not name.endswith("position_ids")]
+    if unread:
+        say(f"{file}: not used: {', '.join(unread)}")
+    return unflatten_dict(params, sep="/")
+
+
+def write(folder: epath.Path, config: ModelConfig, params: Any) -> None:
+    """Writes `config.json` and `model.safetensors`, under the released names, into a folder that exists."""
+    flat = {path: np.asarray(value) for path, value in flatten_dict(params, sep="/").items()}
+    values = {}
+    for tensor in tensors(config):
+        values[tensor.name] = np.ascontiguousarray(_value(tensor, _views(tensor, flat)))
+    bare = config.head == "none" and config.width == 1
+    positions = np.arange(config.max_position_embeddings)[None]
+    values["embeddings.position_ids" if bare else f"{config.architecture}.embeddings.position_ids"] = positions
+    (folder / "config.json").write_text(json.dumps(_to_json(config), indent=2) + "\n")
+    (folder / "model.safetensors").write_bytes(safetensors.numpy.save(values, metadata={"format": "pt"}))
+
+
+def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter of a model, by path."""
+    tokens = jax.ShapeDtypeStruct((1, config.width, 1), int)
+    shapes = jax.eval_shape(lambda t: MuxModel(config).init(jax.random.key(0), t, method="init_all"), tokens)
+    return {path: x.shape for path, x in flatten_dict(nn.meta.unbox(shapes)["params"], sep="/").items()}
+
+
+def _views(tensor: Tensor, params: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """The parts of our arrays that a tensor is."""
+    return [params[path] if tensor.layer is None else params[path][tensor.layer] for path in tensor.paths]
+
+
+def _value(tensor: Tensor, views: list[np.ndarray]) -> np.ndarray:
+    """A tensor in its released form."""
+    value = views[0] if len(views) == 1 else np.concatenate(views)
+    return value.T if tensor.transposed else value
+
+
+def _read_tensors(file: epath.Path) -> dict[str, np.ndarray]:
+    """All tensors of a file. BERT's oldest files call LayerNorm's weight gamma and its bias beta."""
+    if file.suffix == ".safetensors":
+        try:
+            found = safetensors.numpy.load(file.read_bytes())
+        except (safetensors.SafetensorError, ValueError) as e:
+            raise InputError(f"{file}: truncated, or not a safetensors file: {e}") from e
+    else:
+        found = _read_pickle(file)
+    old = re.compile(r"LayerNorm\.(gamma|beta)$")
+    new = {"gamma": "LayerNorm.weight", "beta": "LayerNorm.bias"}
+    return {old.sub(lambda match: new[match[1]], name): value for name, value in found.items()}
+
+
+def _read_pickle(file: epath.Path) -> dict[str, np.ndarray]:
+    """The tensors of a `pytorch_model.bin`, read by PyTorch with nothing but tensors allowed in it."""
+    try:
+        import torch
+    except ImportError as e:
+        raise InputError(f"{file}: PyTorch is needed to read it: pip install torch") from e
+    import pickle
+
+    try:
+        with file.open("rb") as f:
+            state = torch.load(f, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as e:
+        reason = str(e).partition("\n")[0] or type(e).__name__
+        raise InputError(f"{file}: truncated, or not a file of tensors alone: {reason}") from e
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise InputError(f"{file}: not a dictionary of tensors")
+    return {
+        name: (value.float() if value.dtype == torch.bfloat16 else value).numpy() for name, value in state.items()
+    }
+
+
+def _to_json(config: ModelConfig) -> dict[str, Any]:
+    """The configuration as theirs; what they have no field for goes under `mux_jax`."""
+    # Theirs has a pooler before the classes of an ordinary BERT; only the multiplexed class has none.
+    muxed = "Muxed" if config.width > 1 or (config.architecture, config.head) == ("bert", "sequence") else ""
+    classes = {value: name for name, value in reversed(_CLASSES.items())}
+    result = {
+        "architectures": [muxed + classes[config.architecture, config.head]],
+        "model_type": config.architecture,
+        "hidden_act": "gelu",
+        "position_embedding_type": "absolute",
+        "type_vocab_size": 2,
+        "pad_token_id": 0,
+    }
+    ours = dataclasses.asdict(config)
+    result |= {field: ours.pop(name) for name, field in _FIELDS.items()}
+    embedding_size = ours.pop("embedding_size")
+    if config.architecture == "electra":
+        result["embedding_size"] = embedding_size
+    if config.labels:
+        result["id2label"] = {str(i): label for i, label in enumerate(config.labels)}
+        result["label2id"] = {label: i for i, label in enumerate(config.labels)}
+    if config.width > 1:
+        result |= {field: ours.pop(name) for name, (field, _) in _MUX_FIELDS.items()}
+        result["muxing_variant"] = _MULTIPLEXERS[ours.pop("multiplexer")]
+        result["demuxing_variant"] = _DEMULTIPLEXERS[ours.pop("demultiplexer")]
+        # The released classes ask for these too.
+        result |= {"retrieval_percentage": 1.0, "retrieval_loss_coeff": 0.1, "task_loss_coeff": 0.9}
+    for name in ("architecture", "head", "labels"):
+        del ours[name]
+    return result | {"mux_jax": ours}

@@ -1,0 +1,209 @@
+"""Pretrained models by path: runs of this project, Hugging Face folders, ids of the hub."""
+
+import dataclasses
+import functools
+import json
+from typing import Any
+
+import jax
+from etils import epath
+from tokenizers import Tokenizer
+
+from mux_jax.data.tokenizer import has_tokenizer, load_tokenizer, save_tokenizer
+from mux_jax.errors import InputError
+from mux_jax.interop import hub, huggingface
+from mux_jax.models.config import ModelConfig
+from mux_jax.models.model import MuxModel
+from mux_jax.progress import say
+from mux_jax.training.checkpoints import Checkpoints, checkpoint_folder, write_atomically
+from mux_jax.training.mesh import make_mesh
+from mux_jax.training.step import abstract_params
+
+# What an ordinary BERT or ELECTRA gives to a multiplexed model.
+_BACKBONE = ("embeddings", "embeddings_project", "encoder")
+# The fields of the model that these parts decide.
+_BACKBONE_FIELDS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "embedding_size",
+    "max_position_embeddings",
+    "layer_norm_eps",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A model in a folder. `step` is that of a run's newest whole checkpoint; None for Hugging Face's."""
+
+    folder: epath.Path
+    config: ModelConfig
+    step: int | None
+
+    def params(self, mesh: jax.sharding.Mesh) -> Any:
+        """The parameters, float32, as they lie on `mesh`.
+
+        Raises:
+          InputError: weights that do not fit the configuration.
+        """
+        abstract = abstract_params(MuxModel(self.config), mesh)
+        if self.step is None:
+            params = huggingface.read_params(self.folder, self.config)
+            return jax.tree.map(lambda x, a: jax.device_put(x, a.sharding), params, abstract)
+        checkpoints = Checkpoints(checkpoint_folder(self.folder))
+        params = checkpoints.restore_params(self.step, abstract)
+        checkpoints.close()
+        return params
+
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer; None if there is none. Released MUX-PLMs come without: theirs is BERT's."""
+        if has_tokenizer(self.folder):
+            return load_tokenizer(str(self.folder))
+        if self.config.vocab_size != 30522:
+            return None
+        try:
+            folder = hub.fetch_tokenizer(hub.RELEASED_VOCABULARY)
+        except InputError as e:
+            say(f"{self.folder} has no tokenizer; {e}")
+            return None
+        if folder is not None:
+            say(f"{self.folder} has no tokenizer; taken to be that of {hub.RELEASED_VOCABULARY}")
+        return load_tokenizer(str(folder)) if folder else None
+
+
+def find(path: str) -> Pretrained:
+    """The model in a run's folder, in a Hugging Face folder, or of an id on the hub.
+
+    Raises:
+      InputError: there is none, or it is not one that is known here.
+    """
+    folder = epath.Path(path).expanduser()
+    if not folder.exists() and hub.is_id(path):
+        folder = hub.fetch(path)
+    folder = folder.resolve()
+    if checkpoint_folder(folder).exists():
+        checkpoints = Checkpoints(checkpoint_folder(folder))
+        found = checkpoints.latest()
+        checkpoints.close()
+        if found is None:
+            raise InputError(f"{folder}: the run has saved no checkpoint yet")
+        step, run = found
+        return Pretrained(folder, ModelConfig(**run["model"]), step)
+    if huggingface.is_folder(folder):
+        return Pretrained(folder, huggingface.read_config(folder), None)
+    raise InputError(
+        f"{folder}: no model there: neither a run (`checkpoints`) nor a Hugging Face folder "
+        "(`config.json` with `model.safetensors` or `pytorch_model.bin`)"
+    )
+
+
+def load_pretrained(path: str) -> tuple[MuxModel, Any]:
+    """See `mux_jax.load_pretrained`."""
+    found = find(path)
+    return MuxModel(found.config), found.params(make_mesh(devices=jax.devices()[:1]))
+
+
+def adopt_backbone(config: Any, init: Pretrained) -> None:
+    """Gives a run's configuration the sizes of the embeddings and encoder that it starts from."""
+    fields = {name: getattr(init.config, name) for name in _BACKBONE_FIELDS}
+    changed = [f"{name}={value}" for name, value in fields.items() if config.model[name] != value]
+    config.model.update(fields)
+    if changed:
+        say(f"init: model sizes as in {init.folder}: {', '.join(changed)}")
+
+
+def start_from(init: Pretrained, config: ModelConfig, params: Any) -> Any:
+    """`params`, fresh ones of the model `config`, with what `init` gives in their place.
+
+    An ordinary model gives a multiplexed one its embeddings and encoder; otherwise all that has the
+    same name and shape is taken, and a multiplexer or demultiplexer only by its like. What is taken
+    and what is new is printed.
+
+    Raises:
+      InputError: nothing fits.
+    """
+    mesh = jax.tree.leaves(params)[0].sharding.mesh
+    found = init.params(mesh)
+    taken, new = [], []
+
+    def gives(part: str) -> bool:
+        if part in ("multiplexer", "demultiplexer"):
+            return getattr(init.config, part) == getattr(config, part) and init.config.width == config.width
+        return part in _BACKBONE or init.config.width > 1 or config.width == 1
+
+    def take(path: Any, ours: jax.Array) -> jax.Array:
+        names = [key.key for key in path]
+        value = functools.reduce(lambda tree, name: tree.get(name, {}), names, found)
+        fits = gives(names[0]) and isinstance(value, jax.Array) and value.shape == ours.shape
+        (taken if fits else new).append("/".join(names))
+        return value if fits else ours
+
+    params = jax.tree_util.tree_map_with_path(take, params)
+    if not taken:
+        raise InputError(f"init={init.folder}: no parameter fits this model")
+    at = "" if init.step is None else f" at step {init.step}"
+    say(f"init: {len(taken)} arrays from {init.folder}{at}: {', '.join(_parts(taken))}")
+    if new:
+        say(f"init: {len(new)} new: {', '.join(_parts(new))}")
+    left = [name for name in _parts(["/".join(k.key for k in path) for path, _ in jax.tree.leaves_with_path(found)])]
+    left = [name for name in left if name not in _parts(taken)]
+    if left:
+        say(f"init: not taken: {', '.join(left)}")
+    return params
+
+
+def _parts(paths: list[str]) -> list[str]:
+    """The modules that parameters belong to, two levels deep."""
+    return list(dict.fromkeys("/".join(path.split("/")[:2]) for path in paths))
+
+
+def convert(source: str, destination: str, tokenizer: str = "", overwrite: bool = False) -> str:
+    """Writes a run's newest checkpoint as a Hugging Face folder, or the other way round.
+
+    Args:
+      source: a run's folder, a Hugging Face folder, or an id of the hub.
+      destination: the folder to make.
+      tokenizer: the vocabulary to put in it; default: the source's own.
+      overwrite: whether `destination` may exist.
+
+    Returns:
+      One line about what was written.
+
+    Raises:
+      InputError: a source that cannot be read, a destination that exists.
+    """
+    target = epath.Path(destination).expanduser().resolve()
+    if target.exists() and not overwrite:
+        raise InputError(f"{target} exists; --overwrite replaces it")
+    found = find(source)
+    vocabulary = load_tokenizer(tokenizer) if tokenizer else found.tokenizer()
+    if vocabulary is None:
+        say(f"{found.folder} has no tokenizer, and {target} gets none; --tokenizer=FILE adds one")
+    elif vocabulary.get_vocab_size() > found.config.vocab_size:
+        raise InputError(
+            f"the tokenizer has {vocabulary.get_vocab_size()} tokens, the model's vocabulary {found.config.vocab_size}"
+        )
+    params = found.params(make_mesh(devices=jax.devices()[:1]))
+
+    partial = target.parent / f"{target.name}.partial"
+    if partial.exists():
+        partial.rmtree()
+    partial.mkdir(parents=True)
+    to_native = found.step is None
+    if to_native:
+        model = dataclasses.asdict(found.config)
+        checkpoints = Checkpoints(checkpoint_folder(partial), keep=1)
+        checkpoints.save(0, params, None, {"stage": "converted", "model": model})
+        checkpoints.close()
+        write_atomically(partial / "config.json", json.dumps({"source": source, "model": model}, indent=2) + "\n")
+    else:
+        huggingface.write(partial, found.config, params)
+    if vocabulary is not None:
+        save_tokenizer(vocabulary, partial, for_transformers=not to_native)
+    if target.exists():
+        target.rmtree()
+    partial.rename(target)
+    kind = "a checkpoint of mux_jax" if to_native else "a Hugging Face folder"
+    size = sum(x.size for x in jax.tree.leaves(params))
+    return f"{target}: {kind}, {found.config.architecture} of width {found.config.width}, {size:,} parameters"
