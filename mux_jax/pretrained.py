@@ -63,13 +63,12 @@ class Pretrained:
         if self.config.vocab_size != 30522:
             return None
         try:
-            folder = hub.fetch_tokenizer(hub.RELEASED_VOCABULARY)
+            tokenizer = load_tokenizer(str(hub.fetch_released_vocabulary()))
         except InputError as e:
-            say(f"{self.folder} has no tokenizer; {e}")
+            say(f"{self.folder} has no tokenizer, and that of released models is not at hand: {e}")
             return None
-        if folder is not None:
-            say(f"{self.folder} has no tokenizer; taken to be that of {hub.RELEASED_VOCABULARY}")
-        return load_tokenizer(str(folder)) if folder else None
+        say(f"{self.folder} has no tokenizer; taken to be that of released models, {hub.RELEASED_VOCABULARY}")
+        return tokenizer
 
 
 def find(path: str) -> Pretrained:
@@ -143,19 +142,19 @@ def start_from(init: Pretrained, config: ModelConfig, params: Any) -> Any:
     if not taken:
         raise InputError(f"init={init.folder}: no parameter fits this model")
     at = "" if init.step is None else f" at step {init.step}"
-    say(f"init: {len(taken)} arrays from {init.folder}{at}: {', '.join(_parts(taken))}")
+    say(f"init: {len(taken)} arrays from {init.folder}{at}: {_parts(taken, new)}")
     if new:
-        say(f"init: {len(new)} new: {', '.join(_parts(new))}")
-    left = [name for name in _parts(["/".join(k.key for k in path) for path, _ in jax.tree.leaves_with_path(found)])]
-    left = [name for name in left if name not in _parts(taken)]
+        say(f"init: {len(new)} new: {_parts(new, taken)}")
+    left = {"/".join(key.key for key in path) for path, _ in jax.tree.leaves_with_path(found)} - set(taken)
     if left:
-        say(f"init: not taken: {', '.join(left)}")
+        say(f"init: not taken: {_parts(sorted(left), taken)}")
     return params
 
 
-def _parts(paths: list[str]) -> list[str]:
-    """The modules that parameters belong to, two levels deep."""
-    return list(dict.fromkeys("/".join(path.split("/")[:2]) for path in paths))
+def _parts(paths: list[str], others: list[str]) -> str:
+    """The modules of parameters: whole parts of the model, or deeper where `others` has some of the same."""
+    mixed = {path.split("/")[0] for path in others}
+    return ", ".join(dict.fromkeys(path if (top := path.split("/")[0]) in mixed else top for path in paths))
 
 
 def convert(source: str, destination: str, tokenizer: str = "", overwrite: bool = False) -> str:

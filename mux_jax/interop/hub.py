@@ -1,17 +1,19 @@
-"""Models by their id on the Hugging Face hub, from its local cache where there is no network."""
+"""Models by their id on the Hugging Face hub. What its local cache holds is used as it is, without network."""
 
 import re
 
 import huggingface_hub
 from etils import epath
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from mux_jax.data.tokenizer import has_tokenizer
 from mux_jax.errors import InputError
 
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-_TOKENIZER = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
 # The vocabulary of all released MUX-PLMs, whose repositories hold none.
 RELEASED_VOCABULARY = "google-bert/bert-base-uncased"
+
+CONFIG, WEIGHTS = "config.json", ("model.safetensors", "pytorch_model.bin")
+_TOKENIZER = ("tokenizer_config.json", "tokenizer.json", "vocab.txt")
 
 
 def is_id(name: str) -> bool:
@@ -25,33 +27,45 @@ def fetch(model_id: str) -> epath.Path:
     Raises:
       InputError: no such model, or no network and nothing of it in the cache.
     """
-    folder = _download(model_id, "config.json")
-    weights = (_find(model_id, name) for name in _WEIGHTS)
-    if not any(weights):  # stops at the first there is
-        raise InputError(f"{model_id} on the Hugging Face hub has no {' and no '.join(_WEIGHTS)}")
-    fetch_tokenizer(model_id)
+    cached = _cached(model_id)
+    if cached and (cached / CONFIG).exists() and any((cached / name).exists() for name in WEIGHTS):
+        return cached
+    folder = _download(model_id, CONFIG)
+    if folder is None or not any(_download(model_id, name) for name in WEIGHTS):  # the first is enough
+        raise InputError(f"{model_id}: on the Hugging Face hub, but without {CONFIG} or {' or '.join(WEIGHTS)}")
+    for name in _TOKENIZER:
+        _download(model_id, name)
     return folder
 
 
-def fetch_tokenizer(model_id: str) -> epath.Path | None:
-    """The folder with a model's tokenizer, or None."""
-    found = [folder for name in _TOKENIZER if (folder := _find(model_id, name))]
-    return found[0] if found else None
+def fetch_released_vocabulary() -> epath.Path:
+    """The folder with the vocabulary of all released MUX-PLMs.
+
+    Raises:
+      InputError: it cannot be had.
+    """
+    cached = _cached(RELEASED_VOCABULARY)
+    if cached and has_tokenizer(cached):
+        return cached
+    folders = [_download(RELEASED_VOCABULARY, name) for name in _TOKENIZER]
+    return folders[-1]
 
 
-def _find(model_id: str, file: str) -> epath.Path | None:
+def _cached(model_id: str) -> epath.Path | None:
+    """The folder that the cache has for a model, whatever is in it."""
     try:
-        return _download(model_id, file)
-    except InputError as e:
-        if isinstance(e.__cause__, EntryNotFoundError):
-            return None
-        raise
+        return epath.Path(huggingface_hub.snapshot_download(model_id, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
 
 
-def _download(model_id: str, file: str) -> epath.Path:
-    """Downloads a file, or finds it in the cache; returns its folder."""
+def _download(model_id: str, file: str) -> epath.Path | None:
+    """Downloads a file and returns its folder; None if the model has no such file."""
+    huggingface_hub.utils.logging.set_verbosity_error()
     try:
         return epath.Path(huggingface_hub.hf_hub_download(model_id, file)).parent
     except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as e:
+        if isinstance(e, EntryNotFoundError) and not isinstance(e, LocalEntryNotFoundError):
+            return None
         reason = " ".join(str(e).split())
-        raise InputError(f"{model_id}: no such folder, and {file} not found on the Hugging Face hub: {reason}") from e
+        raise InputError(f"{model_id}: no such folder, and not found on the Hugging Face hub: {reason}") from e

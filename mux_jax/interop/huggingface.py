@@ -18,6 +18,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mux_jax.errors import InputError
+from mux_jax.interop.hub import CONFIG, WEIGHTS
 from mux_jax.interop.names import Tensor, tensors
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.model import MuxModel
@@ -66,12 +67,11 @@ _CLASSES = {
 }
 # What nothing here reads: BERT's pooler and next-sentence head, and a buffer of 0, 1, 2, ...
 _UNREAD = re.compile(r"(bert\.)?pooler\.|cls\.seq_relationship\.|.*embeddings\.position_ids$")
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 def is_folder(folder: epath.Path) -> bool:
     """Whether this is a Hugging Face folder."""
-    return (folder / "config.json").exists() and any((folder / name).exists() for name in _WEIGHTS)
+    return (folder / CONFIG).exists() and any((folder / name).exists() for name in WEIGHTS)
 
 
 def read_config(folder: epath.Path) -> ModelConfig:
@@ -81,7 +81,7 @@ def read_config(folder: epath.Path) -> ModelConfig:
       InputError: not JSON, a field missing or of the wrong type, or a model or variant that is
         not known here, with those that are.
     """
-    file = folder / "config.json"
+    file = folder / CONFIG
     try:
         theirs = json.loads(file.read_text())
         name = (theirs.get("architectures") or [""])[0]
@@ -141,7 +141,7 @@ def read_params(folder: epath.Path, config: ModelConfig) -> Any:
       InputError: a file that cannot be read; tensors that are missing, left over, of another shape,
         or not equal where the model shares them.
     """
-    file = next(folder / name for name in _WEIGHTS if (folder / name).exists())
+    file = next(folder / name for name in WEIGHTS if (folder / name).exists())
     found = _read_tensors(file)
     unread = [name for name in found if _UNREAD.match(name)]
     found = {name: found[name] for name in found if name not in unread}
@@ -195,8 +195,8 @@ def write(folder: epath.Path, config: ModelConfig, params: Any) -> None:
     bare = config.head == "none" and config.width == 1
     positions = np.arange(config.max_position_embeddings)[None]
     values["embeddings.position_ids" if bare else f"{config.architecture}.embeddings.position_ids"] = positions
-    (folder / "config.json").write_text(json.dumps(_to_json(config), indent=2) + "\n")
-    (folder / "model.safetensors").write_bytes(safetensors.numpy.save(values, metadata={"format": "pt"}))
+    (folder / CONFIG).write_text(json.dumps(_to_json(config), indent=2) + "\n")
+    (folder / WEIGHTS[0]).write_bytes(safetensors.numpy.save(values, metadata={"format": "pt"}))
 
 
 def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -242,14 +242,12 @@ def _read_pickle(file: epath.Path) -> dict[str, np.ndarray]:
     try:
         with file.open("rb") as f:
             state = torch.load(f, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as e:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as e:
         reason = str(e).partition("\n")[0] or type(e).__name__
         raise InputError(f"{file}: truncated, or not a file of tensors alone: {reason}") from e
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise InputError(f"{file}: not a dictionary of tensors")
-    return {
-        name: (value.float() if value.dtype == torch.bfloat16 else value).numpy() for name, value in state.items()
-    }
+    return {name: (value.float() if value.dtype == torch.bfloat16 else value).numpy() for name, value in state.items()}
 
 
 def _to_json(config: ModelConfig) -> dict[str, Any]:

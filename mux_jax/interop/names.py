@@ -106,8 +106,8 @@ def _decoder(config: ModelConfig, name: str, bias: str) -> Iterator[Tensor]:
     """The vocabulary's matrix, BERT's word embeddings or ELECTRA's own, and its bias under both names."""
     matrix = "embeddings/word" if config.architecture == "bert" else "vocabulary_head/kernel"
     yield Tensor(f"{name}.weight", (matrix,))
-    for bias in dict.fromkeys((bias, f"{name}.bias")):
-        yield Tensor(bias, ("vocabulary_head/bias",))
+    for shared in dict.fromkeys((bias, f"{name}.bias")):
+        yield Tensor(shared, ("vocabulary_head/bias",))
 
 
 def _layer(name: str, ours: str, layer: int | None = None) -> Iterator[Tensor]:

@@ -94,9 +94,7 @@ def has_generator(model: MuxModel) -> bool:
     return model.config.head == "rtd" and model.config.generator == "learned"
 
 
-def masked_lm_loss(
-    bound: MuxModel, hidden_BLD: jax.Array, chosen: corruption.Chosen
-) -> tuple[jax.Array, jax.Array]:
+def masked_lm_loss(bound: MuxModel, hidden_BLD: jax.Array, chosen: corruption.Chosen) -> tuple[jax.Array, jax.Array]:
     """The mean cross-entropy of the chosen tokens on encoded rows, and their logits [B, N, P, V]."""
     positions = bound.config.prefix_length + chosen.positions
     logits_BNPV = bound.vocabulary_logits(hidden_BLD, bound.all_instances, positions)

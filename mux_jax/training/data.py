@@ -71,9 +71,7 @@ def prepare(config: Any, workdir: epath.Path, init: Pretrained | None = None) ->
     return RunData(tokenizer, train, heldout)
 
 
-def _tokenizer(
-    config: Any, sources: list[tuple[float, Any]], cache_dir: Path, init: Pretrained | None
-) -> Tokenizer:
+def _tokenizer(config: Any, sources: list[tuple[float, Any]], cache_dir: Path, init: Pretrained | None) -> Tokenizer:
     """The tokenizer of a new run: the given one, that of the model it starts from, or a trained one."""
     given = load_tokenizer(config.data.tokenizer) if config.data.tokenizer else None
     if init is None:

