@@ -13,7 +13,7 @@ from mux_jax.errors import InputError
 from mux_jax.models.config import SIZES
 from mux_jax.models.demultiplexers import RSA
 from mux_jax.models.layers import gelu
-from mux_jax.models.multiplexers import Gaussian
+from mux_jax.models.multiplexers import MULTIPLEXERS, Gaussian, Orthogonal, binary_keys, low_rank_keys, orthogonal_keys
 from tests.conftest import apply, draw_tokens, init, small_model
 
 
@@ -56,6 +56,103 @@ def test_gaussian_multiplexer_is_the_mean_of_keyed_instances():
     np.testing.assert_allclose(np.linalg.norm(keys, axis=-1), 1.0, rtol=1e-6)
     expected = np.mean([np.asarray(x[:, i], np.float64) * keys[i] for i in range(3)], axis=0)
     np.testing.assert_allclose(mixed, expected, atol=1e-6)
+
+
+def test_orthogonal_multiplexer_is_the_scaled_sum_of_rotated_instances():
+    x = jax.random.normal(jax.random.key(0), (2, 3, 5, 32))
+    mixed, variables = Orthogonal(small_model(width=3)).init_with_output(jax.random.key(1), x, None)
+    keys = np.asarray(jax.tree.leaves(variables)[0], np.float64)
+    expected = sum(np.asarray(x[:, i], np.float64) @ keys[i].T for i in range(3)) / np.sqrt(3)
+    np.testing.assert_allclose(mixed, expected, atol=1e-5)
+
+
+def test_orthogonal_keys_are_orthogonal():
+    keys = np.asarray(orthogonal_keys(jax.random.key(0), (3, 24, 24)), np.float64)
+    np.testing.assert_allclose(keys @ keys.swapaxes(1, 2), np.broadcast_to(np.eye(24), keys.shape), atol=1e-5)
+    assert np.abs(keys[0] - keys[1]).max() > 0.1
+
+
+def test_low_rank_keys_share_the_space_out():
+    keys = np.asarray(low_rank_keys(jax.random.key(0), (3, 32, 32)), np.float64)
+    assert [np.linalg.matrix_rank(k, tol=1e-4) for k in keys] == [10, 10, 10]
+    for i in range(3):
+        projection = keys[i].T @ keys[i]  # onto the part of an instance that is kept
+        np.testing.assert_allclose(projection @ projection, projection, atol=1e-5)
+        for j in range(i):
+            np.testing.assert_allclose(keys[i].T @ keys[j], 0, atol=1e-5)
+
+
+def test_binary_chunks_tile_the_dimensions():
+    keys = np.asarray(binary_keys(0.0)(None, (3, 32)))
+    np.testing.assert_array_equal(keys.sum(0), 1)
+    assert keys.sum(1).tolist() == [10, 10, 12]
+    # Chunks of 10 widened by 0.3 / 2 * 10 = 1.5 on inner sides, the bounds rounded down.
+    widened = np.asarray(binary_keys(0.3)(None, (3, 32)))
+    spans = [(int(row.argmax()), int(row.nonzero()[0][-1]) + 1) for row in widened]
+    assert spans == [(0, 11), (8, 21), (18, 32)]
+    assert widened.sum(1).tolist() == [11, 13, 14]
+
+
+@pytest.mark.parametrize("multiplexer", MULTIPLEXERS)
+def test_keys_get_a_gradient_only_if_they_are_learned(multiplexer):
+    for learn_keys in (False, True):
+        config = small_model(multiplexer=multiplexer, learn_keys=learn_keys)
+        module = MULTIPLEXERS[multiplexer](config)
+        x = jax.random.normal(jax.random.key(0), (1, 2, 3, 32))
+        variables = nn.meta.unbox(module.init(jax.random.key(1), x, None))
+        gradient = jax.grad(lambda v, module=module, x=x: (module.apply(v, x, None) ** 2).sum())(variables)
+        assert (np.abs(gradient["params"]["keys"]).max() > 0) == learn_keys
+
+
+def prefix_model(**changes):
+    return small_model(width=3, demultiplexer="prefix", prefix_token_id=60, cls_token_id=2, **changes)
+
+
+def test_the_prefix_names_each_instance_and_ends_with_cls():
+    model, params = init(prefix_model())
+    tokens, mask = model.bind({"params": params}).put_prefix(jnp.full((2, 3, 4), 9), jnp.zeros((2, 3, 4), bool))
+    expected = [[58, 60, 60, 2, 9, 9, 9, 9], [60, 57, 60, 2, 9, 9, 9, 9], [60, 60, 56, 2, 9, 9, 9, 9]]
+    assert tokens.tolist() == [expected, expected]
+    np.testing.assert_array_equal(mask, np.broadcast_to(np.arange(8) < 4, (2, 3, 8)))
+
+
+def test_prefix_demultiplexer_reads_its_keys_from_the_prefix():
+    model, params = init(prefix_model())
+    bound = model.bind({"params": params})
+    hidden = jax.random.normal(jax.random.key(0), (2, 9, 32))
+    found = bound.demultiplexer(hidden, bound.all_instances)
+    p = jax.tree.map(lambda x: np.asarray(x, np.float64), params["demultiplexer"])
+    kernel, h = np.concatenate([p["dense_keys"]["kernel"], p["layer"]["kernel"]]), np.asarray(hidden, np.float64)
+    for i in range(3):
+        x = np.concatenate([np.repeat(h[:, i : i + 1], 9, axis=1), h], axis=-1) @ kernel + p["layer"]["bias"]
+        x = x * 0.5 * (1 + scipy.special.erf(x / np.sqrt(2)))
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-12)
+        np.testing.assert_allclose(found[:, i], x, atol=1e-4)
+
+
+def test_pretraining_rows_keep_their_length_and_others_grow_by_the_prefix():
+    tokens = draw_tokens(prefix_model(), length=12)
+    for head, changes, shape in (
+        ("mlm", {}, (3, 3, 12, 64)),
+        ("token", dict(labels=("a", "b")), (3, 3, 16, 2)),
+        ("sequence", dict(labels=("a", "b")), (3, 3, 2)),
+        ("none", {}, (3, 3, 16, 32)),
+    ):
+        model, params = init(prefix_model(head=head, **changes))
+        assert apply(model, params, tokens).shape == shape
+    with pytest.raises(InputError, match="rows of 17 positions, 4 of them prefix, are longer than .*=16"):
+        apply(model, params, draw_tokens(prefix_model(), length=13))
+
+
+def test_classification_reads_cls():
+    for demultiplexer, place in (("rsa", 0), ("prefix", 3)):
+        config = dataclasses.replace(prefix_model(), head="sequence", labels=("a", "b"), demultiplexer=demultiplexer)
+        model, params = init(config)
+        bound = model.bind({"params": params})
+        hidden = jax.random.normal(jax.random.key(0), (2, 9, 32))
+        found = bound.class_logits(hidden)
+        everywhere = bound.classifier(bound.demultiplexer(hidden, bound.all_instances))
+        np.testing.assert_allclose(found, everywhere[:, :, place], atol=1e-6)
 
 
 def test_rsa_halves_equal_the_product_with_concatenated_keys():
@@ -111,7 +208,7 @@ def test_a_row_does_not_depend_on_other_rows():
     assert np.abs(a[1] - b[1]).max() > 1e-3
 
 
-@pytest.mark.parametrize("multiplexer", ["gaussian", "contextual"])
+@pytest.mark.parametrize("multiplexer", MULTIPLEXERS)
 def test_instances_may_change_places_together_with_their_keys(multiplexer):
     config = small_model(multiplexer=multiplexer, width=3)
     model, params = init(config)
@@ -144,8 +241,14 @@ def test_bfloat16_products_keep_float32_parameters_and_logits():
     [
         (dict(width=0), "width=0 must be at least 1"),
         (dict(num_attention_heads=5), "multiple of model.num_attention_heads=5"),
-        (dict(multiplexer="magic"), "there are: gaussian, contextual"),
-        (dict(demultiplexer="magic"), "there are: rsa"),
+        (dict(multiplexer="magic"), "there are: gaussian, binary, orthogonal, low_rank_orthogonal, contextual"),
+        (dict(demultiplexer="magic"), "there are: rsa, prefix"),
+        (dict(demultiplexer="prefix"), "prefix_token_id=680 must be from 3 to 63"),
+        (dict(demultiplexer="prefix", prefix_token_id=2), "prefix_token_id=2 must be from 3 to 63"),
+        (dict(multiplexer="binary", width=33), "width=33 must be at most model.embedding_size=32"),
+        (dict(multiplexer="binary", binary_epsilon=1.5), "binary_epsilon=1.5"),
+        (dict(head="token"), "labels"),
+        (dict(labels=("a",)), "do not fit model.head='mlm'"),
         (dict(architecture="gpt"), "there are: bert, electra"),
         (dict(hidden_dropout=1.0), r"must be in \[0, 1\)"),
         (dict(embedding_size=16), "must equal"),

@@ -84,6 +84,23 @@ def test_masked_lm_equals_brute_force():
     np.testing.assert_allclose(loss, 0.9 * outputs["mlm_loss"] + 0.1 * outputs["retrieval_loss"], rtol=1e-6)
 
 
+def test_a_prefix_takes_the_place_of_the_last_tokens_and_labels_shift_with_it():
+    config = small_model(width=2, demultiplexer="prefix", prefix_token_id=60, cls_token_id=SPECIAL.cls)
+    tokens = draw_tokens(config)
+    kept = tokens[..., :9]  # the prefix has 3 tokens
+    model, params, loss, outputs = run(config, "mlm", tokens, seed=5)
+    rngs = jax.random.split(jax.random.key(5), 4)
+    chosen = corruption.choose(rngs[1], kept, SPECIAL, 0.25)
+    masked = corruption.mask_tokens(rngs[2], kept, chosen, SPECIAL, config.vocab_size)
+    logits = apply(model, params, jnp.pad(masked, ((0, 0), (0, 0), (0, 3))))[:, :, 3:]  # after the prefix
+    losses = np.take_along_axis(cross_entropy(logits, kept), np.asarray(chosen.positions), -1)
+    np.testing.assert_allclose(outputs["mlm_loss"], losses.mean(), rtol=1e-5)
+    instance = np.asarray(outputs["retrieval_instance"])
+    assert instance.shape == (3, 9)
+    losses = np.take_along_axis(cross_entropy(logits, masked), instance[:, None], axis=1)
+    np.testing.assert_allclose(outputs["retrieval_loss"], losses.mean(), rtol=1e-5)
+
+
 def test_detection_labels_what_was_replaced_and_weighs_the_loss():
     config = small_model(architecture="electra", head="rtd")
     tokens = draw_tokens(config, rows=50)
