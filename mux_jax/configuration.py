@@ -53,7 +53,7 @@ def pretraining(architecture: str, size: str, width: int, **model: Any) -> ml_co
     # The stages to run, in this order, by the names of their sections below. Width 1 has nothing
     # to separate and is not primed.
     config.stages = ("priming", "pretraining") if width > 1 else ("pretraining",)
-    config.init = ""  # a finished run's folder whose parameters to start from
+    config.init = ""  # a run, a Hugging Face folder or an id of its hub to start from
 
     config.model = dict(
         architecture=architecture,

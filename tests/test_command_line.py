@@ -71,7 +71,7 @@ def bert(**changes):
     ("changes", "message"),
     [
         ({"width": 0}, "model.width=0 must be at least 1"),
-        ({"model.multiplexer": "magic"}, "there are: gaussian, contextual"),
+        ({"model.multiplexer": "magic"}, "there are: gaussian, binary"),
         ({"model.num_attention_heads": 3}, "must be a multiple"),
         ({"pretraining.objective": "clm"}, "there are: retrieval, mlm, rtd"),
         ({"pretraining.objective": "retrieval", "width": 1}, "width 1 has nothing to separate"),

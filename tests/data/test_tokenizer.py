@@ -13,7 +13,9 @@ def test_training_is_deterministic_and_has_the_special_tokens():
     assert a.to_str() == b.to_str()
     assert special_tokens(a).mask == a.token_to_id("[MASK]")
     assert a.get_vocab_size() <= 100
-    assert a.decode(a.encode("River LIGHT").ids) == "river light"
+    assert a.decode(a.encode("River LIGHT", add_special_tokens=False).ids) == "river light"
+    pair = a.encode("river", "light").tokens
+    assert pair[0] == "[CLS]" and pair[-1] == "[SEP]" and pair.count("[SEP]") == 2
 
 
 def test_vocab_txt_and_its_folder(tmp_path, capsys):

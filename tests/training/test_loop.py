@@ -249,7 +249,7 @@ def test_init_takes_what_fits_from_another_run(finished, text_file, tmp_path, ca
     train(config, str(tmp_path / "run"))
     assert_identical(params_of(tmp_path / "run")["encoder"], params_of(finished[0])["encoder"])
     output = capsys.readouterr().out
-    assert "arrays from" in output and "new: detection_head/" in output
+    assert "arrays from" in output and "new: detection_head" in output
     config.init = str(tmp_path / "nothing")
     with pytest.raises(InputError, match="no model there"):
         train(config, str(tmp_path / "other"))
