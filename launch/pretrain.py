@@ -10,7 +10,7 @@ from absl import flags
 
 from mux_jax import command_line
 
-_CONFIG = command_line.define_config()
+_CONFIG = command_line.define_config("configs/mux_electra.py:size=base,width=5")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; default: runs/NAME, NAME from the configuration.")
 
 

@@ -10,9 +10,9 @@ from mux_jax.allocator import keep_freed_memory
 from mux_jax.errors import InputError, TrainingError
 
 
-def define_config() -> flags.FlagHolder:
+def define_config(example: str) -> flags.FlagHolder:
     """The flag `--config=FILE[:arguments]`, with `--config.field=value` for single fields."""
-    return config_flags.DEFINE_config_file("config", None, "The configuration: configs/FILE.py[:size=base,width=5].")
+    return config_flags.DEFINE_config_file("config", None, f"The configuration, such as {example}.")
 
 
 def run(main: Callable[[], None], config: flags.FlagHolder) -> None:
@@ -24,7 +24,7 @@ def run(main: Callable[[], None], config: flags.FlagHolder) -> None:
             if len(rest) > 1:
                 raise InputError(f"unknown argument {rest[1]!r}; --help lists the flags")
             if config.value is None and not flags.FLAGS["help"].present:
-                raise InputError("--config=FILE is needed, for example --config=configs/mux_electra.py")
+                raise InputError(f"--config=FILE is needed; {flags.FLAGS['config'].help}")
             if config.value is not None:
                 config.value.keys()  # raises what kept the file from being loaded
         except InputError as e:

@@ -9,9 +9,25 @@ from typing import Any
 
 import ml_collections
 
+from mux_jax.data.tasks import get_task
 from mux_jax.errors import InputError
+from mux_jax.metrics import METRICS
 from mux_jax.models.config import SIZES, ModelConfig
 from mux_jax.objectives import objectives
+from mux_jax.progress import say
+
+# The fields of a model that the embeddings and encoder it starts from decide.
+_BACKBONE_FIELDS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "embedding_size",
+    "max_position_embeddings",
+    "layer_norm_eps",
+)
+# Those that a multiplexed model keeps when it is fine-tuned, and what an ordinary one gets.
+_MULTIPLEXING_FIELDS = dict(width=1, multiplexer="gaussian", demultiplexer="rsa", num_demux_layers=3, key_norm=1.0)
 
 
 def parse_arguments(argument: str | None, **defaults: Any) -> dict[str, Any]:
@@ -126,6 +142,118 @@ def pretraining(architecture: str, size: str, width: int, **model: Any) -> ml_co
     return config
 
 
+def finetuning(task: str, data: str, width: int) -> ml_collections.ConfigDict:
+    """The configuration of a fine-tuning run: one stage, judged by the task's metric."""
+    config = ml_collections.ConfigDict()
+    config.name = f"finetuned_{task}"
+    config.seed = 0
+    config.rows = 32  # muxed rows of a step, over all devices
+    config.accumulate = 1
+    config.stages = ("finetuning",)
+    config.init = ""  # a run, a Hugging Face folder or an id of its hub to start from
+
+    # Zero and empty: as in `init`; where that is an ordinary model, width 1, gaussian, rsa, 3, 1.0.
+    config.model = dict(
+        width=width,
+        multiplexer="",
+        demultiplexer="",
+        num_demux_layers=0,
+        key_norm=0.0,
+        hidden_dropout=0.1,
+        attention_dropout=0.1,
+        dtype="auto",
+        scan_layers=True,
+        remat=False,
+    )
+    config.data = dict(
+        task=task,
+        folder=data,  # with files train and dev; empty: TensorFlow Datasets
+        tfds_dir="",
+        # Of task=custom:
+        kind="sequence",  # sequence, regression or token
+        text_columns="text",  # one, or two of a pair: premise,hypothesis
+        label_column="label",
+        metric="",  # default: accuracy, or pearson_spearman for regression
+        tokenizer="",  # vocab.txt or tokenizer.json, if init has none
+        sequence_length=128,  # the longest; longer texts are cut
+        lengths="32,64,128",  # that rows may have: the smallest that holds a row's texts
+        workers=0,
+    )
+    known = get_task(config.data) if task != "custom" else None
+    config.finetuning = dict(
+        objective="classification",
+        steps=known.steps if known else 2_000,
+        learning_rate=5e-4 if known and known.embedded else 5e-5,
+        warmup_steps=-1,  # -1: a tenth of the steps
+        task_coefficient=0.9,
+        retrieval_coefficient=0.0,  # above 0: token retrieval is an auxiliary loss
+    )
+    config.compositions = 5  # draws of which examples share rows, that the final score is over
+    config.ensemble = 1  # slots that each example is put in when it is evaluated
+    config.patience = 0  # evaluations without a better score that end the run; 0: none do
+    config.optimizer = dict(b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0)
+    config.mesh = dict(data=-1, fsdp=1, tensor=1)
+    config.log_every = 20
+    config.eval = dict(every=-1)  # -1: a tenth of the steps
+    config.checkpoint = dict(every=-1, keep=1)
+    return config
+
+
+def is_finetuning(config: ml_collections.ConfigDict) -> bool:
+    return "task" in config.data
+
+
+def resolve(config: ml_collections.ConfigDict, init: ModelConfig | None) -> None:
+    """Puts what follows from other fields, and from the model that a run starts from, into a configuration.
+
+    What that changes is printed.
+
+    Raises:
+      InputError: a width that is not that of the model to fine-tune, or no model to start from.
+    """
+    if is_finetuning(config):
+        if init is None:
+            raise InputError("fine-tuning starts from a model: --config.init=RUN, a Hugging Face folder or a hub id")
+        if init.width > 1 and config.model.width not in (0, init.width):
+            raise InputError(f"model.width={config.model.width}, but init={config.init} has width {init.width}")
+        for name, default in _MULTIPLEXING_FIELDS.items():
+            if init.width > 1 or not config.model[name]:
+                config.model[name] = getattr(init, name) if init.width > 1 else default
+        tenth = max(1, config.finetuning.steps // 10)
+        for section, name in (
+            (config.finetuning, "warmup_steps"),
+            (config.eval, "every"),
+            (config.checkpoint, "every"),
+        ):
+            section[name] = tenth if section[name] == -1 else section[name]
+        room = init.max_position_embeddings - task_model(config, init, ("", "")).prefix_length
+        if config.data.sequence_length > room:
+            say(f"data.sequence_length={room}: the model has no positions for {config.data.sequence_length}")
+            config.data.sequence_length = room
+    elif init is not None:
+        fields = {name: getattr(init, name) for name in _BACKBONE_FIELDS}
+        changed = [f"{name}={value}" for name, value in fields.items() if config.model[name] != value]
+        config.model.update(fields)
+        if changed:
+            say(f"init: model sizes as in {config.init}: {', '.join(changed)}")
+
+
+def row_lengths(config: ml_collections.ConfigDict) -> tuple[int, ...]:
+    """The lengths that rows of a task may have, ascending; the last is `data.sequence_length`."""
+    try:
+        lengths = sorted({int(n) for n in str(config.data.lengths).split(",")})
+    except ValueError as e:
+        raise InputError(f"data.lengths={config.data.lengths!r} must be numbers, separated by commas") from e
+    limit = config.data.sequence_length
+    return (*(n for n in lengths if 0 < n < limit), limit)
+
+
+def task_model(config: ml_collections.ConfigDict, init: ModelConfig, labels: tuple[str, ...]) -> ModelConfig:
+    """The model to fine-tune: that of `init` with the head of the task."""
+    head = "token" if get_task(config.data).kind == "token" else "sequence"
+    return dataclasses.replace(init, head=head, labels=labels, generator="uniform", **config.model)
+
+
 def _source(weight: float, **fields: Any) -> dict[str, Any]:
     """A component of a mixture."""
     empty = dict(source="files", files="", tfds_name="", tfds_split="train", tfds_dir="", text_field="text")
@@ -158,11 +286,48 @@ def model_config(config: ml_collections.ConfigDict, vocab_size: int, cls_token_i
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-    """Checks what can be checked before any file is read or device used.
+    """Checks what can be checked before any file of data is read or device used.
 
     Raises:
       InputError: naming the field and what is allowed.
     """
+    at_least_1 = {
+        "rows": config.rows,
+        "accumulate": config.accumulate,
+        "log_every": config.log_every,
+        "eval.every": config.eval.every,
+        "checkpoint.every": config.checkpoint.every,
+        "checkpoint.keep": config.checkpoint.keep,
+    }
+    if is_finetuning(config):
+        at_least_1 |= _check_task(config)
+        width = config.model.width
+    else:
+        model = _check_pretraining(config)
+        at_least_1["eval.batches"] = config.eval.batches
+        width = model.width
+    if config.seed < 0:
+        raise InputError(f"seed={config.seed} must not be negative")
+    if config.data.workers < -1:
+        raise InputError(
+            f"data.workers={config.data.workers} must be at least 0, or -1 for a number that fits the host"
+        )
+    for name, stage in stages(config):
+        objectives.check(stage, width)
+        at_least_1[f"{name}.steps"] = stage.steps
+        if not 0 <= stage.warmup_steps <= stage.steps:
+            raise InputError(f"{name}.warmup_steps={stage.warmup_steps} must be from 0 to {name}.steps={stage.steps}")
+        if not stage.learning_rate > 0:
+            raise InputError(f"{name}.learning_rate={stage.learning_rate} must be positive")
+        for field in ("mask_fraction", "replace_fraction"):
+            if field in stage and not 0 < stage[field] <= 1:
+                raise InputError(f"{name}.{field}={stage[field]} must be in (0, 1]")
+    for field, value in at_least_1.items():
+        if value < 1:
+            raise InputError(f"{field}={value} must be at least 1")
+
+
+def _check_pretraining(config: ml_collections.ConfigDict) -> ModelConfig:
     model = model_config(config, vocab_size=config.data.vocab_size)
     length = config.data.sequence_length
     if length - model.prefix_length < 8:
@@ -177,31 +342,19 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise InputError(f"data.heldout_fraction={config.data.heldout_fraction} must be in (0, 1)")
     if config.data.vocab_size < 100:
         raise InputError(f"data.vocab_size={config.data.vocab_size} must be at least 100")
-    if config.seed < 0:
-        raise InputError(f"seed={config.seed} must not be negative")
-    if config.data.workers < -1:
-        raise InputError(
-            f"data.workers={config.data.workers} must be at least 0, or -1 for a number that fits the host"
-        )
-    at_least_1 = {
-        "rows": config.rows,
-        "accumulate": config.accumulate,
-        "log_every": config.log_every,
-        "eval.every": config.eval.every,
-        "eval.batches": config.eval.batches,
-        "checkpoint.every": config.checkpoint.every,
-        "checkpoint.keep": config.checkpoint.keep,
-    }
-    for name, stage in stages(config):
-        objectives.check(stage, model)
-        at_least_1[f"{name}.steps"] = stage.steps
-        if not 0 <= stage.warmup_steps <= stage.steps:
-            raise InputError(f"{name}.warmup_steps={stage.warmup_steps} must be from 0 to {name}.steps={stage.steps}")
-        if not stage.learning_rate > 0:
-            raise InputError(f"{name}.learning_rate={stage.learning_rate} must be positive")
-        for field in ("mask_fraction", "replace_fraction"):
-            if not 0 < stage[field] <= 1:
-                raise InputError(f"{name}.{field}={stage[field]} must be in (0, 1]")
-    for field, value in at_least_1.items():
-        if value < 1:
-            raise InputError(f"{field}={value} must be at least 1")
+    return model
+
+
+def _check_task(config: ml_collections.ConfigDict) -> dict[str, int]:
+    """Checks what only tasks have; returns what must be at least 1."""
+    task = get_task(config.data)
+    if task.metric not in METRICS:
+        raise InputError(f"data.metric={task.metric!r} does not exist; there are: {', '.join(METRICS)}")
+    if config.data.sequence_length < 8:
+        raise InputError(f"data.sequence_length={config.data.sequence_length} must be at least 8")
+    row_lengths(config)
+    if not 1 <= config.ensemble <= config.model.width:
+        raise InputError(f"ensemble={config.ensemble} must be from 1 to model.width={config.model.width}")
+    if config.patience < 0:
+        raise InputError(f"patience={config.patience} must not be negative")
+    return {"compositions": config.compositions}

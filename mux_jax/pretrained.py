@@ -21,25 +21,20 @@ from mux_jax.training.step import abstract_params
 
 # What an ordinary BERT or ELECTRA gives to a multiplexed model.
 _BACKBONE = ("embeddings", "embeddings_project", "encoder")
-# The fields of the model that these parts decide.
-_BACKBONE_FIELDS = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "embedding_size",
-    "max_position_embeddings",
-    "layer_norm_eps",
-)
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """A model in a folder. `step` is that of a run's newest whole checkpoint; None for Hugging Face's."""
+    """A model in a folder.
+
+    `step` is that of a run's best checkpoint if it was judged by a task, else of its newest whole one,
+    and `run` the run's configuration; both are None for Hugging Face's.
+    """
 
     folder: epath.Path
     config: ModelConfig
     step: int | None
+    run: dict[str, Any] | None
 
     def params(self, mesh: jax.sharding.Mesh) -> Any:
         """The parameters, float32, as they lie on `mesh`.
@@ -56,8 +51,27 @@ class Pretrained:
         checkpoints.close()
         return params
 
-    def tokenizer(self) -> Tokenizer | None:
-        """The tokenizer; None if there is none. Released MUX-PLMs come without: theirs is BERT's."""
+    def tokenizer(self, given: str = "") -> Tokenizer:
+        """The tokenizer, or the one in the file `given` if there is none.
+
+        Raises:
+          InputError: none at all, `given` differs from the model's, or has more tokens than the model.
+        """
+        other = load_tokenizer(given) if given else None
+        own = self.find_tokenizer()
+        if own and other and own.get_vocab() != other.get_vocab():
+            raise InputError(f"data.tokenizer={given} has another vocabulary than {self.folder}")
+        tokenizer = own or other
+        if tokenizer is None:
+            raise InputError(f"{self.folder} has no tokenizer; name its vocabulary with data.tokenizer")
+        if tokenizer.get_vocab_size() > self.config.vocab_size:
+            raise InputError(
+                f"the tokenizer has {tokenizer.get_vocab_size()} tokens, the model {self.config.vocab_size}"
+            )
+        return tokenizer
+
+    def find_tokenizer(self) -> Tokenizer | None:
+        """The model's own tokenizer; None if there is none. Released MUX-PLMs come without: theirs is BERT's."""
         if has_tokenizer(self.folder):
             return load_tokenizer(str(self.folder))
         if self.config.vocab_size != 30522:
@@ -88,9 +102,10 @@ def find(path: str) -> Pretrained:
         if found is None:
             raise InputError(f"{folder}: the run has saved no checkpoint yet")
         step, run = found
-        return Pretrained(folder, ModelConfig(**run["model"]), step)
+        best = run.get("best")
+        return Pretrained(folder, ModelConfig(**run["model"]), best["step"] if best else step, run.get("config"))
     if huggingface.is_folder(folder):
-        return Pretrained(folder, huggingface.read_config(folder), None)
+        return Pretrained(folder, huggingface.read_config(folder), None, None)
     raise InputError(
         f"{folder}: no model there: neither a run (`checkpoints`) nor a Hugging Face folder "
         "(`config.json` with `model.safetensors` or `pytorch_model.bin`)"
@@ -101,15 +116,6 @@ def load_pretrained(path: str) -> tuple[MuxModel, Any]:
     """See `mux_jax.load_pretrained`."""
     found = find(path)
     return MuxModel(found.config), found.params(make_mesh(devices=jax.devices()[:1]))
-
-
-def adopt_backbone(config: Any, init: Pretrained) -> None:
-    """Gives a run's configuration the sizes of the embeddings and encoder that it starts from."""
-    fields = {name: getattr(init.config, name) for name in _BACKBONE_FIELDS}
-    changed = [f"{name}={value}" for name, value in fields.items() if config.model[name] != value]
-    config.model.update(fields)
-    if changed:
-        say(f"init: model sizes as in {init.folder}: {', '.join(changed)}")
 
 
 def start_from(init: Pretrained, config: ModelConfig, params: Any) -> Any:
@@ -176,7 +182,7 @@ def convert(source: str, destination: str, tokenizer: str = "", overwrite: bool 
     if target.exists() and not overwrite:
         raise InputError(f"{target} exists; --overwrite replaces it")
     found = find(source)
-    vocabulary = load_tokenizer(tokenizer) if tokenizer else found.tokenizer()
+    vocabulary = load_tokenizer(tokenizer) if tokenizer else found.find_tokenizer()
     if vocabulary is None:
         say(f"{found.folder} has no tokenizer, and {target} gets none; --tokenizer=FILE adds one")
     elif vocabulary.get_vocab_size() > found.config.vocab_size:

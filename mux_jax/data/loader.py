@@ -10,7 +10,7 @@ from absl import flags
 
 
 class Batches:
-    """`batches[step]` is int32[rows on this host, N, L], a function of (seed, step) alone.
+    """`batches[step]["tokens"]` is int32[rows on this host, N, L], a function of (seed, step) alone.
 
     The order is one order over all hosts: host h of H takes rows h·R/H ... (h+1)·R/H of each
     global batch, so a run may go on with another number of hosts and neither skip nor repeat.
@@ -35,14 +35,14 @@ class Batches:
     def __len__(self) -> int:
         return len(self._sequences) // (self._global * self._width)
 
-    def __getitem__(self, step: int) -> np.ndarray:
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         first = (int(step) * self._global + self._host * self._local) * self._width
         tokens = np.stack([self._sequences[first + i] for i in range(self._local * self._width)])
-        return tokens.reshape(self._local, self._width, -1)
+        return {"tokens": tokens.reshape(self._local, self._width, -1)}
 
 
-def iterate(batches: Batches, start: int, workers: int) -> Iterator[np.ndarray]:
-    """Yields the batches from step `start` on, read ahead by threads, or by worker processes.
+def iterate(batches: Any, start: int, workers: int) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the batches, random access by step, from step `start` on, read ahead by threads, or by worker processes.
 
     `workers` of -1 means 4 processes on hosts of 16 cores and more, and none on smaller ones. The
     batches are the same ones.

@@ -145,31 +145,7 @@ class Tfds:
     name = "tfds"
 
     def __init__(self, name: str, split: str, feature: str, data_dir: str):
-        # The import is slow and prints; only those who use TFDS pay for it.
-        import tensorflow_datasets as tfds
-
-        if not name:
-            raise InputError("data.tfds_name is empty; give a data set such as wikipedia/20230601.en")
-        root = epath.Path(data_dir or "~/tensorflow_datasets").expanduser()
-        folder = _prepared(root, name)
-        if folder is None:
-            raise InputError(
-                f"data set {name!r} is not prepared in {root} (data.tfds_dir). On a machine with TensorFlow: "
-                f"tfds build {_build_name(name)} --data_dir={root} --file_format=array_record"
-            )
-        self._builder = tfds.builder_from_directory(folder)
-        info = self._builder.info
-        for kind, value, field, there in (
-            ("split", split, "data.tfds_split", info.splits),
-            ("feature", feature, "data.text_field", info.features),
-        ):
-            if value not in there:
-                raise InputError(f"{folder}: no {kind} {value!r} ({field}); there are: {', '.join(sorted(there))}")
-        if info.file_format.value != "array_record":
-            raise InputError(
-                f"{folder} is in {info.file_format.value} format, which needs TensorFlow; "
-                "prepare it again with --file_format=array_record"
-            )
+        self._builder = open_tfds(name, split, (feature,), data_dir)
         self._split, self._feature = split, feature
 
     def fingerprint(self) -> str:
@@ -182,6 +158,39 @@ class Tfds:
             text = examples[i][self._feature].decode("utf-8")
             if text.strip():
                 yield text, (i + 1) / len(examples)
+
+
+def open_tfds(name: str, split: str, features: tuple[str, ...], data_dir: str) -> Any:
+    """The builder of a prepared data set that has this split and these features.
+
+    Raises:
+      InputError: what is not there, with what is; a format that needs TensorFlow.
+    """
+    # The import is slow and prints; only those who use TFDS pay for it.
+    import tensorflow_datasets as tfds
+
+    if not name:
+        raise InputError("data.tfds_name is empty; give a data set such as wikipedia/20230601.en")
+    root = epath.Path(data_dir or "~/tensorflow_datasets").expanduser()
+    folder = _prepared(root, name)
+    if folder is None:
+        raise InputError(
+            f"data set {name!r} is not prepared in {root} (data.tfds_dir). On a machine with TensorFlow: "
+            f"tfds build {_build_name(name)} --data_dir={root} --file_format=array_record"
+        )
+    builder = tfds.builder_from_directory(folder)
+    info = builder.info
+    wanted = [("split", split, "data.tfds_split", info.splits)]
+    wanted += [("feature", feature, "data.text_field", info.features) for feature in features]
+    for kind, value, field, there in wanted:
+        if value not in there:
+            raise InputError(f"{folder}: no {kind} {value!r} ({field}); there are: {', '.join(sorted(there))}")
+    if info.file_format.value != "array_record":
+        raise InputError(
+            f"{folder} is in {info.file_format.value} format, which needs TensorFlow; "
+            "prepare it again with --file_format=array_record"
+        )
+    return builder
 
 
 def open_sources(data: Any) -> list[tuple[float, Any]]:

@@ -1,8 +1,8 @@
-"""The pre-training objectives: pure functions (model, params, batch, rng) -> (loss, outputs).
+"""The objectives: pure functions (model, params, batch, rng) -> (loss, outputs).
 
-`batch["tokens"]` is int32[B, N, L]. The loss is a float32 scalar in nats. Of the outputs, scalars
-are losses to log; arrays are what `training/evaluation.py` computes its figures from. `make`
-gives the function that a stage's configuration describes.
+`batch["tokens"]` is int32[B, N, L]; classification has labels as well. The loss is a float32 scalar
+in nats. Of the outputs, scalars are losses to log; arrays are what `training/evaluation.py`
+computes its figures from. `make` gives the function that a stage's configuration describes.
 """
 
 import functools
@@ -15,10 +15,10 @@ import optax
 
 from mux_jax.data.tokenizer import SpecialTokens
 from mux_jax.errors import InputError
-from mux_jax.models.config import ModelConfig
 from mux_jax.models.model import MuxModel, leave_room
 from mux_jax.objectives import corruption
-from mux_jax.objectives.retrieval import draw_instances, retrieval_loss
+from mux_jax.objectives.classification import classification
+from mux_jax.objectives.retrieval import draw_instances, retrieval_loss, with_retrieval
 
 Outputs = dict[str, jax.Array]
 Objective = Callable[[MuxModel, Any, dict[str, jax.Array], jax.Array], tuple[jax.Array, Outputs]]
@@ -86,7 +86,7 @@ def replaced_token_detection(
     hidden_BLD = bound.encode(tokens, real)
     outputs["rtd_loss"], detected = detection_loss(bound, hidden_BLD, tokens != original, real)
     outputs |= detected
-    task = _with_retrieval(bound, outputs["rtd_loss"], hidden_BLD, tokens, rngs[5], stage, outputs)
+    task = with_retrieval(bound, outputs["rtd_loss"], hidden_BLD, tokens, rngs[5], stage, outputs)
     return loss + stage.detection_weight * task, outputs
 
 
@@ -123,35 +123,23 @@ def _masked_lm(
         "mlm_correct": logits_BNPV.argmax(-1) == chosen.labels,
         "mlm_weights": chosen.weights,
     }
-    loss = _with_retrieval(bound, outputs["mlm_loss"], hidden_BLD, tokens, rng, stage, outputs)
+    loss = with_retrieval(bound, outputs["mlm_loss"], hidden_BLD, tokens, rng, stage, outputs)
     return loss, outputs, logits_BNPV
 
 
-def _with_retrieval(
-    bound: MuxModel,
-    task_loss: jax.Array,
-    hidden_BLD: jax.Array,
-    tokens: jax.Array,
-    rng: jax.Array,
-    stage: Any,
-    outputs: Outputs,
-) -> jax.Array:
-    """The task's loss with retrieval as auxiliary; width 1 has nothing to retrieve."""
-    if bound.config.width == 1 or not stage.retrieval_coefficient:
-        return task_loss
-    loss, retrieved = retrieval_loss(bound, hidden_BLD, tokens, draw_instances(rng, tokens))
-    outputs |= retrieved | {"retrieval_loss": loss}
-    return stage.task_coefficient * task_loss + stage.retrieval_coefficient * loss
+OBJECTIVES = {
+    "retrieval": retrieval,
+    "mlm": masked_lm,
+    "rtd": replaced_token_detection,
+    "classification": classification,
+}
 
 
-OBJECTIVES = {"retrieval": retrieval, "mlm": masked_lm, "rtd": replaced_token_detection}
-
-
-def check(stage: Any, config: ModelConfig) -> None:
-    """Refuses a stage whose objective does not exist or does not fit the model, by `InputError`."""
+def check(stage: Any, width: int) -> None:
+    """Refuses a stage whose objective does not exist or does not fit the width, by `InputError`."""
     if stage.objective not in OBJECTIVES:
         raise InputError(f"objective={stage.objective!r} does not exist; there are: {', '.join(OBJECTIVES)}")
-    if stage.objective == "retrieval" and config.width == 1:
+    if stage.objective == "retrieval" and width == 1:
         raise InputError("objective='retrieval' needs model.width of at least 2: width 1 has nothing to separate")
 
 

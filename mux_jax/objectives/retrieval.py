@@ -1,5 +1,7 @@
 """Token retrieval, the priming objective: name the token of a drawn instance at each position."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -14,12 +16,16 @@ def draw_instances(rng: jax.Array, tokens_BNL: jax.Array) -> jax.Array:
 
 
 def retrieval_loss(
-    bound: MuxModel, hidden_BLD: jax.Array, tokens_BNL: jax.Array, instance_BL: jax.Array
+    bound: MuxModel,
+    hidden_BLD: jax.Array,
+    tokens_BNL: jax.Array,
+    instance_BL: jax.Array,
+    counted_BNL: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Retrieval on encoded rows, by a bound model; [B, L, V] logits and no more.
 
     As in the released code, the tokens are those that were multiplexed, corrupted ones included,
-    and every position counts but those of a prefix.
+    and every position counts but those of a prefix; or those that `counted` says.
 
     Returns:
       The mean cross-entropy in nats, and outputs `retrieval_instance` int32[B, L] and
@@ -32,4 +38,26 @@ def retrieval_loss(
         "retrieval_instance": instance_BL,
         "retrieval_correct": logits_BLV.argmax(-1) == labels_BL,
     }
-    return losses_BL.mean(), outputs
+    if counted_BNL is None:
+        return losses_BL.mean(), outputs
+    counted_BL = jnp.take_along_axis(counted_BNL, instance_BL[:, None], axis=1)[:, 0]
+    return (losses_BL * counted_BL).sum() / jnp.maximum(counted_BL.sum(), 1), outputs
+
+
+def with_retrieval(
+    bound: MuxModel,
+    task_loss: jax.Array,
+    hidden_BLD: jax.Array,
+    tokens_BNL: jax.Array,
+    rng: jax.Array,
+    stage: Any,
+    outputs: dict[str, jax.Array],
+    counted_BNL: jax.Array | None = None,
+) -> jax.Array:
+    """The task's loss with retrieval as auxiliary; width 1 has nothing to retrieve."""
+    if bound.config.width == 1 or not stage.retrieval_coefficient:
+        return task_loss
+    instance_BL = draw_instances(rng, tokens_BNL)
+    loss, retrieved = retrieval_loss(bound, hidden_BLD, tokens_BNL, instance_BL, counted_BNL)
+    outputs |= retrieved | {"retrieval_loss": loss}
+    return stage.task_coefficient * task_loss + stage.retrieval_coefficient * loss

@@ -9,7 +9,7 @@ exception in the midst of restoring, and not a changed one.)
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -24,12 +24,15 @@ _ITEMS = ("params", "optimizer", "run")
 
 
 class Checkpoints:
-    """The checkpoints of a run: asynchronous, the last `keep` kept. Without `keep`, to read only."""
+    """The checkpoints of a run: asynchronous, the last `keep` kept. Without `keep`, to read only.
+
+    `best` may be set to a step that is kept besides.
+    """
 
     def __init__(self, folder: epath.Path, keep: int | None = None):
-        self._folder = folder
+        self._folder, self.keep, self.best = folder, keep, None
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
+            preservation_policy=self if keep else None,
             create=keep is not None,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
         )
@@ -41,6 +44,11 @@ class Checkpoints:
         if opt_state is not None:
             items["optimizer"] = ocp.args.StandardSave(opt_state)
         self._manager.save(step, args=ocp.args.Composite(**items, run=ocp.args.JsonSave(run)))
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Orbax asks which of the checkpoints, the oldest first, to keep."""
+        last = len(checkpoints) - self.keep
+        return [i >= last or checkpoint.step == self.best for i, checkpoint in enumerate(checkpoints)]
 
     def latest(self, set_damaged_aside: bool = False) -> tuple[int, dict[str, Any]] | None:
         """The step and `run` of the newest whole checkpoint; None if there are none at all.

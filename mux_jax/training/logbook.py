@@ -1,9 +1,11 @@
 """What a run leaves for people: metrics.jsonl, TensorBoard events, curves.png, result.json."""
 
+import contextlib
 import json
 import logging
 import resource
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -11,8 +13,10 @@ import numpy as np
 from etils import epath
 from rich.table import Table
 
+from mux_jax.metrics import METRICS
 from mux_jax.progress import console, say
 from mux_jax.training.checkpoints import write_atomically
+from mux_jax.training.plots import pyplot, save
 
 # Held-out figures that result.json gives for a stage, and the summary prints.
 FIGURES = (
@@ -25,6 +29,7 @@ FIGURES = (
     "rtd_loss",
     "rtd_roc_auc",
     "rtd_f1",
+    *METRICS,
 )
 
 
@@ -60,9 +65,9 @@ class Meter:
     `total` is (instance-tokens, seconds) over all flushes; pauses, ended by `restart`, do not count.
     """
 
-    def __init__(self, tokens_per_step: int, total: tuple[int, float]):
+    def __init__(self, total: tuple[int, float]):
         self.total = total
-        self._tokens_per_step = tokens_per_step
+        self._tokens = 0
         self._pending: list[dict[str, jax.Array]] = []
         self._values: list[dict[str, float]] = []
         self.restart()
@@ -70,14 +75,22 @@ class Meter:
     def restart(self) -> None:
         self._since = time.monotonic()
 
-    def add(self, metrics: dict[str, jax.Array]) -> None:
-        """Takes a step's metrics, without waiting for the device to finish it."""
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves out the time of what happens within."""
+        before = time.monotonic()
+        yield
+        self._since += time.monotonic() - before
+
+    def add(self, metrics: dict[str, jax.Array], tokens: int) -> None:
+        """Takes a step's metrics and how many tokens it had, without waiting for the device to finish it."""
         self._pending.append(metrics)
+        self._tokens += tokens
 
     def flush(self) -> dict[str, float]:
         """Waits for the steps; the means of their metrics, and `instance_tokens_per_second`."""
         self._values, self._pending = jax.device_get(self._pending), []
-        seconds, tokens = time.monotonic() - self._since, len(self._values) * self._tokens_per_step
+        seconds, tokens, self._tokens = time.monotonic() - self._since, self._tokens, 0
         self.total = (self.total[0] + tokens, self.total[1] + seconds)
         self.restart()
         means = {name: float(np.mean([v[name] for v in self._values])) for name in self._values[0]}
@@ -105,18 +118,15 @@ def peak_memory_bytes() -> int:
 
 def plot_curves(rows: list[dict[str, Any]], path: epath.Path) -> None:
     """Losses and held-out accuracies against the step, stages shaded apart."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     def series(name: str) -> tuple[list[int], list[float]]:
         points = [(row["step"], row[name]) for row in rows if name in row]
         return [p[0] for p in points], [p[1] for p in points]
 
     names = sorted({name for row in rows for name in row})
-    losses = [n for n in names if n.removeprefix("heldout_") in ("retrieval_loss", "mlm_loss", "rtd_loss")]
-    scores = [n for n in names if n.startswith("heldout_") and n.endswith(("accuracy", "auc", "f1"))]
+    losses = [n for n in names if n.removeprefix("heldout_") in ("retrieval_loss", "mlm_loss", "rtd_loss", "task_loss")]
+    scores = [n for n in names if n.startswith("heldout_") and n.endswith(("accuracy", "auc", "f1", "score"))]
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for axis, group, label in ((axes[0], losses, "loss (nats)"), (axes[1], scores, "held-out score")):
         for name in group:
@@ -132,11 +142,7 @@ def plot_curves(rows: list[dict[str, Any]], path: epath.Path) -> None:
             axis.annotate(stage, (first, 0.99), xycoords=("data", "axes fraction"), fontsize=8, color="0.5", va="top")
         if group:
             axis.legend(fontsize=8)
-    temporary = path.parent / "curves.partial.png"
-    with temporary.open("wb") as f:
-        figure.savefig(f, dpi=120)
-    temporary.replace(path)
-    plt.close(figure)
+    save(figure, path)
 
 
 def print_summary(result: dict[str, Any], workdir: epath.Path) -> None:
@@ -149,12 +155,21 @@ def print_summary(result: dict[str, Any], workdir: epath.Path) -> None:
         if any(name in figures for figures in result["stages"].values()):
             table.add_row(name, *(_shown(figures.get(name)) for figures in result["stages"].values()))
     console.print(table)
+    if "score" in result:
+        score, width = result["score"], f"width {result['width']}"
+        if result["ensemble"] > 1:
+            width += f", ensembles of {result['ensemble']}: effective width {result['effective_width']:g}"
+        say(
+            f"{result['task']}, {result['examples']:,} examples, {width}: {result['metric']} {score['mean']:.4f} "
+            f"± {score['std']:.4f} ({score['min']:.4f} to {score['max']:.4f}) over {len(score['runs'])} compositions"
+        )
     say(
         f"{result['parameters']:,} parameters; {result['instance_tokens_per_second']:,.0f} instance-tokens/s; "
         f"{result['wall_seconds']:.0f} s; peak memory {result['peak_memory_bytes'] / 1e9:.2f} GB"
     )
-    for name in ("result.json", "metrics.jsonl", "curves.png", "tensorboard", "checkpoints"):
-        say(f"  {workdir / name}")
+    for name in ("result.json", "metrics.jsonl", "curves.png", "confusion.png", "tensorboard", "checkpoints"):
+        if (workdir / name).exists():
+            say(f"  {workdir / name}")
 
 
 def _shown(value: Any) -> str:

@@ -4,11 +4,9 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 from etils import epath
 from jax.sharding import Mesh
@@ -19,18 +17,16 @@ from mux_jax.errors import InputError, TrainingError
 from mux_jax.models.model import MuxModel
 from mux_jax.objectives import objectives
 from mux_jax.progress import progress, say
-from mux_jax.training import data as run_data
+from mux_jax.training import finetuning, pretraining
 from mux_jax.training.checkpoints import Checkpoints, checkpoint_folder, write_atomically
-from mux_jax.training.evaluation import evaluate, unigram_entropy
 from mux_jax.training.logbook import Logbook, Meter, peak_memory_bytes, plot_curves, print_summary
-from mux_jax.training.mesh import check_rows, make_mesh, rows_multiple
+from mux_jax.training.mesh import check_rows, make_mesh
 from mux_jax.training.optimizer import learning_rate, make_optimizer
 from mux_jax.training.step import (
     TrainState,
     abstract_params,
     init_params,
     init_state,
-    make_eval_step,
     make_train_step,
     to_device,
 )
@@ -51,14 +47,14 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
     """
     clock = time.monotonic()
     init = pretrained.find(config.init) if config.init else None
-    if init:
-        pretrained.adopt_backbone(config, init)
+    configuration.resolve(config, init.config if init else None)
     configuration.check(config)
     mesh = make_mesh(**config.mesh)
     check_rows(mesh, config.rows, config.accumulate)
     stop = StopSignal()
     folder = open_workdir(workdir, config)
-    data = run_data.prepare(config, folder, init)
+    prepare = finetuning.prepare if configuration.is_finetuning(config) else pretraining.prepare
+    data = prepare(config, folder, init)
     return _Run(config, folder, init, data, mesh, stop, clock).train()
 
 
@@ -70,21 +66,19 @@ class _Run:
         config: Any,
         workdir: epath.Path,
         init: pretrained.Pretrained | None,
-        data: run_data.RunData,
+        data: pretraining.Pretraining | finetuning.Finetuning,
         mesh: Mesh,
         stop: StopSignal,
         clock: float,
     ):
         self.config, self.workdir, self.init, self.data = config, workdir, init, data
         self.mesh, self.stop, self.clock = mesh, stop, clock
-        vocab_size = init.config.vocab_size if init else data.tokenizer.get_vocab_size()
-        self.model_config = configuration.model_config(config, vocab_size, data.special.cls)
+        self.model_config = data.model_config(config, init)
         self.model = MuxModel(self.model_config, deterministic=False)
-        heldout = run_data.heldout_batches(data, config, rows_multiple(mesh))
-        self.heldout = [to_device(tokens, mesh) for tokens in heldout]
-        self.unigram_entropy = unigram_entropy(np.stack(heldout), dataclasses.astuple(data.special))
+        self.evaluate = data.evaluator(config, self.model, mesh)
         self.checkpoints = Checkpoints(checkpoint_folder(workdir), config.checkpoint.keep)
         self.results: dict[str, dict[str, Any]] = {}  # held-out figures of the stages that have ended
+        self.best: dict[str, Any] | None = None  # of a task: score and step of the best evaluation
         self.wall_before = 0.0  # seconds that earlier processes of this run took
 
     def train(self) -> dict[str, Any]:
@@ -92,7 +86,7 @@ class _Run:
         params, state = self.resume([name for name, _ in stages])
         describe_workdir(self.workdir, self.config)
         self.log = Logbook(self.workdir, self.step)
-        self.meter = Meter(self.config.rows * self.config.model.width * self.config.data.sequence_length, self.metered)
+        self.meter = Meter(self.metered)
         with self.stop:
             end = 0
             for name, stage in stages:
@@ -101,8 +95,9 @@ class _Run:
                     optimizer = make_optimizer(stage, self.config.optimizer)
                     state = state or init_state(params, optimizer, start, self.mesh)
                     params, state = self.run_stage(name, stage, optimizer, state, start, end), None
-            self.checkpoints.close()
+            self.checkpoints.wait()
             result = self.result(params)
+            self.checkpoints.close()
             self.log.close()
             plot_curves(self.log.rows, self.workdir / "curves.png")
         print_summary(result, self.workdir)
@@ -119,6 +114,8 @@ class _Run:
             return params, None
         self.step, run = found
         self.results, self.wall_before, self.metered = run["results"], run["wall_seconds"], tuple(run["metered"])
+        self.best = run.get("best")
+        self.checkpoints.best = self.best and self.best["step"]
         begun = list(dict.fromkeys([*self.results, run["stage"]]))
         if stages[: len(begun)] != begun:
             raise InputError(f"stages={','.join(stages)}: the run in {self.workdir} began with {','.join(begun)}")
@@ -136,46 +133,61 @@ class _Run:
         """Trains from `state.step` to step `end`, evaluates, saves; returns the parameters."""
         config, mesh, step = self.config, self.mesh, int(state.step)
         objective, rate = objectives.make(stage, self.data.special), learning_rate(stage)
-        batches = iterate(run_data.train_batches(self.data, config), step, config.data.workers)
-        tokens = to_device(next(batches), mesh)
+        batches = iterate(self.data.batches(config), step, config.data.workers)
+        batch = to_device(next(batches), mesh)
         train_step = make_train_step(objective, self.model, optimizer, mesh, config.seed, config.accumulate)
-        train_step = train_step(state, tokens)
-        eval_step = make_eval_step(objective, self.model, mesh)(state.params, self.heldout[0], jax.random.key(0))
+        train_step.prepare(state, batch)
 
         self.meter.restart()
         with progress(name, begun=(step - start) / stage.steps) as report:
-            while step < end:
-                state, metrics = train_step(state, tokens)
-                self.meter.add(metrics)
-                tokens = to_device(next(batches), mesh)  # while the device works
+            last = False
+            while not last:
+                with self.meter.paused():  # while rows of another length are compiled for
+                    train_step.prepare(state, batch)
+                state, metrics = train_step(state, batch)
+                self.meter.add(metrics, batch["tokens"].size)
+                batch = to_device(next(batches), mesh)  # while the device works
                 step += 1
-                last, stopping = step == end, self.stop.requested
+                last, stopping, improved = step == end, self.stop.requested, False
                 evaluating = last or step % config.eval.every == 0
-                saving = last or stopping or step % config.checkpoint.every == 0
-                if evaluating or saving or step % config.log_every == 0:
+                if evaluating or stopping or step % config.checkpoint.every == 0 or step % config.log_every == 0:
                     means = self.meter.flush()
                     self.check_finite(name, step, means)
                     self.log.write(step, name, means | {"learning_rate": float(rate(step - 1 - start))})
                     speed = f"{means['instance_tokens_per_second']:,.0f} instance-tokens/s"
                     report((step - start) / stage.steps, f"step {step} loss {means['loss']:.3f} {speed}")
                 if evaluating:
-                    figures = self.evaluate(eval_step, state.params)
+                    figures = self.evaluate(objective, state.params)
                     self.log.write(step, name, {f"heldout_{k}": v for k, v in figures.items()})
+                    improved = self.compare(step, figures)
+                    last = last or self.out_of_patience()
                 if last:
                     self.results[name] = figures
-                if saving:
+                if last or stopping or improved or step % config.checkpoint.every == 0:
                     self.checkpoints.save(step, state.params, state.opt_state, self.describe(name, step))
+                    self.meter.restart()
                 if stopping:
                     self.leave(step)
-                if evaluating or saving:
+                if evaluating:
                     self.meter.restart()
         return state.params
 
-    def evaluate(self, eval_step: Callable, params: Any) -> dict[str, Any]:
-        figures = evaluate(eval_step, params, self.heldout)
-        if "mlm_loss" in figures:
-            figures["unigram_entropy"] = self.unigram_entropy
-        return figures
+    def compare(self, step: int, figures: dict[str, Any]) -> bool:
+        """Whether the score is the best so far, which is then remembered; runs without a score have none."""
+        if "score" not in figures:
+            return False
+        improved = self.best is None or figures["score"] > self.best["score"]
+        if improved:
+            self.best = {"step": step, "score": figures["score"], "waited": 0}
+            self.checkpoints.best = step
+        else:
+            self.best = self.best | {"waited": self.best["waited"] + 1}
+        return improved
+
+    def out_of_patience(self) -> bool:
+        """Whether the last `patience` evaluations have brought nothing better; 0 is patience without end."""
+        patience = self.config.get("patience", 0)
+        return bool(patience and self.best and self.best["waited"] >= patience)
 
     def check_finite(self, stage: str, step: int, means: dict[str, float]) -> None:
         """Stops the run before anything that is not finite is saved."""
@@ -199,6 +211,7 @@ class _Run:
             "results": self.results,
             "wall_seconds": self.wall_seconds,
             "metered": self.meter.total,
+            "best": self.best,
             "model": dataclasses.asdict(self.model_config),
             "config": to_dict(self.config),
         }
@@ -218,7 +231,10 @@ class _Run:
             if result["stages"] == self.results:
                 return result
         tokens, seconds = self.meter.total
-        result = {
+        if self.best:
+            params = self.checkpoints.restore_params(self.best["step"], abstract_params(self.model, self.mesh))
+        result = self.data.finish(self.config, self.model, self.mesh, params, self.workdir)
+        result |= {
             "stages": self.results,
             "wall_seconds": self.wall_seconds,
             "peak_memory_bytes": peak_memory_bytes(),

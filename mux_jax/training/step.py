@@ -15,6 +15,8 @@ from mux_jax.models.model import MuxModel
 from mux_jax.objectives.objectives import Objective
 from mux_jax.training.mesh import RULES, batch_sharding, param_shardings
 
+Batch = dict[str, jax.Array]
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -72,74 +74,81 @@ def make_train_step(
     mesh: Mesh,
     seed: int,
     accumulate: int,
-) -> Callable[[TrainState, jax.Array], Callable]:
-    """The step, to be compiled by calling the result once with a state and tokens like those to come.
+) -> "Compiled":
+    """The step: (state, batch) -> (state, scalars to log).
 
-    The compiled step is (state, tokens int32[B, N, L]) -> (state, scalars to log). The state is
-    donated. What is drawn depends on (seed, step) alone.
+    The state is donated. What is drawn depends on (seed, step) alone.
     """
 
-    def loss_fn(params: Any, tokens: jax.Array, rng: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        loss, outputs = objective(model, params, {"tokens": tokens}, rng)
+    def loss_fn(params: Any, batch: Batch, rng: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        loss, outputs = objective(model, params, batch, rng)
         return loss, {"loss": loss} | {k: v for k, v in outputs.items() if v.ndim == 0}
 
-    def step(state: TrainState, tokens_BNL: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
         gradients_of = jax.grad(loss_fn, has_aux=True)
         if accumulate == 1:
-            gradients, metrics = gradients_of(state.params, tokens_BNL, rng)
+            gradients, metrics = gradients_of(state.params, batch, rng)
         else:
-            gradients, metrics = _accumulate(gradients_of, state.params, tokens_BNL, rng, accumulate)
+            gradients, metrics = _accumulate(gradients_of, state.params, batch, rng, accumulate)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics["gradient_norm"] = optax.tree.norm(gradients)
         return TrainState(state.step + 1, params, opt_state), metrics
 
-    return _on_mesh(step, mesh, donate_argnums=0)
+    return Compiled(step, mesh, donate_argnums=0)
 
 
-def make_eval_step(
-    objective: Objective, model: MuxModel, mesh: Mesh
-) -> Callable[[Any, jax.Array, jax.Array], Callable]:
-    """The evaluation, to be compiled in the same way: (params, tokens, rng) -> the objective's outputs.
+def make_eval_step(objective: Objective, model: MuxModel, mesh: Mesh) -> "Compiled":
+    """The evaluation: (params, batch, rng) -> the objective's outputs. Dropout is off."""
 
-    Dropout is off.
-    """
-
-    def step(params: Any, tokens_BNL: jax.Array, rng: jax.Array) -> dict[str, jax.Array]:
-        loss, outputs = objective(model.clone(deterministic=True), params, {"tokens": tokens_BNL}, rng)
+    def step(params: Any, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
+        loss, outputs = objective(model.clone(deterministic=True), params, batch, rng)
         return outputs | {"loss": loss}
 
-    return _on_mesh(step, mesh, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    return Compiled(step, mesh, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
-def _accumulate(gradients_of: Callable, params: Any, tokens: jax.Array, rng: jax.Array, parts: int) -> Any:
+def _accumulate(gradients_of: Callable, params: Any, batch: Batch, rng: jax.Array, parts: int) -> Any:
     """Mean gradients and metrics over `parts` slices of the rows, one slice in memory at a time."""
     # Every parts-th row, so that each slice has its share of every device's rows.
-    slices = tokens.reshape(-1, parts, *tokens.shape[1:]).swapaxes(0, 1)
+    slices = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
 
-    def add(total: Any, part: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
-        index, tokens = part
-        new = gradients_of(params, tokens, jax.random.fold_in(rng, index))
+    def add(total: Any, part: tuple[jax.Array, Batch]) -> tuple[Any, None]:
+        index, batch = part
+        new = gradients_of(params, batch, jax.random.fold_in(rng, index))
         return jax.tree.map(jnp.add, total, new), None
 
-    shapes = jax.eval_shape(gradients_of, params, slices[0], rng)
+    shapes = jax.eval_shape(gradients_of, params, jax.tree.map(lambda x: x[0], slices), rng)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     total, _ = jax.lax.scan(add, zeros, (jnp.arange(parts), slices))
     return jax.tree.map(lambda x: x / parts, total)
 
 
-def _on_mesh(step: Callable, mesh: Mesh, **jit_options: Any) -> Callable:
-    """Compiles for given arguments, with the mesh and the axis rules in force while JAX traces."""
-    jitted = jax.jit(step, **jit_options)
+class Compiled:
+    """A function jitted with the mesh and the axis rules in force, compiled for each shape it meets."""
 
-    def compile_for(*args: Any) -> Callable:
-        with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
-            return jitted.lower(*args).compile()
+    def __init__(self, function: Callable, mesh: Mesh, **jit_options: Any):
+        self._jitted, self._mesh = jax.jit(function, **jit_options), mesh
+        self._compiled: dict[Any, Callable] = {}
 
-    return compile_for
+    def prepare(self, *args: Any) -> None:
+        """Compiles for arguments like these, if that was not done before."""
+        key = self._key(args)
+        if key not in self._compiled:
+            with jax.set_mesh(self._mesh), nn.logical_axis_rules(RULES):
+                self._compiled[key] = self._jitted.lower(*args).compile()
+
+    def __call__(self, *args: Any) -> Any:
+        self.prepare(*args)
+        return self._compiled[self._key(args)](*args)
+
+    @staticmethod
+    def _key(args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The shapes of all but the first argument: parameters and states keep theirs."""
+        return tuple((x.shape, x.dtype) for x in jax.tree.leaves(args[1:]))
 
 
-def to_device(tokens: Any, mesh: Mesh) -> jax.Array:
+def to_device(batch: Any, mesh: Mesh) -> Any:
     """This host's rows as its part of the global batch."""
-    return jax.make_array_from_process_local_data(batch_sharding(mesh), tokens)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(batch_sharding(mesh), x), batch)

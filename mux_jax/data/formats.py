@@ -1,0 +1,171 @@
+"""Files of examples, read as a stream of records: txt, TSV, CSV, JSONL, Parquet, CoNLL, CoNLL-U.
+
+A record knows where it came from. A line that cannot be read is a record with an `error`, so that
+the reader of the stream decides whether it stops or goes on.
+"""
+
+import csv
+import dataclasses
+import io
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any, TextIO
+
+from etils import epath
+
+from mux_jax.errors import InputError
+
+SUFFIXES = (".txt", ".tsv", ".csv", ".jsonl", ".parquet", ".conll", ".conllu")
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """Fields by column, and "FILE:LINE"; with an `error` there are no fields."""
+
+    where: str
+    fields: dict[str, Any]
+    error: str = ""
+
+
+def read(path: epath.Path, columns: tuple[str, ...] = (), words: bool = False) -> Iterator[Record]:
+    """The records of a file, by the end of its name.
+
+    `.txt` has a column `text`; `.conll` (a word a line, its tag last) and `.conllu` (tags from UPOS)
+    have `words` and `tags`. TSV is read as GLUE writes it, without quotes.
+
+    Args:
+      columns: the names of the columns of a TSV or CSV without a header line.
+      words: whether `.txt` is CoNLL, as CoNLL-2003 is named.
+
+    Raises:
+      InputError: a name that ends otherwise, a file that is not there, or empty.
+    """
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"{path}: the name must end in {', '.join(SUFFIXES)}")
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    if path.stat().length == 0:
+        raise InputError(f"{path}: empty file")
+    if path.suffix == ".parquet":
+        yield from _parquet(path)
+        return
+    # Bytes that are not UTF-8 become lone surrogates, which `_checked` finds with their line.
+    raw = path.open("rb")
+    with io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+        if path.suffix in (".conll", ".conllu") or words and path.suffix == ".txt":
+            records = _sentences(path, stream)
+        elif path.suffix == ".csv":
+            records = _table(path, csv.reader(stream, strict=True), columns)
+        elif path.suffix == ".tsv":
+            reader = csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
+            records = _table(path, reader, columns)
+        elif path.suffix == ".jsonl":
+            records = _json_lines(path, stream)
+        else:
+            lines = enumerate((line.rstrip("\r\n") for line in stream), start=1)
+            records = (Record(f"{path}:{number}", {"text": line}) for number, line in lines)
+        yield from map(_checked, records)
+
+
+def column_names(path: epath.Path, columns: tuple[str, ...] = ()) -> list[str]:
+    """The columns that a file has, as far as its first good record says."""
+    good = next((record for record in read(path, columns) if not record.error), None)
+    return list(good.fields) if good else []
+
+
+def require_columns(path: epath.Path, wanted: Iterable[str], columns: tuple[str, ...] = ()) -> None:
+    """Refuses a file that lacks a column, naming those that it has."""
+    there = column_names(path, columns)
+    for name in wanted:
+        if name not in there:
+            raise InputError(f"{path}: no column {name!r}; there are: {', '.join(there) or 'none'}")
+
+
+def _checked(record: Record) -> Record:
+    """The record; or an error if it holds bytes that were not UTF-8."""
+    for value in record.fields.values():
+        text = "".join(map(str, value)) if isinstance(value, list) else value
+        if isinstance(text, str) and not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+            return Record(record.where, {}, "not UTF-8")
+    return record
+
+
+def _table(path: epath.Path, reader: Any, columns: tuple[str, ...]) -> Iterator[Record]:
+    header = list(columns)
+    rows = iter(reader)
+    while True:
+        number = reader.line_num + 1
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as e:
+            yield Record(f"{path}:{number}", {}, str(e))
+            continue
+        if not header:
+            header = row
+            continue
+        if not row:
+            continue
+        if len(row) != len(header):
+            yield Record(f"{path}:{number}", {}, f"{len(row)} columns, not {len(header)}: {', '.join(header)}")
+        else:
+            yield Record(f"{path}:{number}", dict(zip(header, row)))
+
+
+def _json_lines(path: epath.Path, stream: TextIO) -> Iterator[Record]:
+    for number, line in enumerate(stream, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as e:
+            yield Record(f"{path}:{number}", {}, f"not JSON: {e}")
+            continue
+        if isinstance(record, dict):
+            yield Record(f"{path}:{number}", record)
+        else:
+            yield Record(f"{path}:{number}", {}, "not a JSON object")
+
+
+def _parquet(path: epath.Path) -> Iterator[Record]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as e:
+        raise InputError(f"{path}: reading Parquet needs pyarrow: pip install 'mux_jax[parquet]'") from e
+    number = 0
+    with path.open("rb") as stream:
+        try:
+            for batch in pyarrow.parquet.ParquetFile(stream).iter_batches(batch_size=1024):
+                for fields in batch.to_pylist():
+                    number += 1
+                    yield Record(f"{path}:{number}", fields)
+        except pyarrow.ArrowException as e:
+            raise InputError(f"{path}: cannot be read: {e}") from e
+
+
+def _sentences(path: epath.Path, stream: TextIO) -> Iterator[Record]:
+    """Sentences of CoNLL files, which lines without a word separate."""
+    words, tags, error, first = [], [], "", 0
+    for number, line in enumerate(itertools.chain(stream, [""]), start=1):
+        fields = line.split("\t") if "\t" in line.strip() else line.split()
+        fields = [field.strip() for field in fields]
+        if not line.strip() or fields[0] == "-DOCSTART-":
+            if words or error:
+                yield Record(f"{path}:{first}", {} if error else {"words": words, "tags": tags}, error)
+            words, tags, error = [], [], ""
+            continue
+        if path.suffix == ".conllu":
+            if line.startswith("#") or not fields[0].isdigit():
+                continue  # comments, words in several parts, empty nodes
+            columns, (word, label) = 10, (1, 3)
+        else:
+            columns, (word, label) = 2, (0, -1)
+        first = first if words else number
+        if len(fields) < columns or not fields[word] or not fields[label]:
+            error = error or f"line {number} has no word and tag in {len(fields)} columns; {columns} or more are needed"
+        else:
+            words.append(fields[word])
+            tags.append(fields[label])

@@ -1,0 +1,53 @@
+"""Which examples share a row: examples become slots of multiplexed rows of a few lengths.
+
+A row is as long as the smallest of the given lengths that holds its examples. Every example is in
+exactly one slot; slots that are left over are filled with other examples, and marked.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Slots:
+    """One batch: `examples` int[slots], which example each slot holds; `real` bool[slots], False where it
+    only fills; `length`, that of the rows."""
+
+    examples: np.ndarray
+    real: np.ndarray
+    length: int
+
+
+def compose(sizes: np.ndarray, lengths: tuple[int, ...], slots: int, rng: np.random.Generator) -> Iterator[Slots]:
+    """Batches of `slots` slots that hold each example once, drawn at random among those of like length.
+
+    There are ceil(examples / slots) of them.
+
+    Args:
+      sizes: int[examples], the tokens of each example, at most the last of `lengths`.
+      lengths: the lengths that rows may have, ascending.
+    """
+    order = rng.permutation(len(sizes))
+    bucket = np.searchsorted(lengths, sizes[order])
+    waiting = np.empty(0, order.dtype)
+    for i, length in enumerate(lengths):
+        waiting = np.concatenate([waiting, order[bucket == i]])
+        whole = len(waiting) // slots * slots
+        for batch in waiting[:whole].reshape(-1, slots):
+            yield Slots(batch, np.ones(slots, bool), length)
+        waiting = waiting[whole:]  # too few of this length go with the next
+    if len(waiting):
+        longest = sizes[waiting].max()
+        fill = rng.choice(order[sizes[order] <= longest], slots - len(waiting))
+        real = np.arange(slots) < len(waiting)
+        yield Slots(np.concatenate([waiting, fill]), real, lengths[int(np.searchsorted(lengths, longest))])
+
+
+def pad(ids: list[np.ndarray], examples: np.ndarray, length: int, width: int, value: int) -> np.ndarray:
+    """The ids of some examples as int32[rows, width, length], `value` after their ends."""
+    padded = np.full((len(examples), length), value, np.int32)
+    for row, example in zip(padded, examples):
+        row[: len(ids[example])] = ids[example]
+    return padded.reshape(-1, width, length)

@@ -1,0 +1,216 @@
+"""Tasks to fine-tune on: what they are called, and where their examples and labels are.
+
+A task is an entry of `TASKS`. `read` gives its examples: from files in the format in which the
+task is distributed, from TensorFlow Datasets, or from the Python installation.
+"""
+
+import dataclasses
+import os
+from typing import Any
+
+from etils import epath
+
+from mux_jax.data import embedded, formats
+from mux_jax.data.encoding import Text
+from mux_jax.data.sources import open_tfds
+from mux_jax.errors import InputError
+
+KINDS = ("sequence", "regression", "token")
+# A file of a split may be called so.
+_STEMS = {"train": ("train",), "dev": ("dev", "valid", "validation", "testa")}
+_TEXT_SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
+_WORD_SUFFIXES = (".conllu", ".conll", ".txt", ".jsonl", ".parquet")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """kind: one of KINDS; metric: what the task is judged by (`mux_jax.metrics`);
+    text: the column of the text, or of both texts of a pair; label: that of the label;
+    header: the columns of files that have no header line;
+    dev: the splits to evaluate on, of which the first counts;
+    tfds, tfds_text, tfds_label: the data set of TensorFlow Datasets, and the names of its features
+    where they are others; steps: of training, as released;
+    embedded: the function of `embedded` that gives the examples.
+    """
+
+    kind: str
+    metric: str
+    text: tuple[str, ...] = ("sentence",)
+    label: str = "label"
+    header: tuple[str, ...] = ()
+    dev: tuple[str, ...] = ("dev",)
+    tfds: str = ""
+    tfds_text: tuple[str, ...] = ()
+    tfds_label: str = "label"
+    steps: int = 10_000
+    embedded: str = ""
+
+
+_PAIR = ("sentence1", "sentence2")
+_WORDS = dict(kind="token", text=("words",), label="tags", tfds_text=("tokens",))
+
+TASKS = {
+    "cola": Task("sequence", "matthews", header=("source", "label", "star", "sentence"), tfds="glue/cola"),
+    "sst2": Task("sequence", "accuracy", tfds="glue/sst2", steps=20_000),
+    "mrpc": Task("sequence", "f1", ("#1 String", "#2 String"), "Quality", tfds="glue/mrpc", tfds_text=_PAIR),
+    "stsb": Task("regression", "pearson_spearman", _PAIR, "score", tfds="glue/stsb"),
+    "qqp": Task("sequence", "f1", ("question1", "question2"), "is_duplicate", tfds="glue/qqp", steps=100_000),
+    "mnli": Task(
+        "sequence",
+        "accuracy",
+        _PAIR,
+        "gold_label",
+        dev=("dev_matched", "dev_mismatched"),
+        tfds="glue/mnli",
+        tfds_text=("premise", "hypothesis"),
+        steps=100_000,
+    ),
+    "qnli": Task("sequence", "accuracy", ("question", "sentence"), tfds="glue/qnli", steps=20_000),
+    "rte": Task("sequence", "accuracy", _PAIR, tfds="glue/rte", steps=2_000),
+    "wnli": Task("sequence", "accuracy", _PAIR, tfds="glue/wnli", steps=2_000),
+    "ner": Task(**_WORDS, metric="span_f1", tfds="conll2003", tfds_label="ner", steps=20_000),
+    "pos": Task(**_WORDS, metric="accuracy", tfds="universal_dependencies/en_ewt", tfds_label="upos", steps=20_000),
+    "docstrings": Task("sequence", "accuracy", ("text",), steps=600, embedded="docstrings"),
+    "code": Task("token", "accuracy", ("words",), "tags", steps=600, embedded="code_lines"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A text, a pair of texts or the words of a sentence; its label, number or tags; where it is from."""
+
+    text: Text
+    label: str | float | list[str]
+    where: str
+
+
+def get_task(data: Any) -> Task:
+    """The task that a configuration's section `data` names; `custom` ones are described there.
+
+    Raises:
+      InputError: a task or kind that does not exist.
+    """
+    if data.task != "custom":
+        if data.task not in TASKS:
+            raise InputError(f"task={data.task!r} does not exist; there are: {', '.join(TASKS)}, custom")
+        return TASKS[data.task]
+    if data.kind not in KINDS:
+        raise InputError(f"data.kind={data.kind!r} does not exist; there are: {', '.join(KINDS)}")
+    if not data.folder:
+        raise InputError("task=custom needs data=FOLDER, with files train and dev")
+    metric = data.metric or {"sequence": "accuracy", "regression": "pearson_spearman", "token": "accuracy"}[data.kind]
+    if data.kind == "token":
+        return Task(**_WORDS, metric=metric)
+    return Task(data.kind, metric, tuple(name.strip() for name in data.text_columns.split(",")), data.label_column)
+
+
+def read(task: Task, data: Any) -> dict[str, list[Example]]:
+    """The examples of the splits `train` and those of `task.dev`.
+
+    Raises:
+      InputError: what is not there, empty, lacks a column or cannot be read, by file and line.
+    """
+    splits = ("train", *task.dev)
+    if task.embedded:
+        found = getattr(embedded, task.embedded)()
+        return {split: [Example(*example) for example in found[split]] for split in splits}
+    if data.folder:
+        folder = epath.Path(data.folder).expanduser()
+        if not folder.is_dir():
+            raise InputError(f"data={data.folder}: no such folder")
+        return {split: _from_file(task, _find(folder, task, split)) for split in splits}
+    return _from_tfds(task, data, splits)
+
+
+def _find(folder: epath.Path, task: Task, split: str) -> epath.Path:
+    suffixes = _WORD_SUFFIXES if task.kind == "token" else _TEXT_SUFFIXES
+    names = [stem + suffix for stem in _STEMS.get(split, (split,)) for suffix in suffixes]
+    found = next((folder / name for name in names if (folder / name).exists()), None)
+    if found is None:
+        raise InputError(f"{folder}: no file for the split {split!r}; it may be called {', '.join(names)}")
+    return found
+
+
+def _from_file(task: Task, path: epath.Path) -> list[Example]:
+    header = task.header if path.suffix == ".tsv" else ()
+    words = task.kind == "token"
+    if not words:
+        formats.require_columns(path, (*task.text, task.label), header)
+    examples = []
+    for record in formats.read(path, header, words=words):
+        if record.error:
+            raise InputError(f"{record.where}: {record.error}")
+        examples.append(to_example(task, record))
+    if not examples:
+        raise InputError(f"{path}: no examples in the file")
+    return examples
+
+
+def to_example(task: Task, record: formats.Record) -> Example:
+    """The example that a record is."""
+    text = to_text(record, task.text)
+    label = record.fields.get(task.label)
+    if task.kind == "regression":
+        try:
+            label = float(label)
+        except (TypeError, ValueError) as e:
+            raise InputError(f"{record.where}: {task.label}={label!r} is not a number") from e
+    elif task.kind == "sequence":
+        if label is None or label == "":
+            raise InputError(f"{record.where}: no label in column {task.label!r}")
+        label = str(label)
+    return Example(text, label, record.where)
+
+
+def to_text(record: formats.Record, columns: tuple[str, ...]) -> Text:
+    """The text, pair or words in the columns of a record.
+
+    Raises:
+      InputError: a value that is no text.
+    """
+    values = []
+    for name in columns:
+        value = record.fields.get(name)
+        if not isinstance(value, str | list):
+            raise InputError(f"{record.where}: no text in column {name!r}")
+        values.append(value)
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+def _from_tfds(task: Task, data: Any, splits: tuple[str, ...]) -> dict[str, list[Example]]:
+    """Examples of a prepared data set, read without TensorFlow."""
+    in_tfds = {"train": "train", "dev": "validation"}
+    in_tfds |= {"dev_matched": "validation_matched", "dev_mismatched": "validation_mismatched"}
+    names = task.tfds_text or task.text
+    examples = {}
+    for split in splits:
+        builder = open_tfds(task.tfds, in_tfds[split], (*names, task.tfds_label), data.tfds_dir)
+        label = builder.info.features[task.tfds_label]
+        classes = getattr(getattr(label, "feature", label), "names", None)
+        records = builder.as_data_source(in_tfds[split])
+        examples[split] = []
+        for i in range(len(records)):
+            texts, value = [_decoded(records[i][name]) for name in names], _decoded(records[i][task.tfds_label])
+            if task.kind == "regression":
+                value = float(value)
+            elif classes:
+                value = [classes[v] for v in value] if task.kind == "token" else classes[value]
+            where = f"{task.tfds}:{in_tfds[split]}:{i}"
+            examples[split].append(Example(texts[0] if len(texts) == 1 else tuple(texts), value, where))
+    return examples
+
+
+def _decoded(value: Any) -> Any:
+    """TFDS's bytes as text, its arrays as lists, its numbers as Python's."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, list):
+        return [_decoded(v) for v in value]
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def describe(data: Any) -> str:
+    """Where the examples of a configuration's section `data` come from."""
+    task = TASKS.get(data.task)
+    if task and task.embedded:
+        return "the Python installation"
+    return os.path.abspath(os.path.expanduser(data.folder)) if data.folder else f"TFDS {task.tfds}"

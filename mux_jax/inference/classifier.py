@@ -1,0 +1,97 @@
+"""Logits of any number of encoded texts: rows are composed, run, and taken apart again."""
+
+import collections
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mux_jax.data.encoding import Encoded
+from mux_jax.data.rows import Slots, compose, pad
+from mux_jax.models.model import MuxModel
+from mux_jax.training.mesh import rows_multiple
+from mux_jax.training.step import Compiled, to_device
+
+_AHEAD = 4  # batches that the device works on while results are fetched
+
+
+class Classifier:
+    """A model with the head `sequence` or `token`, compiled for rows of a few lengths."""
+
+    def __init__(self, model: MuxModel, mesh: Mesh, rows: int, lengths: tuple[int, ...], pad_id: int):
+        """rows: those of a batch, made a multiple of the devices; lengths: that rows may have, ascending."""
+        multiple = rows_multiple(mesh)
+        self.config, self._mesh, self._lengths, self._pad = model.config, mesh, lengths, pad_id
+        self._rows = -(-rows // multiple) * multiple
+        model = model.clone(deterministic=True)
+        prefix = self.config.prefix_length if self.config.head == "token" else 0
+
+        def logits(params: Any, tokens_BNL: jax.Array) -> jax.Array:
+            found = model.apply({"params": params}, tokens_BNL, tokens_BNL != pad_id)
+            return found[:, :, prefix:]
+
+        self._logits = Compiled(logits, mesh, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+    def __call__(
+        self,
+        params: Any,
+        encoded: Encoded,
+        rng: np.random.Generator,
+        ensemble: int = 1,
+        report: Callable[[float], None] | None = None,
+    ) -> list[np.ndarray]:
+        """float32 [C] of each text; for the head `token` [words, C], NaN for words without a place.
+
+        Each text is in `ensemble` slots, drawn at random, and its logits are averaged over them.
+        """
+        count, width = len(encoded.ids), self.config.width
+        if not count:
+            return []
+        sizes = np.array([len(ids) for ids in encoded.ids] * ensemble)
+        sums: list[Any] = [0.0] * count
+        done = 0
+        batches = compose(sizes, self._lengths, self._rows * width, rng)
+        for slots, logits in self._run(params, encoded.ids, batches):
+            for slot, example in enumerate(slots.examples[slots.real] % count):  # real ones come first
+                found = logits[slot]
+                if encoded.places is not None:
+                    places = encoded.places[example]
+                    found = np.where(places[:, None] < 0, np.nan, found[places])
+                sums[example] = sums[example] + found
+            done += int(slots.real.sum())
+            if report:
+                report(done / len(sizes))
+        return [total / ensemble for total in sums]
+
+    def _run(self, params: Any, ids: list[np.ndarray], batches: Iterator[Slots]) -> Iterator[tuple[Slots, np.ndarray]]:
+        """The logits of each batch, [slots, ...], a few batches being under way."""
+        waiting = collections.deque()
+        for slots in batches:
+            tokens = pad(ids, slots.examples % len(ids), slots.length, self.config.width, self._pad)
+            waiting.append((slots, self._logits(params, to_device(tokens, self._mesh))))
+            if len(waiting) > _AHEAD:
+                yield self._fetch(*waiting.popleft())
+        while waiting:
+            yield self._fetch(*waiting.popleft())
+
+    @staticmethod
+    def _fetch(slots: Slots, logits: jax.Array) -> tuple[Slots, np.ndarray]:
+        found = np.asarray(jax.device_get(logits), np.float32)
+        return slots, found.reshape(-1, *found.shape[2:])
+
+
+def decide(logits: list[np.ndarray], labels: tuple[str, ...], words: bool) -> list[Any]:
+    """Labels by name; numbers of a model with one label; lists of tags, None for words without logits."""
+    if words:
+        return [
+            [None if missing else labels[best] for missing, best in zip(np.isnan(x[:, 0]), _argmax(x))] for x in logits
+        ]
+    if len(labels) == 1:
+        return [float(x[0]) for x in logits]
+    return [labels[int(x.argmax())] for x in logits]
+
+
+def _argmax(x: np.ndarray) -> np.ndarray:
+    return np.where(np.isnan(x), -np.inf, x).argmax(-1)

@@ -1,0 +1,82 @@
+"""Scores of predictions, by scikit-learn, scipy and seqeval."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+# Of two classes, the one that F1 is of.
+_POSITIVE = ("1", "equivalent", "duplicate")
+
+
+def compute(metric: str, gold: Sequence, predicted: Sequence, labels: Sequence[str]) -> dict[str, float]:
+    """The figures of a task that is judged by `metric`; that one comes first.
+
+    Args:
+      gold: labels by name, numbers, or lists of tags.
+      predicted: the same; None in a list of tags for a word without a prediction, which is an error.
+      labels: the names of the classes.
+    """
+    return METRICS[metric](gold, predicted, labels)
+
+
+def _accuracy(gold: Sequence, predicted: Sequence, labels: Sequence[str]) -> dict[str, float]:
+    gold, predicted = _flat(gold), _flat(predicted)
+    return {"accuracy": float(np.mean([g == p for g, p in zip(gold, predicted, strict=True)]))}
+
+
+def _f1(gold: Sequence, predicted: Sequence, labels: Sequence[str]) -> dict[str, float]:
+    from sklearn.metrics import f1_score
+
+    positive = next((label for label in labels if label in _POSITIVE), labels[-1])
+    hits, found = [g == positive for g in _flat(gold)], [p == positive for p in _flat(predicted)]
+    return {"f1": float(f1_score(hits, found, zero_division=0))} | _accuracy(gold, predicted, labels)
+
+
+def _macro_f1(gold: Sequence, predicted: Sequence, labels: Sequence[str]) -> dict[str, float]:
+    from sklearn.metrics import f1_score
+
+    predicted = ["" if p is None else p for p in _flat(predicted)]
+    score = f1_score(_flat(gold), predicted, labels=list(labels), average="macro", zero_division=0)
+    return {"macro_f1": float(score)} | _accuracy(gold, predicted, labels)
+
+
+def _matthews(gold: Sequence, predicted: Sequence, labels: Sequence[str]) -> dict[str, float]:
+    from sklearn.metrics import matthews_corrcoef
+
+    return {"matthews": float(matthews_corrcoef(gold, predicted))} | _accuracy(gold, predicted, labels)
+
+
+def _pearson_spearman(gold: Sequence, predicted: Sequence, labels: Sequence[str]) -> dict[str, float]:
+    """The mean of both, as GLUE has it; 0 for constant predictions, which have no correlation."""
+    from scipy.stats import pearsonr, spearmanr
+
+    if np.ptp(predicted) == 0 or np.ptp(gold) == 0:
+        return {"pearson_spearman": 0.0, "pearson": 0.0, "spearman": 0.0}
+    pearson, spearman = float(pearsonr(gold, predicted)[0]), float(spearmanr(gold, predicted)[0])
+    return {"pearson_spearman": (pearson + spearman) / 2, "pearson": pearson, "spearman": spearman}
+
+
+def _span_f1(gold: Sequence, predicted: Sequence, labels: Sequence[str]) -> dict[str, float]:
+    """F1 of whole spans of BIO tags; a word without a prediction is outside of all."""
+    import seqeval.metrics as seqeval
+
+    predicted = [["O" if tag is None else tag for tag in tags] for tags in predicted]
+    score, precision, recall = (
+        float(f(gold, predicted, zero_division=0))
+        for f in (seqeval.f1_score, seqeval.precision_score, seqeval.recall_score)
+    )
+    return {"span_f1": score, "precision": precision, "recall": recall}
+
+
+def _flat(values: Sequence) -> list:
+    return [x for v in values for x in v] if values and isinstance(values[0], list) else list(values)
+
+
+METRICS = {
+    "accuracy": _accuracy,
+    "f1": _f1,
+    "macro_f1": _macro_f1,
+    "matthews": _matthews,
+    "pearson_spearman": _pearson_spearman,
+    "span_f1": _span_f1,
+}

@@ -1,0 +1,39 @@
+"""Fine-tuning: classes of sequences or tokens, or numbers."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mux_jax.data.tokenizer import SpecialTokens
+from mux_jax.models.model import MuxModel
+from mux_jax.objectives.retrieval import with_retrieval
+
+
+def classification(
+    model: MuxModel, params: Any, batch: dict[str, jax.Array], rng: jax.Array, *, stage: Any, special: SpecialTokens
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Cross-entropy of the labels, in nats, or squared error of a model with one label.
+
+    The batch holds `tokens` int32[B, N, L], padded, and `labels`: int32[B, N] of sequences, float32
+    for regression, or int32[B, N, L] of tokens; -1 where there is none, NaN for regression. With a
+    `retrieval_coefficient` the retrieval of all tokens that are no padding is an auxiliary loss.
+    """
+    tokens, labels = batch["tokens"], batch["labels"]
+    rngs = jax.random.split(rng)
+    bound = model.bind({"params": params}, rngs={"dropout": rngs[0]})
+    real = tokens != special.pad
+    hidden_BLD = bound.encode(tokens, real)
+    logits = bound.class_logits(hidden_BLD)
+    if model.config.head == "token":
+        logits = logits[:, :, model.config.prefix_length :]
+    if len(model.config.labels) == 1:
+        known = ~jnp.isnan(labels)
+        losses = (logits[..., 0] - jnp.where(known, labels, 0.0)) ** 2
+    else:
+        known = labels >= 0
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
+    outputs = {"task_loss": jnp.where(known, losses, 0.0).sum() / jnp.maximum(known.sum(), 1)}
+    loss = with_retrieval(bound, outputs["task_loss"], hidden_BLD, tokens, rngs[1], stage, outputs, real)
+    return loss, outputs

@@ -1,0 +1,239 @@
+"""Fine-tuning: a task's examples in multiplexed rows, and its scores."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+from tokenizers import Tokenizer
+
+from mux_jax import configuration, metrics
+from mux_jax.data.encoding import Encoded, Encoder
+from mux_jax.data.rows import Slots, compose, pad
+from mux_jax.data.tasks import Example, Task, describe, get_task, read
+from mux_jax.data.tokenizer import SpecialTokens, special_tokens
+from mux_jax.errors import InputError
+from mux_jax.inference.classifier import Classifier, decide
+from mux_jax.models.config import ModelConfig
+from mux_jax.models.model import MuxModel
+from mux_jax.objectives.objectives import Objective
+from mux_jax.pretrained import Pretrained
+from mux_jax.progress import progress, say
+from mux_jax.training.checkpoints import write_atomically
+from mux_jax.training.plots import plot_confusion
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Examples with their encoded texts."""
+
+    examples: list[Example]
+    encoded: Encoded
+
+
+@dataclasses.dataclass(frozen=True)
+class Finetuning:
+    """A task, ready to train and evaluate. `labels` are the model's: of regression, its one name."""
+
+    task: Task
+    tokenizer: Tokenizer
+    labels: tuple[str, ...]
+    splits: dict[str, Split]
+
+    @property
+    def special(self) -> SpecialTokens:
+        return special_tokens(self.tokenizer)
+
+    def model_config(self, config: Any, init: Pretrained) -> ModelConfig:
+        """The model to fine-tune."""
+        model = configuration.task_model(config, init.config, self.labels)
+        return model if init.config.width > 1 else dataclasses.replace(model, cls_token_id=self.special.cls)
+
+    def batches(self, config: Any) -> "TaskBatches":
+        """The batches of this host, by step."""
+        return TaskBatches(self, config)
+
+    def evaluator(self, config: Any, model: MuxModel, mesh: Mesh) -> Callable[[Objective, Any], dict[str, Any]]:
+        """(objective, params) -> the scores on the first split to evaluate on, in one composition."""
+        classify = self._classifier(config, model, mesh)
+
+        def score(_: Objective, params: Any) -> dict[str, Any]:
+            split = self.splits[self.task.dev[0]]
+            logits = classify(params, split.encoded, np.random.default_rng(config.seed), config.ensemble)
+            figures = self._figures(split, logits)
+            return {"score": next(iter(figures.values()))} | figures
+
+        return score
+
+    def finish(self, config: Any, model: MuxModel, mesh: Mesh, params: Any, workdir: epath.Path) -> dict[str, Any]:
+        """The scores over compositions, for `result.json`; draws the confusion matrix."""
+        classify = self._classifier(config, model, mesh)
+        results = {}
+        with progress("evaluation") as report:
+            runs = [(name, i) for name in self.task.dev for i in range(config.compositions)]
+            found: dict[str, list[dict[str, float]]] = {}
+            for done, (name, i) in enumerate(runs):
+                split = self.splits[name]
+                rng = np.random.default_rng([config.seed, i])
+                logits = classify(params, split.encoded, rng, config.ensemble)
+                found.setdefault(name, []).append(self._figures(split, logits))
+                if i == 0 and name == self.task.dev[0] and self.task.kind != "regression":
+                    gold, predicted = self._labels(split, logits)
+                    plot_confusion(gold, predicted, self.labels, workdir / "confusion.png")
+                report((done + 1) / len(runs), f"composition {i + 1} of {name}")
+        for name, figures in found.items():
+            results[name] = {metric: spread([f[metric] for f in figures]) for metric in figures[0]}
+        first = self.splits[self.task.dev[0]]
+        main = results[self.task.dev[0]]
+        return {
+            "task": config.data.task,
+            "metric": next(iter(main)),
+            "examples": len(first.examples),
+            "width": model.config.width,
+            "ensemble": config.ensemble,
+            "effective_width": model.config.width / config.ensemble,
+            "score": next(iter(main.values())),
+            "splits": results,
+            "truncated": {name: self.splits[name].encoded.truncated for name in self.task.dev},
+        }
+
+    def _classifier(self, config: Any, model: MuxModel, mesh: Mesh) -> Classifier:
+        return Classifier(model, mesh, config.rows, configuration.row_lengths(config), self.special.pad)
+
+    def _figures(self, split: Split, logits: list[np.ndarray]) -> dict[str, float]:
+        predicted = decide(logits, self.labels, self.task.kind == "token")
+        return metrics.compute(self.task.metric, [e.label for e in split.examples], predicted, self.labels)
+
+    def _labels(self, split: Split, logits: list[np.ndarray]) -> tuple[list, list]:
+        """All labels and predictions, those of words one after the other."""
+        gold, predicted = [e.label for e in split.examples], decide(logits, self.labels, self.task.kind == "token")
+        if self.task.kind == "token":
+            pairs = [(g, p) for gs, ps in zip(gold, predicted) for g, p in zip(gs, ps) if p is not None]
+            gold, predicted = [g for g, _ in pairs], [p for _, p in pairs]
+        return gold, predicted
+
+
+class TaskBatches:
+    """`batches[step]` is the batch of a step, a function of (seed, step) alone.
+
+    An epoch holds every example once, drawn anew each time, the batches of all lengths mixed.
+    """
+
+    def __init__(self, data: Finetuning, config: Any):
+        self._split, self._kind, self._pad = data.splits["train"], data.task.kind, data.special.pad
+        self._seed, self._lengths, self._width = config.seed, configuration.row_lengths(config), config.model.width
+        self._slots = config.rows * config.model.width
+        host, hosts = jax.process_index(), jax.process_count()
+        self._mine = slice(host * self._slots // hosts, (host + 1) * self._slots // hosts)
+        self._sizes = np.array([len(ids) for ids in self._split.encoded.ids])
+        numbers = {label: i for i, label in enumerate(data.labels)}
+        self._labels = [self._encode(i, example, numbers) for i, example in enumerate(self._split.examples)]
+        self._epoch = functools.lru_cache(maxsize=2)(self._compose)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_epoch"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._epoch = functools.lru_cache(maxsize=2)(self._compose)
+
+    @property
+    def per_epoch(self) -> int:
+        return -(-len(self._sizes) // self._slots)
+
+    def __len__(self) -> int:
+        return 2**31  # as long as anybody trains
+
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        epoch, position = divmod(int(step), self.per_epoch)
+        slots = self._epoch(epoch)[position]
+        examples, real = slots.examples[self._mine], slots.real[self._mine]
+        tokens = pad(self._split.encoded.ids, examples, slots.length, self._width, self._pad)
+        if self._kind == "token":
+            labels = pad(self._labels, examples, slots.length, self._width, -1)
+            labels = np.where(real.reshape(-1, self._width, 1), labels, -1)
+        else:
+            nothing = np.nan if self._kind == "regression" else -1
+            labels = np.array([self._labels[e] if r else nothing for e, r in zip(examples, real)])
+            labels = labels.reshape(-1, self._width).astype(np.float32 if self._kind == "regression" else np.int32)
+        return {"tokens": tokens, "labels": labels}
+
+    def _compose(self, epoch: int) -> list[Slots]:
+        rng = np.random.default_rng([self._seed, epoch])
+        batches = list(compose(self._sizes, self._lengths, self._slots, rng))
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def _encode(self, index: int, example: Example, numbers: dict[str, int]) -> Any:
+        """The label as the objective wants it; of words at their first pieces."""
+        if self._kind == "regression":
+            return example.label
+        if self._kind == "sequence":
+            return numbers[example.label]
+        labels = np.full(self._sizes[index], -1, np.int32)
+        for place, tag in zip(self._split.encoded.places[index], example.label):
+            if place >= 0:
+                labels[place] = numbers[tag]
+        return labels
+
+
+def prepare(config: Any, workdir: epath.Path, init: Pretrained) -> Finetuning:
+    """Reads and encodes the examples; labels are those of the training data.
+
+    Raises:
+      InputError: bad data, by file and line; no tokenizer.
+    """
+    data = load(config, init.tokenizer(config.data.tokenizer), None)
+    write_atomically(workdir / "tokenizer.json", data.tokenizer.to_str())
+    return data
+
+
+def load(config: Any, tokenizer: Tokenizer, labels: tuple[str, ...] | None) -> Finetuning:
+    """The task with a tokenizer. `labels` of a model that exists; None to take those of the training data."""
+    task = get_task(config.data)
+    examples = read(task, config.data)
+    if labels is None:
+        labels = _labels(task, examples["train"])
+    for split, found in examples.items():
+        _check_labels(task, found, labels, split)
+    encode = Encoder(tokenizer, config.data.sequence_length)
+    splits = {name: Split(found, encode([e.text for e in found])) for name, found in examples.items()}
+    counts = ", ".join(f"{len(split.examples):,} {name}" for name, split in splits.items())
+    say(f"{config.data.task}: {counts} examples from {describe(config.data)}; {len(labels)} labels")
+    for name, split in splits.items():
+        if split.encoded.truncated:
+            say(f"{name}: {split.encoded.truncated:,} texts are longer than {config.data.sequence_length} tokens; cut")
+    return Finetuning(task, tokenizer, labels, splits)
+
+
+def _labels(task: Task, examples: list[Example]) -> tuple[str, ...]:
+    if task.kind == "regression":
+        return (task.label,)
+    labels = {tag for e in examples for tag in e.label} if task.kind == "token" else {e.label for e in examples}
+    if len(labels) < 2:
+        raise InputError(f"the training data has the label {', '.join(labels)} and no other; two are the least")
+    return tuple(sorted(labels))
+
+
+def _check_labels(task: Task, examples: list[Example], labels: tuple[str, ...], split: str) -> None:
+    if task.kind == "regression":
+        return
+    known = set(labels)
+    for example in examples:
+        for label in example.label if task.kind == "token" else (example.label,):
+            if label not in known:
+                raise InputError(f"{example.where}: label {label!r} is not among those trained on: {', '.join(labels)}")
+
+
+def spread(runs: list[float]) -> dict[str, Any]:
+    """Mean, standard deviation, minimum and maximum of the scores of several compositions."""
+    return {
+        "mean": float(np.mean(runs)),
+        "std": float(np.std(runs)),
+        "min": float(np.min(runs)),
+        "max": float(np.max(runs)),
+        "runs": runs,
+    }

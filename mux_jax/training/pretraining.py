@@ -1,0 +1,148 @@
+"""Pre-training: packed text, prepared once and remembered in the workdir, and figures on held-out rows."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+from tokenizers import Tokenizer
+
+from mux_jax import configuration
+from mux_jax.data.loader import Batches
+from mux_jax.data.packing import PackedTokens, cached_tokenizer, cached_tokens, check_writable
+from mux_jax.data.sources import open_sources
+from mux_jax.data.tokenizer import SpecialTokens, load_tokenizer, special_tokens
+from mux_jax.errors import InputError
+from mux_jax.models.config import ModelConfig
+from mux_jax.models.model import MuxModel
+from mux_jax.objectives.objectives import Objective
+from mux_jax.pretrained import Pretrained
+from mux_jax.training.checkpoints import write_atomically
+from mux_jax.training.evaluation import evaluate, unigram_entropy
+from mux_jax.training.mesh import rows_multiple
+from mux_jax.training.step import make_eval_step, to_device
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretraining:
+    """A tokenizer and the packed sequences of both splits, each with its weight in the mixture."""
+
+    tokenizer: Tokenizer
+    train: list[tuple[float, PackedTokens]]
+    heldout: list[tuple[float, PackedTokens]]
+
+    @property
+    def special(self) -> SpecialTokens:
+        return special_tokens(self.tokenizer)
+
+    def model_config(self, config: Any, init: Pretrained | None) -> ModelConfig:
+        """The model to train."""
+        vocab_size = init.config.vocab_size if init else self.tokenizer.get_vocab_size()
+        return configuration.model_config(config, vocab_size, self.special.cls)
+
+    def batches(self, config: Any) -> Batches:
+        """The batches of this host, by step."""
+        return _batches(self.train, config, config.rows, config.seed)
+
+    def heldout_batches(self, config: Any, multiple: int) -> list[dict[str, np.ndarray]]:
+        """The held-out rows of this host, the same at each evaluation: `eval.batches` batches at most.
+
+        A batch has `rows` rows, or fewer, a multiple of `multiple`, where the text has no more.
+
+        Raises:
+          InputError: less held-out text than that.
+        """
+        held = sum(len(sequences) for _, sequences in self.heldout) // config.model.width
+        rows = min(config.rows, held // multiple * multiple)
+        if not rows:
+            raise InputError(
+                f"the held-out text has {held} rows of model.width={config.model.width} sequences of "
+                f"{config.data.sequence_length} tokens, and {multiple} devices need one each; "
+                "raise data.heldout_fraction"
+            )
+        batches = _batches(self.heldout, config, rows, seed=0)
+        return [batches[i] for i in range(min(config.eval.batches, held // rows))]
+
+    def evaluator(self, config: Any, model: MuxModel, mesh: Mesh) -> Callable[[Objective, Any], dict[str, Any]]:
+        """(objective, params) -> its figures on held-out rows."""
+        rows = self.heldout_batches(config, rows_multiple(mesh))
+        tokens = np.stack([batch["tokens"] for batch in rows])
+        entropy = unigram_entropy(tokens, dataclasses.astuple(self.special))
+        batches = [to_device(batch, mesh) for batch in rows]
+        steps: dict[Objective, Any] = {}
+
+        def evaluate_on_heldout(objective: Objective, params: Any) -> dict[str, Any]:
+            if objective not in steps:
+                steps[objective] = make_eval_step(objective, model, mesh)
+            figures = evaluate(steps[objective], params, batches)
+            return figures | ({"unigram_entropy": entropy} if "mlm_loss" in figures else {})
+
+        return evaluate_on_heldout
+
+    def finish(self, config: Any, model: MuxModel, mesh: Mesh, params: Any, workdir: epath.Path) -> dict[str, Any]:
+        """What the end of a run adds to `result.json`: nothing."""
+        return {}
+
+
+def _batches(packed: list[tuple[float, PackedTokens]], config: Any, rows: int, seed: int) -> Batches:
+    return Batches(
+        packed,
+        rows=rows,
+        width=config.model.width,
+        seed=seed,
+        host=jax.process_index(),
+        hosts=jax.process_count(),
+    )
+
+
+def prepare(config: Any, workdir: epath.Path, init: Pretrained | None = None) -> Pretraining:
+    """The data that `config.data` names; a run that goes on finds what it started with.
+
+    Raises:
+      InputError: bad text, or text that has changed since the run began.
+    """
+    cache_dir = Path(config.data.cache_dir or os.environ.get("MUX_JAX_CACHE", "~/.cache/mux_jax")).expanduser()
+    check_writable(cache_dir)
+    tokenizer_file, caches_file = workdir / "tokenizer.json", workdir / "data.json"
+    # config.json is written last: without it, what is here is of a start that failed.
+    begun = (workdir / "config.json").exists() and caches_file.exists()
+    known = json.loads(caches_file.read_text()) if begun else None
+    if known and all((cache_dir / name).exists() for _, name in known):
+        caches = known
+        tokenizer = Tokenizer.from_str(tokenizer_file.read_text())
+    else:
+        sources = open_sources(config.data)
+        if known:
+            tokenizer = Tokenizer.from_str(tokenizer_file.read_text())
+        else:
+            tokenizer = _tokenizer(config, sources, cache_dir, init)
+        length, heldout = config.data.sequence_length, config.data.heldout_fraction
+        caches = [
+            [weight, cached_tokens(source, tokenizer, length, heldout, cache_dir).name] for weight, source in sources
+        ]
+        if known and caches != known:
+            raise InputError(
+                f"the text of {config.data.source} has changed since the run in {workdir} began, and its packed "
+                f"copy in {cache_dir} is gone; start in another workdir"
+            )
+        write_atomically(tokenizer_file, tokenizer.to_str())
+        write_atomically(caches_file, json.dumps(caches))
+    train, heldout = (
+        [(weight, PackedTokens(cache_dir / name, split)) for weight, name in caches] for split in ("train", "heldout")
+    )
+    return Pretraining(tokenizer, train, heldout)
+
+
+def _tokenizer(config: Any, sources: list[tuple[float, Any]], cache_dir: Path, init: Pretrained | None) -> Tokenizer:
+    """The tokenizer of a new run: the given one, that of the model it starts from, or a trained one."""
+    if init:
+        return init.tokenizer(config.data.tokenizer)
+    if config.data.tokenizer:
+        return load_tokenizer(config.data.tokenizer)
+    return cached_tokenizer(sources, config.data.vocab_size, cache_dir)
