@@ -24,3 +24,12 @@ def load_pretrained(path: str) -> tuple[Any, Any]:
     from mux_jax import pretrained
 
     return pretrained.load_pretrained(path)
+
+
+def __getattr__(name: str) -> Any:
+    """`mux_jax.Predictor`, imported when it is asked for: JAX is slow to import."""
+    if name == "Predictor":
+        from mux_jax.inference.predictor import Predictor
+
+        return Predictor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,14 +9,15 @@ import dataclasses
 import io
 import itertools
 import json
-from collections.abc import Iterable, Iterator
-from typing import Any, TextIO
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, BinaryIO, TextIO
 
 from etils import epath
 
 from mux_jax.errors import InputError
 
-SUFFIXES = (".txt", ".tsv", ".csv", ".jsonl", ".parquet", ".conll", ".conllu")
+_TABLES = (".tsv", ".csv")
+SUFFIXES = (".txt", *_TABLES, ".jsonl", ".parquet", ".conll", ".conllu")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,12 @@ class Record:
     error: str = ""
 
 
-def read(path: epath.Path, columns: tuple[str, ...] = (), words: bool = False) -> Iterator[Record]:
+def read(
+    path: epath.Path,
+    columns: tuple[str, ...] = (),
+    words: bool = False,
+    on_progress: Callable[[float], None] | None = None,
+) -> Iterator[Record]:
     """The records of a file, by the end of its name.
 
     `.txt` has a column `text`; `.conll` (a word a line, its tag last) and `.conllu` (tags from UPOS)
@@ -37,29 +43,41 @@ def read(path: epath.Path, columns: tuple[str, ...] = (), words: bool = False) -
     Args:
       columns: the names of the columns of a TSV or CSV without a header line.
       words: whether `.txt` is CoNLL, as CoNLL-2003 is named.
+      on_progress: called with the fraction of the file that is read.
 
     Raises:
       InputError: a name that ends otherwise, a file that is not there, or empty.
     """
+    _require_file(path)
+    size, raw = path.stat().length, path.open("rb")
+    records = _parquet(path, raw) if path.suffix == ".parquet" else _lines(path, raw, columns, words)
+    with raw:
+        for record in records:
+            if on_progress:
+                on_progress(raw.tell() / size)
+            yield record
+
+
+def _require_file(path: epath.Path) -> None:
     if path.suffix not in SUFFIXES:
         raise InputError(f"{path}: the name must end in {', '.join(SUFFIXES)}")
     if not path.exists():
         raise InputError(f"{path}: no such file")
     if path.stat().length == 0:
         raise InputError(f"{path}: empty file")
-    if path.suffix == ".parquet":
-        yield from _parquet(path)
-        return
-    # Bytes that are not UTF-8 become lone surrogates, which `_checked` finds with their line.
-    raw = path.open("rb")
-    with io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+
+
+def _text(raw: BinaryIO) -> TextIO:
+    """Bytes as text; those that are not UTF-8 become lone surrogates, which `_checked` finds."""
+    return io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
+def _lines(path: epath.Path, raw: BinaryIO, columns: tuple[str, ...], words: bool) -> Iterator[Record]:
+    with _text(raw) as stream:
         if path.suffix in (".conll", ".conllu") or words and path.suffix == ".txt":
             records = _sentences(path, stream)
-        elif path.suffix == ".csv":
-            records = _table(path, csv.reader(stream, strict=True), columns)
-        elif path.suffix == ".tsv":
-            reader = csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
-            records = _table(path, reader, columns)
+        elif path.suffix in _TABLES:
+            records = _table(path, stream, columns)
         elif path.suffix == ".jsonl":
             records = _json_lines(path, stream)
         else:
@@ -69,7 +87,11 @@ def read(path: epath.Path, columns: tuple[str, ...] = (), words: bool = False) -
 
 
 def column_names(path: epath.Path, columns: tuple[str, ...] = ()) -> list[str]:
-    """The columns that a file has, as far as its first good record says."""
+    """The columns that a file has: by its header line, or as its first good record says."""
+    if path.suffix in _TABLES and not columns:
+        _require_file(path)
+        with _text(path.open("rb")) as stream:
+            return next(_rows(path, stream))[1]
     good = next((record for record in read(path, columns) if not record.error), None)
     return list(good.fields) if good else []
 
@@ -91,27 +113,35 @@ def _checked(record: Record) -> Record:
     return record
 
 
-def _table(path: epath.Path, reader: Any, columns: tuple[str, ...]) -> Iterator[Record]:
-    header = list(columns)
-    rows = iter(reader)
+def _rows(path: epath.Path, stream: TextIO) -> Iterator[tuple[int, list[str] | csv.Error]]:
+    """The rows of a table, or what is wrong with one, each with its line."""
+    if path.suffix == ".tsv":
+        for number, line in enumerate(stream, start=1):
+            yield number, line.rstrip("\r\n").split("\t")
+        return
+    reader = csv.reader(stream, strict=True)
     while True:
         number = reader.line_num + 1
         try:
-            row = next(rows)
+            yield number, next(reader)
         except StopIteration:
             return
         except csv.Error as e:
-            yield Record(f"{path}:{number}", {}, str(e))
-            continue
-        if not header:
+            yield number, e
+
+
+def _table(path: epath.Path, stream: TextIO, columns: tuple[str, ...]) -> Iterator[Record]:
+    header = list(columns)
+    for number, row in _rows(path, stream):
+        where = f"{path}:{number}"
+        if isinstance(row, csv.Error):
+            yield Record(where, {}, str(row))
+        elif not header:
             header = row
-            continue
-        if not row:
-            continue
-        if len(row) != len(header):
-            yield Record(f"{path}:{number}", {}, f"{len(row)} columns, not {len(header)}: {', '.join(header)}")
-        else:
-            yield Record(f"{path}:{number}", dict(zip(header, row)))
+        elif len(row) == len(header):
+            yield Record(where, dict(zip(header, row)))
+        elif row and row != [""]:  # an empty line is no record
+            yield Record(where, {}, f"{len(row)} columns, not {len(header)}: {', '.join(header)}")
 
 
 def _json_lines(path: epath.Path, stream: TextIO) -> Iterator[Record]:
@@ -129,21 +159,20 @@ def _json_lines(path: epath.Path, stream: TextIO) -> Iterator[Record]:
             yield Record(f"{path}:{number}", {}, "not a JSON object")
 
 
-def _parquet(path: epath.Path) -> Iterator[Record]:
+def _parquet(path: epath.Path, raw: BinaryIO) -> Iterator[Record]:
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError as e:
         raise InputError(f"{path}: reading Parquet needs pyarrow: pip install 'mux_jax[parquet]'") from e
     number = 0
-    with path.open("rb") as stream:
-        try:
-            for batch in pyarrow.parquet.ParquetFile(stream).iter_batches(batch_size=1024):
-                for fields in batch.to_pylist():
-                    number += 1
-                    yield Record(f"{path}:{number}", fields)
-        except pyarrow.ArrowException as e:
-            raise InputError(f"{path}: cannot be read: {e}") from e
+    try:
+        for batch in pyarrow.parquet.ParquetFile(raw).iter_batches(batch_size=1024):
+            for fields in batch.to_pylist():
+                number += 1
+                yield Record(f"{path}:{number}", fields)
+    except pyarrow.ArrowException as e:
+        raise InputError(f"{path}: cannot be read: {e}") from e
 
 
 def _sentences(path: epath.Path, stream: TextIO) -> Iterator[Record]:

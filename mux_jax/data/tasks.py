@@ -104,13 +104,12 @@ def get_task(data: Any) -> Task:
     return Task(data.kind, metric, tuple(name.strip() for name in data.text_columns.split(",")), data.label_column)
 
 
-def read(task: Task, data: Any) -> dict[str, list[Example]]:
-    """The examples of the splits `train` and those of `task.dev`.
+def read(task: Task, data: Any, splits: tuple[str, ...]) -> dict[str, list[Example]]:
+    """The examples of some splits, `train` and those of `task.dev`.
 
     Raises:
       InputError: what is not there, empty, lacks a column or cannot be read, by file and line.
     """
-    splits = ("train", *task.dev)
     if task.embedded:
         found = getattr(embedded, task.embedded)()
         return {split: [Example(*example) for example in found[split]] for split in splits}

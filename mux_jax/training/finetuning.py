@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -21,10 +22,12 @@ from mux_jax.inference.classifier import Classifier, decide
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.model import MuxModel
 from mux_jax.objectives.objectives import Objective
-from mux_jax.pretrained import Pretrained
+from mux_jax.pretrained import Pretrained, find
 from mux_jax.progress import progress, say
 from mux_jax.training.checkpoints import write_atomically
-from mux_jax.training.plots import plot_confusion
+from mux_jax.training.logbook import print_score
+from mux_jax.training.mesh import make_mesh
+from mux_jax.training.plots import plot_confusion, plot_scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,17 +189,16 @@ def prepare(config: Any, workdir: epath.Path, init: Pretrained) -> Finetuning:
     Raises:
       InputError: bad data, by file and line; no tokenizer.
     """
-    data = load(config, init.tokenizer(config.data.tokenizer), None)
+    data = load(config, init.tokenizer(config.data.tokenizer))
     write_atomically(workdir / "tokenizer.json", data.tokenizer.to_str())
     return data
 
 
-def load(config: Any, tokenizer: Tokenizer, labels: tuple[str, ...] | None) -> Finetuning:
-    """The task with a tokenizer. `labels` of a model that exists; None to take those of the training data."""
+def load(config: Any, tokenizer: Tokenizer, labels: tuple[str, ...] = ()) -> Finetuning:
+    """The task with a tokenizer. `labels`: those of a model to evaluate, for which nothing else is read."""
     task = get_task(config.data)
-    examples = read(task, config.data)
-    if labels is None:
-        labels = _labels(task, examples["train"])
+    examples = read(task, config.data, task.dev if labels else ("train", *task.dev))
+    labels = labels or _labels(task, examples["train"])
     for split, found in examples.items():
         _check_labels(task, found, labels, split)
     encode = Encoder(tokenizer, config.data.sequence_length)
@@ -237,3 +239,54 @@ def spread(runs: list[float]) -> dict[str, Any]:
         "max": float(np.max(runs)),
         "runs": runs,
     }
+
+
+def evaluate(config: Any, workdir: str, compare: Sequence[str] = ()) -> dict[str, Any]:
+    """Scores a fine-tuned model and writes `result.json` and pictures.
+
+    The model is that of `config.init`, or without it the run in `workdir`, and the result then goes
+    to a folder in it. Rows have the lengths that the model was fine-tuned with.
+
+    Args:
+      compare: folders with other results, to draw scores against width and ensemble size.
+
+    Raises:
+      InputError: a model without a head for the task, or bad data.
+    """
+    folder = epath.Path(workdir).expanduser().resolve()
+    found = find(config.init or workdir)
+    task = get_task(config.data)
+    if found.config.head != ("token" if task.kind == "token" else "sequence"):
+        raise InputError(
+            f"{found.folder}: its head is {found.config.head!r}; task={config.data.task} is a {task.kind} task"
+        )
+    if (len(found.config.labels) == 1) != (task.kind == "regression"):
+        raise InputError(f"{found.folder}: its labels are {', '.join(found.config.labels)}; the task is {task.kind}")
+    others = [json.loads(_result_file(path).read_text()) for path in compare]
+    config.init = str(found.folder)
+    configuration.resolve(config, found.config)
+    if found.run and "task" in found.run["data"]:
+        config.data.update({name: found.run["data"][name] for name in ("sequence_length", "lengths")})
+    configuration.check(config)
+    if folder == found.folder:
+        folder = folder / f"evaluation_ensemble_{config.ensemble}"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    mesh = make_mesh(**config.mesh)
+    data = load(config, found.tokenizer(config.data.tokenizer), found.config.labels)
+    result = data.finish(config, MuxModel(found.config), mesh, found.params(mesh), folder)
+    result["model"] = str(found.folder)
+    write_atomically(folder / "result.json", json.dumps(result, indent=2) + "\n")
+    plot_scores([*others, result], folder / "scores.png")
+    print_score(result)
+    for name in ("result.json", "scores.png", "confusion.png"):
+        if (folder / name).exists():
+            say(f"  {folder / name}")
+    return result
+
+
+def _result_file(path: str) -> epath.Path:
+    file = epath.Path(path).expanduser() / "result.json"
+    if not file.exists():
+        raise InputError(f"--compare: no file {file}")
+    return file

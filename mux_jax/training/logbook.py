@@ -156,13 +156,7 @@ def print_summary(result: dict[str, Any], workdir: epath.Path) -> None:
             table.add_row(name, *(_shown(figures.get(name)) for figures in result["stages"].values()))
     console.print(table)
     if "score" in result:
-        score, width = result["score"], f"width {result['width']}"
-        if result["ensemble"] > 1:
-            width += f", ensembles of {result['ensemble']}: effective width {result['effective_width']:g}"
-        say(
-            f"{result['task']}, {result['examples']:,} examples, {width}: {result['metric']} {score['mean']:.4f} "
-            f"± {score['std']:.4f} ({score['min']:.4f} to {score['max']:.4f}) over {len(score['runs'])} compositions"
-        )
+        print_score(result)
     say(
         f"{result['parameters']:,} parameters; {result['instance_tokens_per_second']:,.0f} instance-tokens/s; "
         f"{result['wall_seconds']:.0f} s; peak memory {result['peak_memory_bytes'] / 1e9:.2f} GB"
@@ -170,6 +164,17 @@ def print_summary(result: dict[str, Any], workdir: epath.Path) -> None:
     for name in ("result.json", "metrics.jsonl", "curves.png", "confusion.png", "tensorboard", "checkpoints"):
         if (workdir / name).exists():
             say(f"  {workdir / name}")
+
+
+def print_score(result: dict[str, Any]) -> None:
+    """The score of a task, over compositions, in one line."""
+    score, width = result["score"], f"width {result['width']}"
+    if result["ensemble"] > 1:
+        width += f", ensembles of {result['ensemble']}: effective width {result['effective_width']:g}"
+    say(
+        f"{result['task']}, {result['examples']:,} examples, {width}: {result['metric']} {score['mean']:.4f} "
+        f"± {score['std']:.4f} ({score['min']:.4f} to {score['max']:.4f}) over {len(score['runs'])} compositions"
+    )
 
 
 def _shown(value: Any) -> str:

@@ -1,0 +1,39 @@
+"""Predicts on a file with a fine-tuned model, one row of output for each of input."""
+
+import argparse
+
+from mux_jax import command_line
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Writes the predictions of a fine-tuned model for every record of a file, in its order.",
+        epilog="Input: .txt (a text a line), .tsv, .csv, .jsonl, .parquet, .conll, .conllu. Output: .jsonl (label, "
+        "probabilities; score; or words, tags), .tsv, .parquet. The output appears when it is whole.",
+    )
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="DIR", help="a fine-tuned run, a folder or id of the hub"
+    )
+    parser.add_argument("--input", required=True, metavar="FILE")
+    parser.add_argument("--output", required=True, metavar="FILE")
+    parser.add_argument("--text_columns", default="", metavar="A[,B]", help="default: those of the task, or text")
+    parser.add_argument("--on_error", choices=("stop", "skip"), default="stop", help="what a bad record does (stop)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    parser.add_argument("--rows", type=int, default=32, help="multiplexed rows of a batch (32)")
+    parser.add_argument("--ensemble", type=int, default=1, metavar="K", help="slots for each text, up to the width (1)")
+    arguments = parser.parse_args()
+
+    from mux_jax.inference.files import check_input, check_output, predict_file  # slow: after the arguments
+    from mux_jax.inference.predictor import Predictor
+
+    wanted = tuple(name.strip() for name in arguments.text_columns.split(",") if name.strip())
+    output = check_output(arguments.output, arguments.overwrite)
+    check_input(arguments.input, wanted or ("text",), wanted) if wanted else None
+    predictor = Predictor(arguments.checkpoint, rows=arguments.rows, ensemble=arguments.ensemble)
+    source, columns = check_input(arguments.input, predictor.text_columns, wanted)
+    counts = predict_file(predictor, source, columns, output, arguments.on_error == "skip")
+    print(f"{output}: {counts['rows']:,} rows, {counts['errors']:,} errors, {predictor.truncated:,} texts cut")
+
+
+if __name__ == "__main__":
+    command_line.guard(main)

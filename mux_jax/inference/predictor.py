@@ -1,0 +1,152 @@
+"""Predictions of a fine-tuned model for any number of texts, from Python or from file to file."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import scipy.special
+
+from mux_jax import configuration
+from mux_jax.data.encoding import Encoder, Text
+from mux_jax.data.tasks import get_task
+from mux_jax.data.tokenizer import special_tokens
+from mux_jax.errors import InputError
+from mux_jax.inference.classifier import Classifier, decide
+from mux_jax.models.model import MuxModel
+from mux_jax.pretrained import Pretrained, find
+from mux_jax.training.mesh import make_mesh
+
+_LENGTHS = (32, 64, 128, 256, 512)
+
+
+class Predictor:
+    """A fine-tuned model, on all devices of this host.
+
+        predictor = mux_jax.Predictor("runs/finetuned_sst2")
+        predictor.predict(["A fine film.", "Dull."])
+
+    Texts of like length share rows, drawn from `seed`; a prediction depends a little on which do.
+    """
+
+    def __init__(self, path: str, *, rows: int = 32, ensemble: int = 1, seed: int = 0):
+        """Args:
+          path: a fine-tuned run's folder, a Hugging Face folder, or an id of its hub.
+          rows: multiplexed rows of a batch.
+          ensemble: slots that each text is put in, from 1 to the width; their logits are averaged.
+
+        Raises:
+          InputError: no such model, or one without a classification head.
+        """
+        found = find(path)
+        self.config = found.config
+        if found.config.head not in ("sequence", "token"):
+            raise InputError(
+                f"{found.folder}: the model has the head {found.config.head!r}; one for `sequence` or `token` "
+                "classification is needed, from launch/finetune.py"
+            )
+        if not 1 <= ensemble <= found.config.width:
+            raise InputError(f"ensemble={ensemble} must be from 1 to the model's width {found.config.width}")
+        if rows < 1:
+            raise InputError(f"rows={rows} must be at least 1")
+        tokenizer = found.tokenizer()
+        lengths = row_lengths(found)
+        mesh = make_mesh(devices=jax.local_devices())
+        self.text_columns = _text_columns(found)
+        self._encode = Encoder(tokenizer, lengths[-1])
+        self._classify = Classifier(MuxModel(found.config), mesh, rows, lengths, special_tokens(tokenizer).pad)
+        self._params = found.params(mesh)
+        self._ensemble, self._seed = ensemble, seed
+        self.truncated = 0  # texts that were longer than the limit, over all calls
+
+    def predict(self, texts: Sequence[Text], report: Callable[[float], None] | None = None) -> list[dict[str, Any]]:
+        """Predictions in the order of the texts.
+
+        Args:
+          texts: strings; pairs of them as tuples, for a task on pairs; for token classification
+            strings, split at spaces, or lists of words.
+          report: called with the fraction that is done.
+
+        Returns:
+          For each text `label` and `probabilities` by label; `score` of a regression; for token
+          classification `words` and `tags`, None for words beyond the length limit.
+
+        Raises:
+          InputError: something that is no text, by its index.
+        """
+        texts = list(texts)
+        if self.config.head == "token":
+            texts = [text.split() if isinstance(text, str) else text for text in texts]
+        for i, text in enumerate(texts):
+            problem = self.problem(text)
+            if problem:
+                raise InputError(f"texts[{i}]: {problem}")
+        # Pairs and texts are encoded apart; both may be in one call.
+        kinds = [isinstance(text, tuple) for text in texts]
+        predictions: list[Any] = [None] * len(texts)
+        for kind in sorted(set(kinds)):
+            places = [i for i, k in enumerate(kinds) if k == kind]
+            found = self._predict([texts[i] for i in places], report)
+            for i, prediction in zip(places, found):
+                predictions[i] = prediction
+        return predictions
+
+    def problem(self, text: Any) -> str:
+        """What keeps a text from being predicted on, or nothing."""
+        if self.config.head == "token":
+            if not isinstance(text, list) or not all(isinstance(word, str) for word in text):
+                return f"{type(text).__name__} is not a text or a list of words"
+            return "" if text else "a sentence of zero words"
+        if isinstance(text, tuple) and len(text) == 2 and all(isinstance(part, str) for part in text):
+            return ""
+        return "" if isinstance(text, str) else f"{type(text).__name__} is not a text or a pair of texts"
+
+    def _predict(self, texts: list[Text], report: Callable[[float], None] | None) -> list[dict[str, Any]]:
+        encoded = self._encode(texts)
+        self.truncated += encoded.truncated
+        rng = np.random.default_rng(self._seed)
+        logits = self._classify(self._params, encoded, rng, self._ensemble, report)
+        labels = self.config.labels
+        decisions = decide(logits, labels, self.config.head == "token")
+        if self.config.head == "token":
+            return [{"words": words, "tags": tags} for words, tags in zip(texts, decisions)]
+        if len(labels) == 1:
+            return [{"score": score} for score in decisions]
+        return [
+            {"label": label, "probabilities": dict(zip(labels, scipy.special.softmax(x.astype(float)).tolist()))}
+            for label, x in zip(decisions, logits)
+        ]
+
+
+def row_lengths(found: Pretrained) -> tuple[int, ...]:
+    """The lengths of rows that a model was fine-tuned with.
+
+    A multiplexed model from elsewhere gets rows of 128, to which the released ones are padded; an
+    ordinary one is masked and does not see padding.
+    """
+    if found.run and "task" in found.run["data"]:
+        return configuration.row_lengths(ml_collections.ConfigDict(found.run))
+    room = found.config.max_position_embeddings - found.config.prefix_length
+    if found.config.width > 1:
+        return (min(128, room),)
+    return tuple(n for n in _LENGTHS if n <= room) or (room,)
+
+
+def _text_columns(found: Pretrained) -> tuple[str, ...]:
+    """The columns of the texts in the files that the model was fine-tuned on."""
+    if found.run and "task" in found.run["data"]:
+        return get_task(ml_collections.ConfigDict(found.run["data"])).text
+    return ("text",)
+
+
+def batched(items: Iterable[Any], size: int) -> Iterable[list[Any]]:
+    """Lists of `size` items, the last one shorter."""
+    batch = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,28 @@
+"""Texts and pairs get their frame; words are found at their first pieces."""
+
+from mux_jax.data.encoding import Encoder
+from mux_jax.data.tokenizer import load_tokenizer
+
+
+def encoder(tmp_path, length):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "hello", "wor", "##ld", "big"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    return Encoder(load_tokenizer(str(tmp_path)), length)
+
+
+def test_texts_and_pairs(tmp_path):
+    encode = encoder(tmp_path, 6)
+    found = encode(["hello world", "", "hello " * 9])
+    assert [ids.tolist() for ids in found.ids] == [[2, 5, 6, 7, 3], [2, 3], [2, 5, 5, 5, 5, 3]]
+    assert (found.places, found.truncated) == (None, 1)
+    assert [ids.tolist() for ids in encode([("hello", "big")]).ids] == [[2, 5, 3, 8, 3]]
+    cut = encode([("big " * 5, "hello")])  # the longer one gives way
+    assert cut.ids[0].tolist() == [2, 8, 8, 3, 5, 3] and cut.truncated == 1
+    assert encode([]).ids == []
+
+
+def test_words_are_at_their_first_pieces(tmp_path):
+    found = encoder(tmp_path, 6)([["hello", "world", "big"], ["big", "\u200b", "hello"], ["big"] * 5])
+    assert found.ids[0].tolist() == [2, 5, 6, 7, 8, 3]
+    assert [places.tolist() for places in found.places] == [[1, 2, 4], [1, -1, 2], [1, 2, 3, 4, -1]]
+    assert found.truncated == 1

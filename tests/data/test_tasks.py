@@ -1,0 +1,137 @@
+"""Tasks are read from the formats in which they are distributed, and bad files are named with their line."""
+
+import json
+
+import ml_collections
+import pytest
+from etils import epath
+
+from mux_jax.data import formats
+from mux_jax.data.tasks import TASKS, get_task, read
+from mux_jax.errors import InputError
+from mux_jax.metrics import METRICS
+
+
+def write(folder, files):
+    for name, text in files.items():
+        (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+def examples(folder, task, **data):
+    fields = dict(task=task, folder=str(folder), tfds_dir="", kind="sequence", text_columns="text")
+    data = ml_collections.ConfigDict(fields | dict(label_column="label", metric="") | data)
+    found = get_task(data)
+    return read(found, data, ("train", *found.dev))
+
+
+GLUE = {
+    "cola": ('x1\t1\t\tGood "one.\nx2\t0\t*\tBad it.\n', ['Good "one.', "Bad it."], ["1", "0"]),
+    "sst2": ("sentence\tlabel\nfine \t1\ndull \t0\n", ["fine ", "dull "], ["1", "0"]),
+    "mrpc": (
+        "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t7\t8\ta\tb\n0\t7\t8\tc\td\n",
+        [("a", "b"), ("c", "d")],
+        ["1", "0"],
+    ),
+    "stsb": ("index\tsentence1\tsentence2\tscore\n0\ta\tb\t4.5\n1\tc\td\t0\n", [("a", "b"), ("c", "d")], [4.5, 0.0]),
+    "qqp": ("id\tquestion1\tquestion2\tis_duplicate\n0\ta\tb\t0\n1\tc\td\t1\n", [("a", "b"), ("c", "d")], ["0", "1"]),
+    "mnli": (
+        "index\tsentence1\tsentence2\tgold_label\n0\ta\tb\tneutral\n1\tc\td\tentailment\n",
+        [("a", "b"), ("c", "d")],
+        ["neutral", "entailment"],
+    ),
+    "qnli": ("index\tquestion\tsentence\tlabel\n0\ta\tb\tx\n1\tc\td\ty\n", [("a", "b"), ("c", "d")], ["x", "y"]),
+    "rte": ("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tx\n1\tc\td\ty\n", [("a", "b"), ("c", "d")], ["x", "y"]),
+    "wnli": ("index\tsentence1\tsentence2\tlabel\n0\ta\tb\t0\n1\tc\td\t1\n", [("a", "b"), ("c", "d")], ["0", "1"]),
+}
+
+
+@pytest.mark.parametrize("task", GLUE)
+def test_glue_as_distributed(task, tmp_path):
+    text, texts, labels = GLUE[task]
+    write(tmp_path, {f"{split}.tsv": text for split in ("train", *TASKS[task].dev)})
+    for found in examples(tmp_path, task).values():
+        assert [e.text for e in found] == texts
+        assert [e.label for e in found] == labels
+    assert all(task.metric in METRICS for task in TASKS.values())
+
+
+def test_conll_2003_and_files_with_a_lone_tab_between_sentences(tmp_path):
+    conll = "-DOCSTART- -X- -X- O\n\nEU NNP B-NP B-ORG\nrejects VBZ B-VP O\n\nPeter NNP B-NP B-PER\n"
+    write(tmp_path, {"train.txt": conll, "valid.txt": "word\tB-LOC\n\t\nother\tO\n"})
+    found = examples(tmp_path, "ner")
+    assert [(e.text, e.label) for e in found["train"]] == [(["EU", "rejects"], ["B-ORG", "O"]), (["Peter"], ["B-PER"])]
+    assert [e.text for e in found["dev"]] == [["word"], ["other"]]
+    assert found["train"][1].where.endswith("train.txt:6")
+
+
+def test_conllu_takes_words_and_leaves_ranges_and_empty_nodes(tmp_path):
+    row = "{}\t{}\t_\t{}\t_\t_\t_\t_\t_\t_\n"
+    text = "# text = x\n" + "".join(
+        row.format(*x) for x in [("1-2", "du", "_"), ("1", "de", "ADP"), ("2", "le", "DET"), ("2.1", "e", "X")]
+    )
+    write(tmp_path, {"train.conllu": text, "dev.conllu": text + "\n"})
+    assert [(e.text, e.label) for e in examples(tmp_path, "pos")["dev"]] == [(["de", "le"], ["ADP", "DET"])]
+
+
+def test_ones_own_files(tmp_path):
+    write(
+        tmp_path, {"train.csv": 'a,b,c\n"x, y",2,pos\n"two\nlines",3,neg\n', "dev.jsonl": json.dumps(dict(a="z", c=1))}
+    )
+    found = examples(tmp_path, "custom", text_columns="a", label_column="c")
+    assert [(e.text, e.label) for e in found["train"]] == [("x, y", "pos"), ("two\nlines", "neg")]
+    assert [(e.text, e.label) for e in found["dev"]] == [("z", "1")]
+
+
+@pytest.mark.parametrize(
+    ("task", "files", "message"),
+    [
+        ("sst2", {"train.tsv": "sentence\tlabel\nfine\n"}, r"train.tsv:2: 1 columns, not 2: sentence, label"),
+        ("sst2", {"train.tsv": "text\tlabel\nfine\t1\n"}, r"train.tsv: no column 'sentence'; there are: text, label"),
+        ("sst2", {"train.tsv": ""}, "train.tsv: empty file"),
+        ("sst2", {"train.tsv": "sentence\tlabel\n"}, "train.tsv: no examples in the file"),
+        ("sst2", {"train.tsv": b"sentence\tlabel\nfine\t1\nf\xff\t1\n"}, "train.tsv:3: not UTF-8"),
+        ("sst2", {"train.tsv": "sentence\tlabel\nfine\t\n"}, "train.tsv:2: no label in column 'label'"),
+        ("sst2", {}, "no file for the split 'train'; it may be called train.tsv"),
+        ("stsb", {"train.tsv": "sentence1\tsentence2\tscore\na\tb\tc\n"}, "train.tsv:2: score='c' is not a number"),
+        ("ner", {"train.conll": "word\tO\nalone\n"}, "train.conll:1: line 2 has no word and tag"),
+        ("custom", {"train.jsonl": '{"text": "a"}\nnot json\n'}, "no column 'label'; there are: text"),
+        ("custom", {"train.jsonl": '{"text": "a", "label": "b"}\nno\n'}, "train.jsonl:2: not JSON"),
+        ("custom", {"train.jsonl": '{"text": "a", "label": "b"}\n{"text": 3, "label": "b"}'}, ":2: no text in column"),
+    ],
+)
+def test_bad_files_are_named_with_their_line(task, files, message, tmp_path):
+    write(tmp_path, files)
+    with pytest.raises(InputError, match=message):
+        examples(tmp_path, task)
+
+
+def test_unknown_tasks_and_folders(tmp_path):
+    with pytest.raises(InputError, match="task='sst' does not exist; there are: cola, sst2"):
+        examples(tmp_path, "sst")
+    with pytest.raises(InputError, match="no such folder"):
+        examples(tmp_path / "nothing", "sst2")
+    with pytest.raises(InputError, match="data.kind='words' does not exist"):
+        examples(tmp_path, "custom", kind="words")
+
+
+def test_embedded_tasks_have_real_labels_and_splits_that_do_not_meet():
+    for task, labels in (("docstrings", {"jax", "numpy"}), ("code", {"keyword", "operator", "name"})):
+        found = examples("", task)
+        flat = {label for e in found["train"] for label in (e.label if task == "code" else [e.label])}
+        assert labels <= flat and len(found["dev"]) > 100
+        assert not {str(e.text) for e in found["train"]} & {str(e.text) for e in found["dev"]}
+        assert all(len(e.text) == len(e.label) for e in found["dev"] if task == "code")
+
+
+def test_parquet_and_txt(tmp_path):
+    pytest.importorskip("pyarrow")
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a", "b"], "n": [1, 2]}), tmp_path / "x.parquet")
+    assert [r.fields for r in formats.read(epath.Path(tmp_path / "x.parquet"))] == [
+        {"text": "a", "n": 1},
+        {"text": "b", "n": 2},
+    ]
+    write(tmp_path, {"x.txt": "one\n\nthree"})
+    assert [r.fields["text"] for r in formats.read(epath.Path(tmp_path / "x.txt"))] == ["one", "", "three"]
