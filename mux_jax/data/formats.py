@@ -119,6 +119,7 @@ def _rows(path: epath.Path, stream: TextIO) -> Iterator[tuple[int, list[str] | c
         for number, line in enumerate(stream, start=1):
             yield number, line.rstrip("\r\n").split("\t")
         return
+    csv.field_size_limit(2**31 - 1)  # whole documents may be in a field
     reader = csv.reader(stream, strict=True)
     while True:
         number = reader.line_num + 1

@@ -137,7 +137,7 @@ def _text_columns(found: Pretrained) -> tuple[str, ...]:
     """The columns of the texts in the files that the model was fine-tuned on."""
     if found.run and "task" in found.run["data"]:
         return get_task(ml_collections.ConfigDict(found.run["data"])).text
-    return ("text",)
+    return ("words",) if found.config.head == "token" else ("text",)
 
 
 def batched(items: Iterable[Any], size: int) -> Iterable[list[Any]]:

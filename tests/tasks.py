@@ -1,0 +1,61 @@
+"""A small task and a small model for the tests of fine-tuning and prediction."""
+
+import numpy as np
+from etils import epath
+
+from mux_jax import configuration
+from mux_jax.data.tokenizer import save_tokenizer, train_tokenizer
+from mux_jax.interop import huggingface
+from tests.conftest import WORDS, init, small_model
+
+LABELS = ("fruit", "stone")
+
+
+def write_model(folder, **changes):
+    """A Hugging Face folder with a model of random weights and a tokenizer for WORDS."""
+    tokenizer = train_tokenizer([" ".join(WORDS)] * 20, 150)
+    fields = dict(vocab_size=tokenizer.get_vocab_size(), max_position_embeddings=40, width=2)
+    model, params = init(small_model(**fields | changes), seed=3)
+    folder.mkdir(parents=True)
+    huggingface.write(epath.Path(folder), model.config, params)
+    save_tokenizer(tokenizer, epath.Path(folder))
+    return folder
+
+
+def sentences(count, seed=0):
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(WORDS, rng.integers(1, 9))) for _ in range(count)]
+
+
+def write_sentences(folder, train=40, dev=13):
+    """A task on sentences: is one of the first words in it?"""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, count, seed in (("train", train, 0), ("dev", dev, 1)):
+        rows = [(s, "stone" if set(s.split()) & set(WORDS[:6]) else "fruit") for s in sentences(count, seed)]
+        (folder / f"{split}.tsv").write_text("text\tlabel\n" + "".join(f"{s}\t{label}\n" for s, label in rows))
+    return folder
+
+
+def write_words(folder, train=40, dev=13):
+    """A task on words: how long is each? Files in CoNLL's format."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, count, seed in (("train", train, 0), ("dev", dev, 1)):
+        lines = [
+            "".join(f"{w}\t{'long' if len(w) > 5 else 'short'}\n" for w in s.split()) for s in sentences(count, seed)
+        ]
+        (folder / f"{split}.conll").write_text("\n".join(lines))
+    return folder
+
+
+def finetuning(data, model, kind="sequence", **fields):
+    """The configuration of a run of 8 steps on such a task."""
+    config = configuration.finetuning("custom", str(data), 0)
+    config.init = str(model)
+    config.rows = 4
+    config.data.update(kind=kind, sequence_length=24, lengths="8,16")
+    config.finetuning.update(steps=8, warmup_steps=2, learning_rate=1e-3)
+    config.eval.every = config.checkpoint.every = config.log_every = 2
+    config.model.update(hidden_dropout=0.0, attention_dropout=0.0)
+    config.compositions = 3
+    config.update_from_flattened_dict(fields)
+    return config

@@ -1,0 +1,246 @@
+"""Fine-tuning by the common loop: learns, resumes, keeps the best, and scores every example once."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import mux_jax
+from mux_jax import configuration
+from mux_jax.data.tokenizer import special_tokens
+from mux_jax.errors import InputError
+from mux_jax.objectives import objectives
+from mux_jax.pretrained import find
+from mux_jax.training import finetuning, loop
+from tests.conftest import SPECIAL, draw_tokens, init, small_model
+from tests.tasks import LABELS, write_model, write_sentences, write_words
+from tests.tasks import finetuning as task_config
+
+STAGE = dict(objective="classification", task_coefficient=0.9)
+
+
+def run_objective(config, tokens, labels, retrieval=0.0):
+    import types
+
+    model, params = init(config)
+    stage = types.SimpleNamespace(**STAGE, retrieval_coefficient=retrieval)
+    objective = objectives.make(stage, SPECIAL)
+    batch = {"tokens": tokens, "labels": labels}
+    return model, params, *objective(model, params, batch, jax.random.key(0))
+
+
+def test_sequence_loss_leaves_out_slots_without_a_label():
+    config = small_model(head="sequence", labels=("a", "b", "c"))
+    tokens = draw_tokens(config)
+    labels = jnp.array([[0, 2], [1, -1], [2, 2]])
+    model, params, loss, _ = run_objective(config, tokens, labels)
+    logits = model.apply({"params": params}, tokens)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
+    np.testing.assert_allclose(loss, losses[labels >= 0].mean(), rtol=1e-5)
+    _, _, both, outputs = run_objective(config, tokens, labels, retrieval=0.1)
+    np.testing.assert_allclose(both, 0.9 * outputs["task_loss"] + 0.1 * outputs["retrieval_loss"], rtol=1e-6)
+
+
+def test_auxiliary_retrieval_leaves_out_padding():
+    config = small_model(head="sequence", labels=("a", "b"))
+    tokens = draw_tokens(config).at[:, :, 6:].set(SPECIAL.pad)
+    _, _, _, outputs = run_objective(config, tokens, jnp.zeros((3, 2), int), retrieval=0.1)
+    model, params = init(config)
+    bound = model.bind({"params": params})
+    instance = outputs["retrieval_instance"]
+    logits = bound.vocabulary_logits(bound.encode(tokens, tokens != SPECIAL.pad), instance[:, None])[:, 0]
+    labels = jnp.take_along_axis(tokens, instance[:, None], axis=1)[:, 0]
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    np.testing.assert_allclose(outputs["retrieval_loss"], losses[:, :6].mean(), rtol=1e-5)
+
+
+def test_token_loss_with_a_prefix_and_regression():
+    config = small_model(head="token", labels=("a", "b"), demultiplexer="prefix", prefix_token_id=60)
+    tokens = draw_tokens(config)
+    labels = jnp.full(tokens.shape, -1).at[:, :, 3].set(1)
+    model, params, loss, _ = run_objective(config, tokens, labels)
+    logits = model.apply({"params": params}, tokens)[:, :, 3 + 3]  # after the prefix
+    expected = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.ones((3, 2), int)).mean()
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    config = small_model(head="sequence", labels=("score",))
+    numbers = jnp.array([[0.5, 2.0], [1.0, jnp.nan], [4.0, 3.0]])
+    model, params, loss, _ = run_objective(config, tokens, numbers)
+    logits = model.apply({"params": params}, tokens)[..., 0]
+    np.testing.assert_allclose(loss, jnp.nanmean((logits - numbers) ** 2), rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("model") / "m")
+
+
+@pytest.fixture(scope="module")
+def finished(model, tmp_path_factory):
+    """A finished run on sentences: (workdir, result, configuration)."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        one = jax.devices()[:1]
+        patch.setattr(jax, "devices", lambda *backend: one)
+        config = task_config(write_sentences(folder / "data"), model)
+        return folder / "run", loop.train(config, str(folder / "run")), config
+
+
+def test_a_run_leaves_scores_over_compositions(finished):
+    workdir, result, _ = finished
+    assert json.loads((workdir / "result.json").read_text()) == result
+    assert (result["metric"], result["examples"], result["width"], result["ensemble"]) == ("accuracy", 13, 2, 1)
+    score = result["score"]
+    assert len(score["runs"]) == 3 and score["min"] <= score["mean"] <= score["max"] and score["std"] >= 0
+    assert all(round(run * 13) == pytest.approx(run * 13) for run in score["runs"])  # each of 13 once
+    for name in ("curves.png", "confusion.png", "metrics.jsonl", "tokenizer.json"):
+        assert (workdir / name).exists()
+    model, _ = mux_jax.load_pretrained(str(workdir))
+    assert (model.config.head, model.config.labels) == ("sequence", LABELS)
+    prediction = mux_jax.Predictor(str(workdir), rows=8).predict(["time river", "stone"])
+    assert all(p["label"] in LABELS for p in prediction)
+
+
+def test_the_best_checkpoint_is_kept_and_loaded(finished, one_device):
+    workdir, _, _ = finished
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    scores = {row["step"]: row["heldout_score"] for row in rows if "heldout_score" in row}
+    best = min(step for step, score in scores.items() if score == max(scores.values()))
+    assert find(str(workdir)).step == best
+    kept = {int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()}
+    assert kept == {best, 8}
+
+
+def test_evaluation_of_the_run_gives_its_score_and_ensembles_are_reported(finished, one_device):
+    workdir, result, config = finished
+    config = task_config(config.data.folder, "")
+    again = finetuning.evaluate(config, str(workdir))
+    assert again["score"] == result["score"]
+    assert (workdir / "evaluation_ensemble_1" / "result.json").exists()
+    config = task_config(config.data.folder, "", ensemble=2)
+    both = finetuning.evaluate(config, str(workdir), [str(workdir)])
+    assert (both["ensemble"], both["effective_width"]) == (2, 1.0)
+    assert (workdir / "evaluation_ensemble_2" / "scores.png").exists()
+    config = task_config(config.data.folder, "", ensemble=3)
+    with pytest.raises(InputError, match="ensemble=3 must be from 1 to model.width=2"):
+        finetuning.evaluate(config, str(workdir))
+
+
+def test_a_stopped_run_continues_to_the_same_parameters(finished, tmp_path, monkeypatch, one_device):
+    workdir, result, config = finished
+    check = loop._Run.check_finite
+
+    def interrupt(self, stage, step, means):
+        check(self, stage, step, means)
+        if step == 6:
+            self.checkpoints.wait()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Run, "check_finite", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(config.copy_and_resolve_references(), str(tmp_path / "run"))
+    resumed = loop.train(config.copy_and_resolve_references(), str(tmp_path / "run"))
+    assert (resumed["score"], resumed["stages"]) == (result["score"], result["stages"])
+    a, b = (mux_jax.load_pretrained(str(path))[1] for path in (workdir, tmp_path / "run"))
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_tokens_early_stopping_and_words_cut_off(model, tmp_path, one_device, capsys):
+    data = write_words(tmp_path / "data")
+    with (data / "dev.conll").open("a") as f:
+        f.write("\n" + "time\tshort\n" * 40)
+    config = task_config(data, model, "token", patience=1)
+    config.finetuning.learning_rate = 1e-12  # nothing improves
+    result = loop.train(config, str(tmp_path / "run"))
+    assert "dev: 1 texts are longer than 24 tokens; cut" in capsys.readouterr().out
+    assert result["truncated"] == {"dev": 1}
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert max(row["step"] for row in rows) == 4  # the second evaluation brought nothing better
+    words = sum(
+        len(e.label)
+        for e in finetuning.load(config, find(str(model)).tokenizer(), ("long", "short")).splits["dev"].examples
+    )
+    assert all(round(run * words) == pytest.approx(run * words) for run in result["score"]["runs"])
+    assert max(result["score"]["runs"]) <= 1 - 18 / words  # 40 words, of which at most 22 fit
+
+
+def test_width_1_learns_and_has_no_spread(tmp_path, one_device):
+    plain = write_model(tmp_path / "plain", width=1, head="none")
+    config = task_config(write_words(tmp_path / "data", train=200), plain, "token")
+    config.finetuning.update(steps=60, learning_rate=3e-3)
+    config.eval.every = config.checkpoint.every = 30
+    result = loop.train(config, str(tmp_path / "run"))
+    assert result["score"]["mean"] > 0.95 and result["score"]["std"] == 0.0
+
+
+def test_regression(model, tmp_path, one_device):
+    data = tmp_path / "data"
+    data.mkdir()
+    for split in ("train", "dev"):
+        rows = [f"{'time ' * n}\t{n / 2}\n" for n in range(1, 9)]
+        (data / f"{split}.tsv").write_text("text\tlabel\n" + "".join(rows))
+    config = task_config(data, model, "regression")
+    config.finetuning.update(steps=2, warmup_steps=1)
+    result = loop.train(config, str(tmp_path / "run"))
+    assert result["metric"] == "pearson_spearman" and set(result["splits"]["dev"]) >= {"pearson", "spearman"}
+    assert set(mux_jax.Predictor(str(tmp_path / "run"), rows=8).predict(["time"])[0]) == {"score"}
+
+
+def test_batches_are_a_function_of_the_step_and_hold_each_example_once_an_epoch(finished, model):
+    _, _, config = finished
+    data = finetuning.load(config, find(str(model)).tokenizer())
+    batches = data.batches(config)
+    assert batches.per_epoch == 5  # 40 examples in batches of 8
+    again = data.batches(config)
+    for step in (0, 7):
+        for name in ("tokens", "labels"):
+            np.testing.assert_array_equal(batches[step][name], again[step][name])
+    pad = special_tokens(data.tokenizer).pad
+    for epoch in range(2):
+        seen = [tuple(t[t != pad]) for i in range(5) for t in batches[5 * epoch + i]["tokens"].reshape(8, -1)]
+        assert sorted(seen) == sorted(tuple(ids) for ids in data.splits["train"].encoded.ids)
+    assert any(
+        (batches[i]["tokens"][0, 0] != batches[5 + i]["tokens"][0, 0]).any()
+        for i in range(5)
+        if batches[i]["tokens"].shape == batches[5 + i]["tokens"].shape
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model.width": 3}, "model.width=3, but init=.* has width 2"),
+        ({"init": ""}, "fine-tuning starts from a model"),
+        ({"ensemble": 3}, "ensemble=3 must be from 1 to model.width=2"),
+        ({"data.metric": "bleu"}, "data.metric='bleu' does not exist; there are: accuracy"),
+        ({"data.lengths": "8,x"}, "must be numbers"),
+        ({"data.label_column": "tag"}, "no column 'tag'; there are: text, label"),
+        ({"compositions": 0}, "compositions=0 must be at least 1"),
+        ({"patience": -1}, "must not be negative"),
+        ({"data.folder": ""}, "task=custom needs data=FOLDER"),
+    ],
+)
+def test_impossible_runs_are_refused(fields, message, finished, model, tmp_path, one_device):
+    config = task_config(finished[2].data.folder, model, **fields)
+    with pytest.raises(InputError, match=message):
+        loop.train(config, str(tmp_path / "run"))
+
+
+def test_a_label_unseen_in_training_is_named_with_its_line(model, tmp_path, one_device):
+    data = write_sentences(tmp_path / "data")
+    with (data / "dev.tsv").open("a") as f:
+        f.write("time\tplant\n")
+    with pytest.raises(InputError, match=r"dev.tsv:15: label 'plant' is not among those trained on: fruit, stone"):
+        loop.train(task_config(data, model), str(tmp_path / "run"))
+
+
+def test_a_configuration_resolves_tenths_and_the_models_positions(model, capsys):
+    config = configuration.finetuning("sst2", "x", 0)
+    config.init = str(model)
+    configuration.resolve(config, find(str(model)).config)
+    assert (config.finetuning.warmup_steps, config.eval.every, config.model.width) == (2000, 2000, 2)
+    assert config.data.sequence_length == 40 and "has no positions for 128" in capsys.readouterr().out
+    assert configuration.row_lengths(config) == (32, 40)
