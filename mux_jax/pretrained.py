@@ -135,6 +135,8 @@ def start_from(init: Pretrained, config: ModelConfig, params: Any) -> Any:
     def gives(part: str) -> bool:
         if part in ("multiplexer", "demultiplexer"):
             return getattr(init.config, part) == getattr(config, part) and init.config.width == config.width
+        if part == "classifier":
+            return init.config.labels == config.labels
         return part in _BACKBONE or init.config.width > 1 or config.width == 1
 
     def take(path: Any, ours: jax.Array) -> jax.Array:

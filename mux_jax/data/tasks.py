@@ -158,6 +158,13 @@ def to_example(task: Task, record: formats.Record) -> Example:
         if label is None or label == "":
             raise InputError(f"{record.where}: no label in column {task.label!r}")
         label = str(label)
+    else:
+        if not isinstance(text, list) or not isinstance(label, list):
+            raise InputError(f"{record.where}: columns {task.text[0]!r} and {task.label!r} must hold words and tags")
+        if not text or len(text) != len(label):
+            counts = "a sentence of zero words" if not text else f"{len(text)} words and {len(label)} tags"
+            raise InputError(f"{record.where}: {counts}")
+        label = [str(tag) for tag in label]
     return Example(text, label, record.where)
 
 

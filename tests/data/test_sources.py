@@ -6,12 +6,12 @@ import sys
 
 import pytest
 import tensorflow_datasets as tfds
-from array_record.python.array_record_module import ArrayRecordWriter
 
 from mux_jax import configuration
 from mux_jax.data import pydocs
 from mux_jax.data.sources import TextFiles, open_sources
 from mux_jax.errors import InputError
+from tests.tfds_folder import write_prepared
 
 
 def read(source):
@@ -114,30 +114,10 @@ def test_the_fingerprint_follows_the_files(tmp_path):
 
 @pytest.fixture
 def prepared(tmp_path):
-    """A data set as `tfds build --file_format=array_record` leaves it, written without TensorFlow."""
-
-    def message(number, payload):
-        size, varint = len(payload), b""
-        while size > 127:
-            varint, size = varint + bytes([size & 127 | 128]), size >> 7
-        return bytes([number << 3 | 2]) + varint + bytes([size]) + payload
-
-    def example(**features):  # a serialised tf.train.Example of byte features
-        entries = (message(1, k.encode()) + message(2, message(1, message(1, v.encode()))) for k, v in features.items())
-        return message(1, b"".join(message(1, entry) for entry in entries))
-
-    folder = tmp_path / "mini" / "en" / "1.0.0"
-    folder.mkdir(parents=True)
-    features = tfds.features.FeaturesDict({"text": tfds.features.Text(), "title": tfds.features.Text()})
-    features.save_config(folder)
-    writer = ArrayRecordWriter(str(folder / "mini-train.array_record-00000-of-00001"), "group_size:1")
-    for i in range(5):
-        writer.write(example(text=f"document {i} " + "long " * 40, title="t"))
-    writer.close()
-    template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-    split = {"name": "train", "numBytes": "1", "shardLengths": ["5"], "filepathTemplate": template}
-    info = {"name": "mini", "version": "1.0.0", "fileFormat": "array_record", "splits": [split]}
-    (folder / "dataset_info.json").write_text(json.dumps(info))
+    """A data set of five documents."""
+    features = {"text": tfds.features.Text(), "title": tfds.features.Text()}
+    records = [{"text": f"document {i} " + "long " * 40, "title": "t"} for i in range(5)]
+    write_prepared(tmp_path / "mini" / "en" / "1.0.0", features, {"train": records})
     return tmp_path
 
 

@@ -3,13 +3,16 @@
 import json
 
 import ml_collections
+import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from etils import epath
 
 from mux_jax.data import formats
 from mux_jax.data.tasks import TASKS, get_task, read
 from mux_jax.errors import InputError
 from mux_jax.metrics import METRICS
+from tests.tfds_folder import write_prepared
 
 
 def write(folder, files):
@@ -135,3 +138,40 @@ def test_parquet_and_txt(tmp_path):
     ]
     write(tmp_path, {"x.txt": "one\n\nthree"})
     assert [r.fields["text"] for r in formats.read(epath.Path(tmp_path / "x.txt"))] == ["one", "", "three"]
+
+
+def test_tfds_gives_labels_by_name(tmp_path):
+    label = tfds.features.ClassLabel(names=["negative", "positive"])
+    records = [{"sentence": "good", "label": 1, "idx": 0}, {"sentence": "bad", "label": 0, "idx": 1}]
+    splits = {"train": records, "validation": records[:1]}
+    features = {"sentence": tfds.features.Text(), "label": label, "idx": np.int32}
+    write_prepared(tmp_path / "glue" / "sst2" / "2.0.0", features, splits)
+    found = examples("", "sst2", tfds_dir=str(tmp_path))
+    assert [(e.text, e.label) for e in found["train"]] == [("good", "positive"), ("bad", "negative")]
+    assert len(found["dev"]) == 1 and found["dev"][0].where == "glue/sst2:validation:0"
+
+    tags = tfds.features.ClassLabel(names=["O", "B-PER"])
+    features = {"tokens": tfds.features.Sequence(tfds.features.Text()), "ner": tfds.features.Sequence(tags)}
+    records = [{"tokens": ["Ada", "wrote"], "ner": [1, 0]}]
+    write_prepared(tmp_path / "conll2003" / "conll2003" / "1.0.0", features, {"train": records, "validation": records})
+    found = examples("", "ner", tfds_dir=str(tmp_path))
+    assert [(e.text, e.label) for e in found["dev"]] == [(["Ada", "wrote"], ["B-PER", "O"])]
+
+    features = {"sentence1": tfds.features.Text(), "sentence2": tfds.features.Text(), "label": np.float32}
+    records = [{"sentence1": "a", "sentence2": "b", "label": 2.5}]
+    write_prepared(tmp_path / "glue" / "stsb" / "2.0.0", features, {"train": records, "validation": records})
+    assert [(e.text, e.label) for e in examples("", "stsb", tfds_dir=str(tmp_path))["dev"]] == [(("a", "b"), 2.5)]
+    with pytest.raises(InputError, match="tfds build glue/rte"):
+        examples("", "rte", tfds_dir=str(tmp_path))
+
+
+def test_words_must_have_their_tags(tmp_path):
+    for words, tags, message in (
+        ([], [], "zero words"),
+        (["a"], ["O", "O"], "1 words and 2 tags"),
+        (["a"], None, "tags"),
+    ):
+        rows = [dict(words=["x"], tags=["O"]), dict(words=words, tags=tags)]
+        write(tmp_path, {"train.jsonl": "".join(json.dumps(row) + "\n" for row in rows)})
+        with pytest.raises(InputError, match=rf"train.jsonl:2: .*{message}"):
+            examples(tmp_path, "ner")

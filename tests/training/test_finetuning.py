@@ -1,6 +1,8 @@
 """Fine-tuning by the common loop: learns, resumes, keeps the best, and scores every example once."""
 
 import json
+import pickle
+import types
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +25,6 @@ STAGE = dict(objective="classification", task_coefficient=0.9)
 
 
 def run_objective(config, tokens, labels, retrieval=0.0):
-    import types
-
     model, params = init(config)
     stage = types.SimpleNamespace(**STAGE, retrieval_coefficient=retrieval)
     objective = objectives.make(stage, SPECIAL)
@@ -176,6 +176,24 @@ def test_width_1_learns_and_has_no_spread(tmp_path, one_device):
     assert result["score"]["mean"] > 0.95 and result["score"]["std"] == 0.0
 
 
+def test_an_ordinary_model_may_be_multiplexed(tmp_path, one_device):
+    plain = write_model(tmp_path / "plain", width=1, head="none")
+    config = task_config(
+        write_sentences(tmp_path / "data"), plain, **{"model.width": 3, "model.demultiplexer": "prefix"}
+    )
+    config.finetuning.update(steps=1, warmup_steps=1)  # a first step of rate 0
+    config.model.multiplexer = "orthogonal"
+    config.data.sequence_length = 20
+    with pytest.raises(InputError, match="prefix_token_id=680 must be from 4"):
+        loop.train(config.copy_and_resolve_references(), str(tmp_path / "run"))
+    config.model.demultiplexer = "rsa"
+    assert loop.train(config, str(tmp_path / "run"))["width"] == 3
+    model, params = mux_jax.load_pretrained(str(tmp_path / "run"))
+    assert (model.config.multiplexer, model.config.num_demux_layers) == ("orthogonal", 3)
+    theirs = mux_jax.load_pretrained(str(plain))[1]
+    jax.tree.map(np.testing.assert_array_equal, params["encoder"], theirs["encoder"])
+
+
 def test_regression(model, tmp_path, one_device):
     data = tmp_path / "data"
     data.mkdir()
@@ -198,6 +216,8 @@ def test_batches_are_a_function_of_the_step_and_hold_each_example_once_an_epoch(
     for step in (0, 7):
         for name in ("tokens", "labels"):
             np.testing.assert_array_equal(batches[step][name], again[step][name])
+    sent = pickle.loads(pickle.dumps(batches))  # as Grain sends them to its workers
+    np.testing.assert_array_equal(sent[3]["tokens"], batches[3]["tokens"])
     pad = special_tokens(data.tokenizer).pad
     for epoch in range(2):
         seen = [tuple(t[t != pad]) for i in range(5) for t in batches[5 * epoch + i]["tokens"].reshape(8, -1)]
