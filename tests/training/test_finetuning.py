@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import types
 
 import jax
@@ -13,7 +14,7 @@ import pytest
 import mux_jax
 from mux_jax import configuration
 from mux_jax.data.tokenizer import special_tokens
-from mux_jax.errors import InputError
+from mux_jax.errors import InputError, TrainingError
 from mux_jax.objectives import objectives
 from mux_jax.pretrained import find
 from mux_jax.training import finetuning, loop
@@ -264,3 +265,15 @@ def test_a_configuration_resolves_tenths_and_the_models_positions(model, capsys)
     assert (config.finetuning.warmup_steps, config.eval.every, config.model.width) == (2000, 2000, 2)
     assert config.data.sequence_length == 40 and "has no positions for 128" in capsys.readouterr().out
     assert configuration.row_lengths(config) == (32, 40)
+
+
+def test_a_damaged_best_checkpoint_gives_way_to_the_newest(finished, tmp_path, capsys, one_device):
+    shutil.copytree(finished[0], tmp_path / "run")
+    best = find(str(tmp_path / "run")).step
+    (tmp_path / "run" / "checkpoints" / str(best) / "digests.json").write_text('{"params/none": "0"}')
+    if best == 8:
+        with pytest.raises(TrainingError, match="all checkpoints .* are damaged"):
+            find(str(tmp_path / "run"))
+    else:
+        assert find(str(tmp_path / "run")).step == 8
+        assert "the best, is damaged (params/none is missing)" in capsys.readouterr().out
