@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -64,15 +65,25 @@ def predict_file(
     Raises:
       InputError: a bad record, by file and line.
     """
-    counts = {"rows": 0, "errors": 0}
+    counts, start = {"rows": 0, "errors": 0}, time.monotonic()
     partial = output.parent / f"{output.stem}.partial{output.suffix}"
     position = [0.0]
     records = formats.read(source, on_progress=lambda fraction: position.__setitem__(0, fraction))
     try:
         with progress("predicting") as report, _writer(partial, predictor) as write:
+            before = 0.0
             for window in batched(records, _WINDOW):
-                write(_predict(predictor, window, columns, skip_errors, counts))
-                report(position[0], f"{counts['rows']:,} rows")
+                after = position[0]
+
+                def show(
+                    fraction: float, before: float = before, after: float = after, size: int = len(window)
+                ) -> None:
+                    rows = counts["rows"] + round(fraction * size)
+                    rate = rows / (time.monotonic() - start)
+                    report(before + (after - before) * fraction, f"{rows:,} rows, {rate:,.0f} rows/s")
+
+                write(_predict(predictor, window, columns, skip_errors, counts, show))
+                before = after
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -81,7 +92,12 @@ def predict_file(
 
 
 def _predict(
-    predictor: Predictor, records: list[formats.Record], columns: tuple[str, ...], skip: bool, counts: dict[str, int]
+    predictor: Predictor,
+    records: list[formats.Record],
+    columns: tuple[str, ...],
+    skip: bool,
+    counts: dict[str, int],
+    show: Callable[[float], None],
 ) -> list[dict[str, Any]]:
     """Predictions or errors, in the order of the records."""
     rows: list[dict[str, Any]] = [{} for _ in records]
@@ -104,7 +120,7 @@ def _predict(
         else:
             texts.append(text)
             places.append(i)
-    for i, prediction in zip(places, predictor.predict(texts)):
+    for i, prediction in zip(places, predictor.predict(texts, show)):
         rows[i] = prediction
     counts["rows"] += len(records)
     return rows

@@ -96,7 +96,11 @@ def make_train_step(
         metrics["gradient_norm"] = optax.tree.norm(gradients)
         return TrainState(state.step + 1, params, opt_state), metrics
 
-    return Compiled(step, mesh, donate_argnums=0)
+    # Left to itself, XLA may give the new state back split in another way than the old one came.
+    params = abstract_params(model, mesh)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    state = TrainState(everywhere, jax.tree.map(lambda x: x.sharding, params), _like_params(optimizer, params, mesh))
+    return Compiled(step, mesh, donate_argnums=0, out_shardings=(state, everywhere))
 
 
 def make_eval_step(objective: Objective, model: MuxModel, mesh: Mesh) -> "Compiled":

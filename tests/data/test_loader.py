@@ -23,35 +23,37 @@ def batches(**changes):
 
 
 def test_a_batch_is_rows_of_instances():
-    assert batches()[0].shape == (4, 3, 4) and batches()[0].dtype == np.int32
+    tokens = batches()[0]["tokens"]
+    assert tokens.shape == (4, 3, 4) and tokens.dtype == np.int32
 
 
 def test_an_epoch_sees_each_sequence_once_and_the_next_in_another_order():
-    order = np.stack([batches()[i][..., 0].ravel() for i in range(4)]).reshape(2, 24)
+    order = np.stack([batches()[i]["tokens"][..., 0].ravel() for i in range(4)]).reshape(2, 24)
     assert sorted(order[0]) == sorted(order[1]) == list(range(24))
     assert order[0].tolist() != order[1].tolist() != sorted(order[1])
 
 
 def test_the_seed_changes_the_order():
-    assert (batches()[0] == batches()[0]).all() and (batches()[0] != batches(seed=1)[0]).any()
+    a, b, other = (batches(seed=seed)[0]["tokens"] for seed in (0, 0, 1))
+    assert (a == b).all() and (a != other).any()
 
 
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_hosts_together_see_what_one_host_sees(hosts):
     for step in range(5):
-        parts = [batches(host=h, hosts=hosts)[step] for h in range(hosts)]
-        np.testing.assert_array_equal(np.concatenate(parts), batches()[step])
+        parts = [batches(host=h, hosts=hosts)[step]["tokens"] for h in range(hosts)]
+        np.testing.assert_array_equal(np.concatenate(parts), batches()[step]["tokens"])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_iteration_starts_at_any_step(workers):
     iterator = iterate(batches(), 3, workers)
     for step in range(3, 9):
-        np.testing.assert_array_equal(next(iterator), batches()[step])
+        np.testing.assert_array_equal(next(iterator)["tokens"], batches()[step]["tokens"])
 
 
 def test_a_mixture_draws_by_weight():
     mixed = batches(packed=[(0.75, Rows(1000)), (0.25, Rows(1000, first=1000))])
-    values = np.concatenate([mixed[i][..., 0].ravel() for i in range(80)])
+    values = np.concatenate([mixed[i]["tokens"][..., 0].ravel() for i in range(80)])
     assert abs((values < 1000).mean() - 0.75) < 0.01
     assert len(set(values.tolist())) == len(values)  # no source repeats before its epoch ends

@@ -52,11 +52,11 @@ def test_multiplexer_keys_stay_fixed_unless_they_are_learned(learn_keys):
     before = jax.device_get(params)
     optimizer = make_optimizer(stage(warmup_steps=0, learning_rate=1e-2), SETTINGS)
     state = steps.init_state(params, optimizer, 0, mesh)
-    tokens = steps.to_device(np.asarray(draw_tokens(config)), mesh)
+    batch = steps.to_device({"tokens": np.asarray(draw_tokens(config))}, mesh)
     objective = objectives.make(stage(), SPECIAL)
-    step = steps.make_train_step(objective, model, optimizer, mesh, seed=0, accumulate=1)(state, tokens)
+    step = steps.make_train_step(objective, model, optimizer, mesh, seed=0, accumulate=1)
     for _ in range(2):
-        state, _ = step(state, tokens)
+        state, _ = step(state, batch)
     changed = jax.tree.map(lambda a, b: bool((a != np.asarray(b)).any()), before, state.params)
     assert changed["multiplexer"]["keys"] == learn_keys
     assert changed["demultiplexer"]["keys"] and changed["encoder"]["layers"]["output"]["kernel"]

@@ -29,10 +29,11 @@ def one_step(config, objective, mesh, accumulate=1, seed=0):
     optimizer = optax.sgd(1.0)
     stage = types.SimpleNamespace(objective=objective, **vars(STAGE))
     state = steps.init_state(params, optimizer, 0, mesh)
-    tokens = steps.to_device(np.asarray(draw_tokens(config, rows=8)), mesh)
-    compile_step = steps.make_train_step(objectives.make(stage, SPECIAL), model, optimizer, mesh, seed, accumulate)
-    state, metrics = compile_step(state, tokens)(state, tokens)
+    batch = steps.to_device({"tokens": np.asarray(draw_tokens(config, rows=8))}, mesh)
+    step = steps.make_train_step(objectives.make(stage, SPECIAL), model, optimizer, mesh, seed, accumulate)
+    state, metrics = step(state, batch)
     after = jax.device_get(state.params)
+    state, _ = step(state, batch)  # the new state lies on the devices as the old one did
     return jax.device_get(metrics), jax.tree.map(lambda a, b: a - b, before, after), state
 
 
