@@ -5,6 +5,7 @@ task is distributed, from TensorFlow Datasets, or from the Python installation.
 """
 
 import dataclasses
+import math
 import os
 from typing import Any
 
@@ -151,9 +152,12 @@ def to_example(task: Task, record: formats.Record) -> Example:
     label = record.fields.get(task.label)
     if task.kind == "regression":
         try:
-            label = float(label)
-        except (TypeError, ValueError) as e:
-            raise InputError(f"{record.where}: {task.label}={label!r} is not a number") from e
+            number = float(label)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise InputError(f"{record.where}: {task.label}={label!r} is not a number")
+        label = number
     elif task.kind == "sequence":
         if label is None or label == "":
             raise InputError(f"{record.where}: no label in column {task.label!r}")
@@ -196,7 +200,8 @@ def _from_tfds(task: Task, data: Any, splits: tuple[str, ...]) -> dict[str, list
         records = builder.as_data_source(in_tfds[split])
         examples[split] = []
         for i in range(len(records)):
-            texts, value = [_decoded(records[i][name]) for name in names], _decoded(records[i][task.tfds_label])
+            record = records[i]
+            texts, value = [_decoded(record[name]) for name in names], _decoded(record[task.tfds_label])
             if task.kind == "regression":
                 value = float(value)
             elif classes:

@@ -65,25 +65,21 @@ def predict_file(
     Raises:
       InputError: a bad record, by file and line.
     """
-    counts, start = {"rows": 0, "errors": 0}, time.monotonic()
     partial = output.parent / f"{output.stem}.partial{output.suffix}"
-    position = [0.0]
+    counts, start = {"rows": 0, "errors": 0}, time.monotonic()
+    position, before, window = [0.0], 0.0, []  # in the file, now and before this window
     records = formats.read(source, on_progress=lambda fraction: position.__setitem__(0, fraction))
     try:
         with progress("predicting") as report, _writer(partial, predictor) as write:
-            before = 0.0
+
+            def show(fraction: float) -> None:
+                rows = counts["rows"] + round(fraction * len(window))
+                rate = rows / (time.monotonic() - start)
+                report(before + (position[0] - before) * fraction, f"{rows:,} rows, {rate:,.0f} rows/s")
+
             for window in batched(records, _WINDOW):
-                after = position[0]
-
-                def show(
-                    fraction: float, before: float = before, after: float = after, size: int = len(window)
-                ) -> None:
-                    rows = counts["rows"] + round(fraction * size)
-                    rate = rows / (time.monotonic() - start)
-                    report(before + (after - before) * fraction, f"{rows:,} rows, {rate:,.0f} rows/s")
-
                 write(_predict(predictor, window, columns, skip_errors, counts, show))
-                before = after
+                before = position[0]
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
