@@ -28,7 +28,8 @@ def main() -> None:
 
     wanted = tuple(name.strip() for name in arguments.text_columns.split(",") if name.strip())
     output = check_output(arguments.output, arguments.overwrite)
-    check_input(arguments.input, wanted or ("text",), wanted) if wanted else None
+    if wanted:  # else the model says which columns
+        check_input(arguments.input, (), wanted)
     predictor = Predictor(arguments.checkpoint, rows=arguments.rows, ensemble=arguments.ensemble)
     source, columns = check_input(arguments.input, predictor.text_columns, wanted)
     counts = predict_file(predictor, source, columns, output, arguments.on_error == "skip")

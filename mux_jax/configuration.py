@@ -206,7 +206,7 @@ def is_finetuning(config: ml_collections.ConfigDict) -> bool:
 def resolve(config: ml_collections.ConfigDict, init: ModelConfig | None) -> None:
     """Puts what follows from other fields, and from the model that a run starts from, into a configuration.
 
-    What that changes is printed.
+    Sizes and limits that the model changes are printed.
 
     Raises:
       InputError: a width that is not that of the model to fine-tune, or no model to start from.

@@ -64,11 +64,14 @@ class Pretrained:
         tokenizer = own or other
         if tokenizer is None:
             raise InputError(f"{self.folder} has no tokenizer; name its vocabulary with data.tokenizer")
-        if tokenizer.get_vocab_size() > self.config.vocab_size:
-            raise InputError(
-                f"the tokenizer has {tokenizer.get_vocab_size()} tokens, the model {self.config.vocab_size}"
-            )
+        self.check_size(tokenizer)
         return tokenizer
+
+    def check_size(self, tokenizer: Tokenizer) -> None:
+        """Refuses a tokenizer with more tokens than the model has embeddings."""
+        size, limit = tokenizer.get_vocab_size(), self.config.vocab_size
+        if size > limit:
+            raise InputError(f"the tokenizer has {size} tokens, the model's vocabulary {limit}")
 
     def find_tokenizer(self) -> Tokenizer | None:
         """The model's own tokenizer; None if there is none. Released MUX-PLMs come without: theirs is BERT's."""
@@ -192,10 +195,8 @@ def convert(source: str, destination: str, tokenizer: str = "", overwrite: bool 
     vocabulary = load_tokenizer(tokenizer) if tokenizer else found.find_tokenizer()
     if vocabulary is None:
         say(f"{found.folder} has no tokenizer, and {target} gets none; --tokenizer=FILE adds one")
-    elif vocabulary.get_vocab_size() > found.config.vocab_size:
-        raise InputError(
-            f"the tokenizer has {vocabulary.get_vocab_size()} tokens, the model's vocabulary {found.config.vocab_size}"
-        )
+    else:
+        found.check_size(vocabulary)
     params = found.params(make_mesh(devices=jax.devices()[:1]))
 
     partial = target.parent / f"{target.name}.partial"

@@ -46,6 +46,7 @@ class Finetuning:
     tokenizer: Tokenizer
     labels: tuple[str, ...]
     splits: dict[str, Split]
+    classifiers: dict[ModelConfig, Classifier] = dataclasses.field(default_factory=dict)  # compiled once
 
     @property
     def special(self) -> SpecialTokens:
@@ -105,7 +106,10 @@ class Finetuning:
         }
 
     def _classifier(self, config: Any, model: MuxModel, mesh: Mesh) -> Classifier:
-        return Classifier(model, mesh, config.rows, configuration.row_lengths(config), self.special.pad)
+        if model.config not in self.classifiers:
+            lengths = configuration.row_lengths(config)
+            self.classifiers[model.config] = Classifier(model, mesh, config.rows, lengths, self.special.pad)
+        return self.classifiers[model.config]
 
     def _figures(self, split: Split, logits: list[np.ndarray]) -> dict[str, float]:
         predicted = decide(logits, self.labels, self.task.kind == "token")
