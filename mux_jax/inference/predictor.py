@@ -14,6 +14,7 @@ from mux_jax.data.tasks import get_task
 from mux_jax.data.tokenizer import special_tokens
 from mux_jax.errors import InputError
 from mux_jax.inference.classifier import Classifier, decide
+from mux_jax.models.encoder import split_layers
 from mux_jax.models.model import MuxModel
 from mux_jax.pretrained import Pretrained, find
 from mux_jax.training.mesh import make_mesh
@@ -56,7 +57,7 @@ class Predictor:
         self.text_columns = _text_columns(found)
         self._encode = Encoder(tokenizer, lengths[-1])
         self._classify = Classifier(MuxModel(found.config), mesh, rows, lengths, special_tokens(tokenizer).pad)
-        self._params = found.params(mesh)
+        self._params = split_layers(found.params(mesh))
         self._ensemble, self._seed = ensemble, seed
         self.truncated = 0  # texts that were longer than the limit, over all calls
 

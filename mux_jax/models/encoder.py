@@ -1,5 +1,7 @@
 """The Transformer encoder: a stack of post-LayerNorm layers with stacked parameters."""
 
+from typing import Any
+
 import jax
 from flax import linen as nn
 
@@ -10,16 +12,27 @@ class Encoder(nn.Module):
     """`num_hidden_layers` Transformer layers under `nn.scan`.
 
     Their parameters have a leading axis `layers` whether the stack is scanned (a loop on the
-    device: short compilation) or unrolled (no loop: faster on CPU), so checkpoints fit both.
+    device: short compilation) or unrolled (no loop: faster on CPU), so checkpoints fit both. For
+    inference `split_layers` takes them apart.
     """
 
     config: "ModelConfig"  # noqa: F821
     deterministic: bool
+    split: bool = False
 
     @nn.compact
-    def __call__(self, hidden_BLD: jax.Array, mask_BL: jax.Array | None) -> jax.Array:
-        """hidden [B, L, D]; mask bool[B, L] or None to let every position be seen."""
+    def __call__(self, hidden_BLD: jax.Array, mask_BL: jax.Array | None, first: int | None = None) -> jax.Array:
+        """The last states of the first positions, [B, first, D], or of all.
+
+        hidden [B, L, D]; mask bool[B, L] or None to let every position be seen.
+        """
         config = self.config
+        if self.split:
+            hidden, last = hidden_BLD, config.num_hidden_layers - 1
+            for i in range(config.num_hidden_layers):
+                layer = TransformerLayer(**transformer_layer(config, self.deterministic), name=f"layers_{i}")
+                hidden = layer(hidden, mask_BL, first if i == last else None)
+            return hidden
         layer = _Layer
         if config.remat:
             layer = nn.remat(layer, prevent_cse=not config.scan_layers)
@@ -32,7 +45,18 @@ class Encoder(nn.Module):
             unroll=1 if config.scan_layers else config.num_hidden_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        return stack(**transformer_layer(config, self.deterministic), name="layers")(hidden_BLD, mask_BL)[0]
+        return stack(**transformer_layer(config, self.deterministic), name="layers")(hidden_BLD, mask_BL)[0][:, :first]
+
+
+def split_layers(params: Any) -> Any:
+    """The parameters of a `MuxModel` with `split_layers`: each layer has arrays of its own.
+
+    No weight is then cut out of a larger array at each pass, and the last layer is computed only
+    where it is read.
+    """
+    arrays, structure = jax.tree.flatten(params["encoder"]["layers"])
+    layers = [structure.unflatten(layer) for layer in zip(*arrays)]
+    return params | {"encoder": {f"layers_{i}": layer for i, layer in enumerate(layers)}}
 
 
 class _Layer(TransformerLayer):

@@ -69,28 +69,32 @@ class SelfAttention(nn.Module):
     deterministic: bool
 
     @nn.compact
-    def __call__(self, hidden: jax.Array, mask: jax.Array | None) -> jax.Array:
-        """hidden [..., L, D]; mask bool[..., L], True where a key may be seen, or None."""
+    def __call__(self, hidden: jax.Array, mask: jax.Array | None, first: int | None = None) -> jax.Array:
+        """What the first positions see, [..., first, D], or all of them.
+
+        hidden [..., L, D]; mask bool[..., L], True where a key may be seen, or None.
+        """
         D, H = hidden.shape[-1], self.num_heads
         K = D // H
 
-        def project(name: str) -> jax.Array:
-            x = dense(D, ("embed", "heads"), self.dtype, name)(hidden)
+        def project(name: str, x: jax.Array) -> jax.Array:
+            x = dense(D, ("embed", "heads"), self.dtype, name)(x)
             # Heads before positions: batched products over trailing axes are the fast ones on CPU.
             return x.reshape(*x.shape[:-1], H, K).swapaxes(-3, -2)
 
-        query, key, value = project("query"), project("key"), project("value")
+        read = hidden[..., :first, :]
+        query, key, value = project("query", read), project("key", hidden), project("value", hidden)
         scores = jnp.einsum("...hqk,...htk->...hqt", query * K**-0.5, key, preferred_element_type=jnp.float32)
         if mask is not None:
             scores = jnp.where(mask[..., None, None, :], scores, jnp.finfo(scores.dtype).min)
         weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
         weights = nn.Dropout(self.dropout, deterministic=self.deterministic)(weights)
         mixed = jnp.einsum("...hqt,...htk->...hqk", weights, value).swapaxes(-3, -2)
-        return dense(D, ("heads", "embed"), self.dtype, "output")(mixed.reshape(hidden.shape))
+        return dense(D, ("heads", "embed"), self.dtype, "output")(mixed.reshape(read.shape))
 
 
 class TransformerLayer(nn.Module):
-    """A post-LayerNorm Transformer layer, BERT's, on [..., L, D]."""
+    """A post-LayerNorm Transformer layer, BERT's, on [..., L, D]; of its `first` positions, or of all."""
 
     num_heads: int
     intermediate_size: int
@@ -101,7 +105,7 @@ class TransformerLayer(nn.Module):
     deterministic: bool
 
     @nn.compact
-    def __call__(self, hidden: jax.Array, mask: jax.Array | None) -> jax.Array:
+    def __call__(self, hidden: jax.Array, mask: jax.Array | None, first: int | None = None) -> jax.Array:
         def drop(x: jax.Array) -> jax.Array:
             return nn.Dropout(self.hidden_dropout, deterministic=self.deterministic)(x)
 
@@ -111,7 +115,7 @@ class TransformerLayer(nn.Module):
         attention = SelfAttention(
             self.num_heads, self.attention_dropout, self.dtype, self.deterministic, name="attention"
         )
-        hidden = norm(hidden + drop(attention(hidden, mask)), "attention_norm")
+        hidden = norm(hidden[..., :first, :] + drop(attention(hidden, mask, first)), "attention_norm")
         x = gelu(dense(self.intermediate_size, ("embed", "mlp"), self.dtype, "intermediate")(hidden))
         x = dense(hidden.shape[-1], ("mlp", "embed"), self.dtype, "output")(x)
         return shard_rows(norm(hidden + drop(x), "output_norm"))

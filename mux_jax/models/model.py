@@ -30,6 +30,7 @@ class MuxModel(nn.Module):
 
     config: ModelConfig
     deterministic: bool = True
+    split_layers: bool = False  # for inference: see encoder.split_layers
 
     def setup(self) -> None:
         config, dtype = self.config, self.config.compute_dtype
@@ -44,7 +45,7 @@ class MuxModel(nn.Module):
         )
         if config.embedding_size != config.hidden_size:
             self.embeddings_project = dense(config.hidden_size, (None, "embed"), dtype)
-        self.encoder = Encoder(config, self.deterministic)
+        self.encoder = Encoder(config, self.deterministic, self.split_layers)
         if config.width > 1:
             self.multiplexer = MULTIPLEXERS[config.multiplexer](config, self.deterministic)
             self.demultiplexer = DEMULTIPLEXERS[config.demultiplexer](config, self.deterministic)
@@ -83,7 +84,8 @@ class MuxModel(nn.Module):
         if config.head in ("mlm", "rtd"):
             tokens_BNL = leave_room(config, tokens_BNL)
             mask_BNL = None if mask_BNL is None else leave_room(config, mask_BNL)
-        hidden_BLD = self.encode(tokens_BNL, mask_BNL)
+        first = max(1, config.prefix_length) if config.head == "sequence" else None
+        hidden_BLD = self.encode(tokens_BNL, mask_BNL, first)
         if config.head == "mlm":
             return self.vocabulary_logits(hidden_BLD, self.all_instances)
         if config.head == "rtd":
@@ -97,8 +99,8 @@ class MuxModel(nn.Module):
         """int32[1, N, 1]: the `instance` argument that asks for every instance."""
         return jnp.arange(self.config.width)[None, :, None]
 
-    def encode(self, tokens_BNL: jax.Array, mask_BNL: jax.Array | None = None) -> jax.Array:
-        """The encoder's last states on the muxed rows, [B, L, D].
+    def encode(self, tokens_BNL: jax.Array, mask_BNL: jax.Array | None = None, first: int | None = None) -> jax.Array:
+        """The encoder's last states on the muxed rows, [B, L, D], or those of the `first` positions.
 
         A prefix, where the demultiplexer has one, is put in front: the row is then N + 1 longer. A
         muxed row gets no attention mask: each of its positions belongs to N instances of different
@@ -122,7 +124,7 @@ class MuxModel(nn.Module):
             hidden, mask_BL = embedded_BNLE[:, 0], None if mask_BNL is None else mask_BNL[:, 0]
         if self.config.embedding_size != self.config.hidden_size:
             hidden = self.embeddings_project(hidden)
-        return shard_rows(self.encoder(shard_rows(hidden), mask_BL))
+        return shard_rows(self.encoder(shard_rows(hidden), mask_BL, first))
 
     def put_prefix(self, tokens_BNL: jax.Array, mask_BNL: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
         """Puts N + 1 tokens before each instance: its own at the i-th position, filler at others, then CLS.

@@ -20,6 +20,7 @@ from mux_jax.data.tokenizer import SpecialTokens, special_tokens
 from mux_jax.errors import InputError
 from mux_jax.inference.classifier import Classifier, decide
 from mux_jax.models.config import ModelConfig
+from mux_jax.models.encoder import split_layers
 from mux_jax.models.model import MuxModel
 from mux_jax.objectives.objectives import Objective
 from mux_jax.pretrained import Pretrained, find
@@ -67,7 +68,8 @@ class Finetuning:
 
         def score(_: Objective, params: Any) -> dict[str, Any]:
             split = self.splits[self.task.dev[0]]
-            logits = classify(params, split.encoded, np.random.default_rng(config.seed), config.ensemble)
+            rng = np.random.default_rng(config.seed)
+            logits = classify(split_layers(params), split.encoded, rng, config.ensemble)
             figures = self._figures(split, logits)
             return {"score": next(iter(figures.values()))} | figures
 
@@ -75,7 +77,7 @@ class Finetuning:
 
     def finish(self, config: Any, model: MuxModel, mesh: Mesh, params: Any, workdir: epath.Path) -> dict[str, Any]:
         """The scores over compositions, for `result.json`; draws the confusion matrix."""
-        classify = self._classifier(config, model, mesh)
+        classify, params = self._classifier(config, model, mesh), split_layers(params)
         results = {}
         with progress("evaluation") as report:
             runs = [(name, i) for name in self.task.dev for i in range(config.compositions)]

@@ -15,6 +15,7 @@ from mux_jax.data.encoding import Encoder
 from mux_jax.errors import InputError
 from mux_jax.inference import files
 from mux_jax.inference.classifier import Classifier
+from mux_jax.models.encoder import split_layers
 from mux_jax.pretrained import find
 from mux_jax.training.mesh import make_mesh
 from tests.tasks import LABELS, sentences, write_model
@@ -69,7 +70,7 @@ def classifier(folder, rows=2, devices=1):
 def test_logits_are_those_of_the_model_on_the_composed_rows(double):
     classify, params, encode, model = classifier(double, rows=1)
     encoded = encode(["time river stone", "winter"])
-    found = classify(params, encoded, np.random.default_rng(0))
+    found = classify(split_layers(params), encoded, np.random.default_rng(0))
     tokens = np.zeros((1, 2, 8), int)
     expected = {}
     for order in ((0, 1), (1, 0)):
@@ -83,7 +84,7 @@ def test_logits_are_those_of_the_model_on_the_composed_rows(double):
 def test_an_ensemble_averages_over_slots(double):
     classify, params, encode, model = classifier(double, rows=1)
     encoded = encode(["time river stone"])
-    found = classify(params, encoded, np.random.default_rng(0), ensemble=2)
+    found = classify(split_layers(params), encoded, np.random.default_rng(0), ensemble=2)
     tokens = np.zeros((1, 2, 8), int)
     tokens[0, :, : len(encoded.ids[0])] = encoded.ids[0]
     expected = model.apply({"params": params}, tokens, tokens != 0)[0].mean(0)
@@ -96,7 +97,7 @@ def test_width_1_does_not_see_other_texts_or_devices(single):
     results = []
     for rows, devices, chosen in ((2, 1, range(11)), (8, 8, order)):
         classify, params, encode, _ = classifier(single, rows, devices)
-        logits = classify(params, encode([texts[i] for i in chosen]), np.random.default_rng(rows))
+        logits = classify(split_layers(params), encode([texts[i] for i in chosen]), np.random.default_rng(rows))
         results.append(dict(zip(chosen, logits)))
     for i in range(11):
         assert len(results[0][i]) == len(texts[i])

@@ -12,6 +12,7 @@ from flax import linen as nn
 from mux_jax.errors import InputError
 from mux_jax.models.config import SIZES
 from mux_jax.models.demultiplexers import RSA
+from mux_jax.models.encoder import split_layers
 from mux_jax.models.layers import gelu
 from mux_jax.models.multiplexers import MULTIPLEXERS, Gaussian, Orthogonal, binary_keys, low_rank_keys, orthogonal_keys
 from tests.conftest import apply, draw_tokens, init, small_model
@@ -266,3 +267,17 @@ def test_sizes_are_the_papers():
         num_hidden_layers=12, hidden_size=768, intermediate_size=3072, num_attention_heads=12, embedding_size=768
     )
     assert SIZES["electra"]["small"]["embedding_size"] == 128
+
+
+@pytest.mark.parametrize("demultiplexer", ["rsa", "prefix"])
+@pytest.mark.parametrize("head", ["sequence", "token"])
+def test_split_layers_and_states_that_are_read_alone_change_nothing(head, demultiplexer):
+    config = small_model(width=3, head=head, labels=("a", "b"), demultiplexer=demultiplexer, prefix_token_id=40)
+    model, params = init(config)
+    tokens = draw_tokens(config)
+    hidden = apply(model, params, tokens, tokens != 0, method="encode")
+    expected = model.apply({"params": params}, hidden, method="class_logits")
+    split = model.clone(split_layers=True)
+    found = apply(split, split_layers(params), tokens, tokens != 0)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(apply(model, params, tokens, tokens != 0), expected, rtol=1e-5, atol=1e-6)
