@@ -1,13 +1,14 @@
 """Eight virtual CPU devices for the sharding tests, and small things that tests share."""
 
+import importlib.metadata
 import os
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Compiling is most of what these tests do; how well the code runs changes no result they look at.
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-)
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+if importlib.metadata.version("jax").startswith("0.10."):  # later ones do not know this flag
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 # What one test, or a command that it runs, has compiled is there for all of them.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _cache = tempfile.TemporaryDirectory(prefix="mux_jax_tests_", ignore_cleanup_errors=True)

@@ -53,7 +53,8 @@ class Classifier:
     ) -> list[np.ndarray]:
         """float32 [C] of each text; for the head `token` [words, C], NaN for words without a place.
 
-        `params` are those that `split_layers` gives. Each text is in `ensemble` slots, drawn at random, and its logits are averaged over them.
+        `params` are those that `split_layers` gives. Each text is in `ensemble` slots, drawn at random,
+        and its logits are averaged over them.
         """
         count, width = len(encoded.ids), self.config.width
         if not count:

@@ -39,7 +39,7 @@ def pretraining(config: ModelConfig, objective: str, length: int, mask_fraction:
 
 def encoder(config: ModelConfig, row: int, states: int | None = None) -> int:
     """Multiplexer and encoder over `row` positions; of the last layer only `states` are read, or all."""
-    D, E, N = config.hidden_size, config.embedding_size, config.width
+    D, E = config.hidden_size, config.embedding_size
     layer = _layer(D, config.intermediate_size, row, row)
     last = _layer(D, config.intermediate_size, states or row, row)
     return (
