@@ -43,12 +43,12 @@ def run(main: Callable[[], None], config: flags.FlagHolder) -> None:
             logging.set_verbosity(logging.ERROR)  # libraries are quiet unless asked
         guard(main)
 
-    keep_freed_memory()
     app.run(guarded, flags_parser=parse)
 
 
 def guard(main: Callable[[], None]) -> None:
     """Calls `main`; errors are one line on stderr, and exit status 2 for bad input."""
+    keep_freed_memory()
     try:
         main()
     except InputError as e:

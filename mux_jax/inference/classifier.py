@@ -41,7 +41,7 @@ class Classifier:
         multiple = rows_multiple(mesh)
         self.config, self._mesh, self._lengths, self._pad = model.config, mesh, lengths, pad_id
         self._rows = -(-rows // multiple) * multiple
-        self._logits = compile_logits(model, mesh, pad_id)
+        self.logits = compile_logits(model, mesh, pad_id)
 
     def __call__(
         self,
@@ -56,14 +56,12 @@ class Classifier:
         `params` are those that `split_layers` gives. Each text is in `ensemble` slots, drawn at random,
         and its logits are averaged over them.
         """
-        count, width = len(encoded.ids), self.config.width
+        count = len(encoded.ids)
         if not count:
             return []
-        sizes = np.array([len(ids) for ids in encoded.ids] * ensemble)
         sums: list[Any] = [0.0] * count
         done = 0
-        batches = compose(sizes, self._lengths, self._rows * width, rng)
-        for slots, logits in self._run(params, encoded.ids, batches):
+        for slots, logits in self._run(params, self.batches(encoded.ids, rng, ensemble)):
             for slot, example in enumerate(slots.examples[slots.real] % count):  # real ones come first
                 found = logits[slot]
                 if encoded.places is not None:
@@ -72,15 +70,25 @@ class Classifier:
                 sums[example] = sums[example] + found
             done += int(slots.real.sum())
             if report:
-                report(done / len(sizes))
+                report(done / (count * ensemble))
         return [total / ensemble for total in sums]
 
-    def _run(self, params: Any, ids: list[np.ndarray], batches: Iterator[Slots]) -> Iterator[tuple[Slots, np.ndarray]]:
+    def batches(
+        self, ids: list[np.ndarray], rng: np.random.Generator, ensemble: int = 1
+    ) -> Iterator[tuple[Slots, np.ndarray]]:
+        """Batches in which each text is in `ensemble` slots, with their tokens int32[B, N, L].
+
+        A slot's example is a text's number plus a multiple of the number of texts.
+        """
+        sizes = np.array([len(x) for x in ids] * ensemble)
+        for slots in compose(sizes, self._lengths, self._rows * self.config.width, rng):
+            yield slots, pad(ids, slots.examples % len(ids), slots.length, self.config.width, self._pad)
+
+    def _run(self, params: Any, batches: Iterator[tuple[Slots, np.ndarray]]) -> Iterator[tuple[Slots, np.ndarray]]:
         """The logits of each batch, [slots, ...], a few batches being under way."""
         waiting = collections.deque()
-        for slots in batches:
-            tokens = pad(ids, slots.examples % len(ids), slots.length, self.config.width, self._pad)
-            waiting.append((slots, self._logits(params, to_device(tokens, self._mesh))))
+        for slots, tokens in batches:
+            waiting.append((slots, self.logits(params, to_device(tokens, self._mesh))))
             if len(waiting) > _AHEAD:
                 yield self._fetch(*waiting.popleft())
         while waiting:

@@ -7,6 +7,7 @@ import jax
 import ml_collections
 import numpy as np
 import scipy.special
+from tokenizers import Tokenizer
 
 from mux_jax import configuration
 from mux_jax.data.encoding import Encoder, Text
@@ -14,6 +15,7 @@ from mux_jax.data.tasks import get_task
 from mux_jax.data.tokenizer import special_tokens
 from mux_jax.errors import InputError
 from mux_jax.inference.classifier import Classifier, decide
+from mux_jax.models.config import ModelConfig
 from mux_jax.models.encoder import split_layers
 from mux_jax.models.model import MuxModel
 from mux_jax.pretrained import Pretrained, find
@@ -41,23 +43,50 @@ class Predictor:
           InputError: no such model, or one without a classification head.
         """
         found = find(path)
-        self.config = found.config
-        if found.config.head not in ("sequence", "token"):
-            raise InputError(
-                f"{found.folder}: the model has the head {found.config.head!r}; one for `sequence` or `token` "
-                "classification is needed, from launch/finetune.py"
-            )
-        if not 1 <= ensemble <= found.config.width:
-            raise InputError(f"ensemble={ensemble} must be from 1 to the model's width {found.config.width}")
-        if rows < 1:
-            raise InputError(f"rows={rows} must be at least 1")
-        tokenizer = found.tokenizer()
-        lengths = row_lengths(found)
+        _check(found.config, rows, ensemble, f"{found.folder}: ")
         mesh = make_mesh(devices=jax.local_devices())
+        tokenizer, lengths = found.tokenizer(), row_lengths(found)
+        self._start(MuxModel(found.config), found.params(mesh), tokenizer, lengths, rows, ensemble, seed)
         self.text_columns = _text_columns(found)
+
+    @classmethod
+    def from_model(
+        cls,
+        model: MuxModel,
+        params: Any,
+        tokenizer: Tokenizer,
+        lengths: tuple[int, ...],
+        *,
+        rows: int = 32,
+        ensemble: int = 1,
+        seed: int = 0,
+    ) -> "Predictor":
+        """A predictor of a model that is in memory; `lengths`: those that rows may have, ascending.
+
+        Raises:
+          InputError: a model without a classification head.
+        """
+        _check(model.config, rows, ensemble)
+        predictor = cls.__new__(cls)
+        predictor._start(model, params, tokenizer, lengths, rows, ensemble, seed)
+        predictor.text_columns = ("words",) if model.config.head == "token" else ("text",)
+        return predictor
+
+    def _start(
+        self,
+        model: MuxModel,
+        params: Any,
+        tokenizer: Tokenizer,
+        lengths: tuple[int, ...],
+        rows: int,
+        ensemble: int,
+        seed: int,
+    ) -> None:
+        self.config = model.config
         self._encode = Encoder(tokenizer, lengths[-1])
-        self._classify = Classifier(MuxModel(found.config), mesh, rows, lengths, special_tokens(tokenizer).pad)
-        self._params = split_layers(found.params(mesh))
+        mesh = jax.tree.leaves(params)[0].sharding.mesh
+        self._classify = Classifier(model, mesh, rows, lengths, special_tokens(tokenizer).pad)
+        self._params = split_layers(params)
         self._ensemble, self._seed = ensemble, seed
         self.truncated = 0  # texts that were longer than the limit, over all calls
 
@@ -118,6 +147,18 @@ class Predictor:
             {"label": label, "probabilities": dict(zip(labels, scipy.special.softmax(x.astype(float)).tolist()))}
             for label, x in zip(decisions, logits)
         ]
+
+
+def _check(config: ModelConfig, rows: int, ensemble: int, where: str = "") -> None:
+    if config.head not in ("sequence", "token"):
+        raise InputError(
+            f"{where}the model has the head {config.head!r}; one for `sequence` or `token` classification is "
+            "needed, from launch/finetune.py"
+        )
+    if not 1 <= ensemble <= config.width:
+        raise InputError(f"ensemble={ensemble} must be from 1 to the model's width {config.width}")
+    if rows < 1:
+        raise InputError(f"rows={rows} must be at least 1")
 
 
 def row_lengths(found: Pretrained) -> tuple[int, ...]:

@@ -136,16 +136,16 @@ class Compiled:
         self._jitted, self._mesh = jax.jit(function, **jit_options), mesh
         self._compiled: dict[Any, Callable] = {}
 
-    def prepare(self, *args: Any) -> None:
+    def prepare(self, *args: Any) -> jax.stages.Compiled:
         """Compiles for arguments like these, if that was not done before."""
         key = self._key(args)
         if key not in self._compiled:
             with jax.set_mesh(self._mesh), nn.logical_axis_rules(RULES):
                 self._compiled[key] = self._jitted.lower(*args).compile()
+        return self._compiled[key]
 
     def __call__(self, *args: Any) -> Any:
-        self.prepare(*args)
-        return self._compiled[self._key(args)](*args)
+        return self.prepare(*args)(*args)
 
     @staticmethod
     def _key(args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -1,0 +1,256 @@
+"""The cases of `launch/benchmark.py`: forward passes and training steps of randomly initialised models."""
+
+import dataclasses
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from mux_jax import configuration
+from mux_jax.benchmark.measure import Case, measure, memory, save, show
+from mux_jax.benchmark.peer import peer
+from mux_jax.data import formats
+from mux_jax.data.encoding import Encoder
+from mux_jax.data.tokenizer import SpecialTokens, special_tokens, train_tokenizer
+from mux_jax.errors import InputError
+from mux_jax.inference.classifier import Classifier, compile_logits
+from mux_jax.inference.files import check_input
+from mux_jax.inference.predictor import Predictor
+from mux_jax.models import flops
+from mux_jax.models.config import SIZES, ModelConfig
+from mux_jax.models.encoder import split_layers
+from mux_jax.models.model import MuxModel
+from mux_jax.models.multiplexers import MULTIPLEXERS
+from mux_jax.objectives import objectives
+from mux_jax.progress import say
+from mux_jax.training.mesh import check_rows, make_mesh
+from mux_jax.training.optimizer import make_optimizer
+from mux_jax.training.step import init_params, init_state, make_train_step, to_device
+
+_VOCABULARY, _LABELS = 30522, ("0", "1")
+_SPECIAL = SpecialTokens(pad=0, unk=100, cls=101, sep=102, mask=103)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the command line says: the size's name, tokens of an instance, rows of a batch, and so on."""
+
+    size: str
+    length: int
+    rows: int
+    widths: tuple[int, ...]
+    multiplexers: tuple[str, ...]
+    tasks: tuple[str, ...]
+    dtype: str
+
+
+def run(
+    kind: str, widths: str, multiplexer: str, task: str, texts: str | None, json_file: str | None, **options: Any
+) -> None:
+    """What `launch/benchmark.py` does: its arguments, by their names.
+
+    Raises:
+      InputError: an argument that is out of range, by its name.
+    """
+    known = ("sequence", "token") if kind == "inference" else ("priming", "mlm")
+    tasks = _split(task) or known[: 1 if kind == "inference" else 2]
+    multiplexers = _split(multiplexer)
+    for flag, names, allowed in (("task", tasks, known), ("multiplexer", multiplexers, tuple(MULTIPLEXERS))):
+        for name in names:
+            if name not in allowed:
+                raise InputError(f"--{flag}={name} does not exist; there are: {', '.join(allowed)}")
+    if not all(width.isdigit() and int(width) for width in _split(widths)):
+        raise InputError(f"--widths={widths} must be numbers from 1 on, separated by commas")
+    numbers = tuple(int(width) for width in _split(widths))
+    on_cpu = jax.default_backend() == "cpu"
+    options["rows"] = options["rows"] or (16 if on_cpu else 256)
+    if options["dtype"] == "auto":
+        options["dtype"] = "float32" if on_cpu else "bfloat16"
+    repeats = options.pop("repeats")
+    for name, value, most in (
+        ("rows", options["rows"], None),
+        ("length", options["length"], 512),
+        ("repeats", repeats, None),
+    ):
+        if value < 1 or (most and value > most):
+            raise InputError(f"--{name}={value} must be {f'from 1 to {most}' if most else 'at least 1'}")
+    if texts and kind != "inference":
+        raise InputError("--texts is for inference")
+    settings = Settings(widths=numbers, multiplexers=multiplexers, tasks=tasks, **options)
+    say(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}")
+    if texts:
+        found = [record.fields["text"] for record in formats.read(check_input(texts, (), ("text",))[0])]
+        cases, what = end_to_end(settings, found), f"{len(found):,} texts of {texts}"
+    else:
+        cases = inference(settings) if kind == "inference" else training(settings)
+        what = f"length {settings.length}"
+    rows = measure(list(cases), settings.dtype, repeats)
+    show(f"{kind}: {settings.size}, {what}, {settings.rows} rows, {settings.dtype}", rows)
+    if json_file:
+        save(rows, json_file)
+
+
+def _split(names: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in names.split(",") if name.strip())
+
+
+def inference(settings: Settings) -> Iterator[Case]:
+    """Forward passes as `Predictor` makes them, and BERT of `transformers` where it is installed."""
+    mesh = make_mesh()
+    check_rows(mesh, settings.rows, 1)
+    for task in settings.tasks:
+        for multiplexer, width in _models(settings):
+            yield _forward(settings, mesh, task, multiplexer, width)
+        run = peer("inference", dataclasses.asdict(settings) | {"task": task})
+        if run:
+            yield Case(f"{task} PyTorch", task, "", 1, run, settings.rows, baseline=_name(task, "", 1))
+
+
+def training(settings: Settings) -> Iterator[Case]:
+    """Training steps of MUX-BERT, optimiser included: priming, and masked LM with auxiliary retrieval."""
+    mesh = make_mesh()
+    check_rows(mesh, settings.rows, 1)
+    for task in settings.tasks:
+        for multiplexer, width in _models(settings):
+            if (task, width) != ("priming", 1):
+                yield _step(settings, mesh, task, multiplexer, width)
+    run = peer("training", dataclasses.asdict(settings)) if "mlm" in settings.tasks else None
+    if run:
+        yield Case("mlm PyTorch", "mlm", "", 1, run, settings.rows, baseline=_name("mlm", "", 1))
+
+
+def end_to_end(settings: Settings, texts: list[str]) -> Iterator[Case]:
+    """`Predictor` on texts, tokenisation included; the same rows of tokens by the model alone; the pipeline of
+    `transformers`. The vocabulary is trained on the texts."""
+    mesh = make_mesh()
+    tokenizer = train_tokenizer(texts, _VOCABULARY)
+    lengths = tuple(n for n in (32, 64, 128, 256) if n < settings.length) + (settings.length,)
+    for multiplexer, width in _models(settings):
+        model = MuxModel(_classifier_config(settings, "sequence", multiplexer, width))
+        params = init_params(model, mesh, seed=0)
+        predictor = Predictor.from_model(model, params, tokenizer, lengths, rows=settings.rows)
+        classifier = Classifier(model, mesh, settings.rows, lengths, special_tokens(tokenizer).pad)
+        ids = Encoder(tokenizer, settings.length)(texts).ids
+        batches = [to_device(x, mesh) for _, x in classifier.batches(ids, np.random.default_rng(0))]
+        params = split_layers(params)
+
+        def predict(predictor: Predictor = predictor) -> None:
+            predictor.predict(texts)
+
+        def alone(classifier: Classifier = classifier, params: Any = params, batches: list = batches) -> None:
+            jax.block_until_ready([classifier.logits(params, tokens) for tokens in batches])
+
+        for name, run in (("Predictor", predict), ("model alone", alone)):
+            case = _name(name, multiplexer, width)
+            yield Case(case, "sequence", multiplexer, width, run, len(texts), baseline=_name(name, "", 1))
+    with tempfile.TemporaryDirectory() as folder:
+        files = {"tokenizer": f"{folder}/tokenizer.json", "texts": f"{folder}/texts.json"}
+        tokenizer.save(files["tokenizer"])
+        Path(files["texts"]).write_text(json.dumps(texts))
+        run = peer("pipeline", dataclasses.asdict(settings) | {"task": "sequence"} | files)
+        if run:
+            yield Case("PyTorch pipeline", "sequence", "", 1, run, len(texts), baseline=_name("Predictor", "", 1))
+
+
+def _classifier_config(settings: Settings, task: str, multiplexer: str, width: int) -> ModelConfig:
+    """A BERT for two classes of sequences or tokens, with the demultiplexer of fine-tuning."""
+    return ModelConfig(
+        architecture="bert",
+        head=task,
+        labels=_LABELS,
+        vocab_size=_VOCABULARY,
+        max_position_embeddings=512,
+        width=width,
+        multiplexer=multiplexer or "gaussian",
+        num_demux_layers=3,
+        dtype=settings.dtype,
+        **SIZES["bert"][settings.size],
+    )
+
+
+def _models(settings: Settings) -> Iterator[tuple[str, int]]:
+    """Multiplexers and widths; width 1, which has no multiplexer, once."""
+    if 1 in settings.widths:
+        yield "", 1
+    for multiplexer in settings.multiplexers:
+        yield from ((multiplexer, width) for width in settings.widths if width > 1)
+
+
+def _name(task: str, multiplexer: str, width: int) -> str:
+    return " ".join(filter(None, (task, multiplexer, f"N={width}")))
+
+
+def _forward(settings: Settings, mesh: Mesh, task: str, multiplexer: str, width: int) -> Case:
+    config = _classifier_config(settings, task, multiplexer, width)
+    model = MuxModel(config)
+    params = split_layers(init_params(model, mesh, seed=0))
+    tokens = to_device(_tokens(settings, width), mesh)
+    logits = compile_logits(model, mesh, _SPECIAL.pad)
+    start = time.perf_counter()
+    compiled = logits.prepare(params, tokens)
+    compile_seconds = time.perf_counter() - start
+
+    def run() -> None:
+        logits(params, tokens).block_until_ready()
+
+    return Case(
+        _name(task, multiplexer, width),
+        task,
+        multiplexer,
+        width,
+        run,
+        settings.rows * width,
+        settings.rows * flops.classification(config, settings.length),
+        _name(task, "", 1),
+        compile_seconds,
+        memory(compiled),
+    )
+
+
+def _step(settings: Settings, mesh: Mesh, task: str, multiplexer: str, width: int) -> Case:
+    changes = {"multiplexer": multiplexer} if multiplexer else {}
+    run_config = configuration.pretraining("bert", settings.size, width, dtype=settings.dtype, **changes)
+    stage = run_config.priming if task == "priming" else run_config.pretraining
+    stage.objective = "retrieval" if task == "priming" else "mlm"
+    run_config.data.vocab_size = _VOCABULARY
+    run_config.model.max_position_embeddings = max(512, settings.length)
+    config = configuration.model_config(run_config, _VOCABULARY)
+    model, optimizer = MuxModel(config), make_optimizer(stage, run_config.optimizer)
+    step = make_train_step(objectives.make(stage, _SPECIAL), model, optimizer, mesh, seed=0, accumulate=1)
+    state = init_state(init_params(model, mesh, seed=0), optimizer, 0, mesh)
+    batch = to_device({"tokens": _tokens(settings, width)}, mesh)
+    start = time.perf_counter()
+    compiled = step.prepare(state, batch)
+    compile_seconds = time.perf_counter() - start
+
+    def run() -> None:
+        nonlocal state
+        state, metrics = step(state, batch)
+        jax.block_until_ready(metrics)
+
+    forward = flops.pretraining(config, stage.objective, settings.length, stage.mask_fraction if task == "mlm" else 0)
+    return Case(
+        _name(task, multiplexer, width),
+        task,
+        multiplexer,
+        width,
+        run,
+        settings.rows * width,
+        3 * settings.rows * forward,
+        _name("mlm", "", 1),
+        compile_seconds,
+        memory(compiled),
+    )
+
+
+def _tokens(settings: Settings, width: int) -> np.ndarray:
+    """Random ordinary tokens without padding, int32[rows, N, length]."""
+    shape = (settings.rows, width, settings.length)
+    return np.random.default_rng(0).integers(1000, _VOCABULARY, shape, np.int32)

@@ -1,0 +1,161 @@
+"""Measuring: cases take turns, so that what slows the machine for a while slows them all."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from rich import box
+from rich.table import Table
+
+from mux_jax.progress import console, progress, say
+from mux_jax.training.checkpoints import write_atomically
+
+# Shapes of the plain products whose best rate is the machine's limit: square, and a base model's own.
+_PRODUCTS = {
+    "cpu": ((2048, 2048, 2048), (2048, 768, 3072), (2048, 3072, 768)),
+    "accelerator": ((8192, 8192, 8192), (32768, 768, 3072), (32768, 3072, 768)),
+}
+# XLA's two libraries for products on CPU; Eigen is the faster one for some shapes, YNNPACK for others.
+_CPU_LIBRARIES = ({}, {"xla_cpu_experimental_ynn_fusion_type": ""})
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Something to time.
+
+    `run` does it once and returns when it is done, or returns the seconds that another process took;
+    `instances` are those of one call, `flops` its FLOPs by formula, None if there is none.
+    `baseline` names the case that its factor is over.
+    """
+
+    name: str
+    task: str
+    multiplexer: str
+    width: int
+    run: Callable[[], float | None]
+    instances: int
+    flops: int | None = None
+    baseline: str = ""
+    compile_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+
+
+def interleave(runs: dict[str, Callable[[], float | None]], repeats: int) -> dict[str, np.ndarray]:
+    """Seconds of each, A B C A B C, after one call of each that is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    with progress("measuring") as report:
+        for i in range(repeats + 1):
+            for j, (name, run) in enumerate(runs.items()):
+                start = time.perf_counter()
+                taken = run() or time.perf_counter() - start
+                if i:
+                    seconds[name].append(taken)
+                report((i * len(runs) + j + 1) / ((repeats + 1) * len(runs)), name)
+    return {name: np.array(taken) for name, taken in seconds.items()}
+
+
+def measure(cases: Sequence[Case], dtype: str, repeats: int) -> list[dict[str, Any]]:
+    """A row for each case, as `--json` writes it, times the machine's own limit in the same turns.
+
+    Returns:
+      Objects with `name`, `task`, `multiplexer`, `width`; `instances_per_second`, the median, with
+      its `_min` and `_max`; `factor` over width 1 and `flop_factor`, what the FLOPs allow;
+      `flops_per_second`; `fraction_of_limit`, that over the best plain matrix product;
+      `peak_memory_bytes`, `compile_seconds`. What does not apply is None.
+    """
+    products = _products(dtype)
+    taken = interleave({c.name: c.run for c in cases} | {name: run for name, (run, _) in products.items()}, repeats)
+    limit = max(flops / np.median(taken[name]) for name, (_, flops) in products.items())
+    say(f"the machine's limit, the best of {len(products)} plain {dtype} matrix products: {limit / 1e9:,.1f} GFLOP/s")
+    by_name = {case.name: case for case in cases}
+    rows = []
+    for case in cases:
+        seconds = float(np.median(taken[case.name]))
+        base = by_name.get(case.baseline)
+        factor = flop_factor = None
+        if base:
+            factor = (case.instances / seconds) / (base.instances / float(np.median(taken[base.name])))
+            if case.flops and base.flops:
+                flop_factor = (case.instances / case.flops) / (base.instances / base.flops)
+        rows.append(
+            {
+                "name": case.name,
+                "task": case.task,
+                "multiplexer": case.multiplexer,
+                "width": case.width,
+                "instances_per_second": case.instances / seconds,
+                "instances_per_second_min": case.instances / float(taken[case.name].max()),
+                "instances_per_second_max": case.instances / float(taken[case.name].min()),
+                "factor": factor,
+                "flop_factor": flop_factor,
+                "flops_per_second": case.flops / seconds if case.flops else None,
+                "fraction_of_limit": case.flops / seconds / limit if case.flops else None,
+                "peak_memory_bytes": case.peak_memory_bytes,
+                "compile_seconds": case.compile_seconds,
+            }
+        )
+    return rows
+
+
+def _products(dtype: str) -> dict[str, tuple[Callable[[], None], int]]:
+    """Plain matrix products with their FLOPs."""
+    on_cpu = jax.default_backend() == "cpu"
+    found = {}
+    for m, k, n in _PRODUCTS["cpu" if on_cpu else "accelerator"]:
+        a, b = jnp.ones((m, k), dtype), jnp.ones((k, n), dtype)
+        for i, options in enumerate(_CPU_LIBRARIES if on_cpu else ({},)):
+            product = jax.jit(jnp.matmul, compiler_options=options).lower(a, b).compile()
+
+            def run(product: Callable = product, a: jax.Array = a, b: jax.Array = b) -> None:
+                product(a, b).block_until_ready()
+
+            found[f"product {m}x{k}x{n} {i}"] = (run, 2 * m * k * n)
+    return found
+
+
+def memory(compiled: Any) -> int:
+    """Bytes that a compiled function holds at its peak: arguments, results, temporaries."""
+    m = compiled.memory_analysis()
+    return m.argument_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes + m.temp_size_in_bytes
+
+
+def show(title: str, rows: list[dict[str, Any]]) -> None:
+    """Prints the rows as a table, in Markdown."""
+    table = Table(box=box.MARKDOWN)
+    for name in ("case", "instances/s", "min to max", "factor", "by FLOPs", "quotient", "GFLOP/s", "of limit"):
+        table.add_column(name, justify="left" if name == "case" else "right")
+    table.add_column("memory MB", justify="right")
+    table.add_column("compile s", justify="right")
+    for row in rows:
+        quotient = row["factor"] / row["flop_factor"] if row["factor"] and row["flop_factor"] else None
+        speed = row["flops_per_second"] and row["flops_per_second"] / 1e9
+        size = row["peak_memory_bytes"] and row["peak_memory_bytes"] / 1e6
+        table.add_row(
+            row["name"],
+            f"{row['instances_per_second']:,.2f}",
+            f"{row['instances_per_second_min']:,.2f} to {row['instances_per_second_max']:,.2f}",
+            *(_number(x, 2) for x in (row["factor"], row["flop_factor"], quotient)),
+            _number(speed, 1),
+            _number(row["fraction_of_limit"], 2),
+            _number(size, 0),
+            _number(row["compile_seconds"], 1),
+        )
+    say(title)
+    console.print(table, width=140)
+
+
+def _number(x: float | None, digits: int) -> str:
+    return "" if x is None else f"{x:,.{digits}f}"
+
+
+def save(rows: list[dict[str, Any]], path: str) -> None:
+    """Writes the rows as a JSON list."""
+    file = epath.Path(path).expanduser().resolve()
+    write_atomically(file, json.dumps(rows, indent=2) + "\n")
+    say(f"  {file}")
