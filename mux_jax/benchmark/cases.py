@@ -70,7 +70,7 @@ def run(
         raise InputError(f"--widths={widths} must be numbers from 1 on, separated by commas")
     numbers = tuple(int(width) for width in _split(widths))
     on_cpu = jax.default_backend() == "cpu"
-    options["rows"] = options["rows"] or (16 if on_cpu else 256)
+    options["rows"] = options["rows"] or (8 if on_cpu else 256)
     if options["dtype"] == "auto":
         options["dtype"] = "float32" if on_cpu else "bfloat16"
     repeats = options.pop("repeats")

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
-from mux_jax.progress import console, progress, say
+from mux_jax.progress import progress, say
 from mux_jax.training.checkpoints import write_atomically
 
 # Shapes of the plain products whose best rate is the machine's limit: square, and a base model's own.
@@ -63,6 +64,8 @@ def interleave(runs: dict[str, Callable[[], float | None]], repeats: int) -> dic
 def measure(cases: Sequence[Case], dtype: str, repeats: int) -> list[dict[str, Any]]:
     """A row for each case, as `--json` writes it, times the machine's own limit in the same turns.
 
+    Factors and fractions are medians of the ratios within a turn: what is slow for all of a turn is not in them.
+
     Returns:
       Objects with `name`, `task`, `multiplexer`, `width`; `instances_per_second`, the median, with
       its `_min` and `_max`; `factor` over width 1 and `flop_factor`, what the FLOPs allow;
@@ -71,16 +74,18 @@ def measure(cases: Sequence[Case], dtype: str, repeats: int) -> list[dict[str, A
     """
     products = _products(dtype)
     taken = interleave({c.name: c.run for c in cases} | {name: run for name, (run, _) in products.items()}, repeats)
-    limit = max(flops / np.median(taken[name]) for name, (_, flops) in products.items())
-    say(f"the machine's limit, the best of {len(products)} plain {dtype} matrix products: {limit / 1e9:,.1f} GFLOP/s")
+    limits = [flops / taken[name] for name, (_, flops) in products.items()]
+    limit = max(limits, key=np.median)  # at each turn
+    best = f"the best of {len(products)} plain {dtype} matrix products"
+    say(f"the machine's limit, {best}: {_spread(limit / 1e9)} GFLOP/s")
     by_name = {case.name: case for case in cases}
     rows = []
     for case in cases:
-        seconds = float(np.median(taken[case.name]))
-        base = by_name.get(case.baseline)
+        rate, base = case.instances / taken[case.name], by_name.get(case.baseline)
+        speed = case.flops / taken[case.name] if case.flops else None
         factor = flop_factor = None
         if base:
-            factor = (case.instances / seconds) / (base.instances / float(np.median(taken[base.name])))
+            factor = float(np.median(rate / (base.instances / taken[base.name])))
             if case.flops and base.flops:
                 flop_factor = (case.instances / case.flops) / (base.instances / base.flops)
         rows.append(
@@ -89,13 +94,13 @@ def measure(cases: Sequence[Case], dtype: str, repeats: int) -> list[dict[str, A
                 "task": case.task,
                 "multiplexer": case.multiplexer,
                 "width": case.width,
-                "instances_per_second": case.instances / seconds,
-                "instances_per_second_min": case.instances / float(taken[case.name].max()),
-                "instances_per_second_max": case.instances / float(taken[case.name].min()),
+                "instances_per_second": float(np.median(rate)),
+                "instances_per_second_min": float(rate.min()),
+                "instances_per_second_max": float(rate.max()),
                 "factor": factor,
                 "flop_factor": flop_factor,
-                "flops_per_second": case.flops / seconds if case.flops else None,
-                "fraction_of_limit": case.flops / seconds / limit if case.flops else None,
+                "flops_per_second": float(np.median(speed)) if case.flops else None,
+                "fraction_of_limit": float(np.median(speed / limit)) if case.flops else None,
                 "peak_memory_bytes": case.peak_memory_bytes,
                 "compile_seconds": case.compile_seconds,
             }
@@ -128,10 +133,19 @@ def memory(compiled: Any) -> int:
 def show(title: str, rows: list[dict[str, Any]]) -> None:
     """Prints the rows as a table, in Markdown."""
     table = Table(box=box.MARKDOWN)
-    for name in ("case", "instances/s", "min to max", "factor", "by FLOPs", "quotient", "GFLOP/s", "of limit"):
-        table.add_column(name, justify="left" if name == "case" else "right")
-    table.add_column("memory MB", justify="right")
-    table.add_column("compile s", justify="right")
+    table.add_column("case", no_wrap=True)
+    for name in (
+        "instances/s",
+        "min to max",
+        "factor",
+        "by FLOPs",
+        "quotient",
+        "GFLOP/s",
+        "of limit",
+        "MB",
+        "compile s",
+    ):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         quotient = row["factor"] / row["flop_factor"] if row["factor"] and row["flop_factor"] else None
         speed = row["flops_per_second"] and row["flops_per_second"] / 1e9
@@ -147,7 +161,11 @@ def show(title: str, rows: list[dict[str, Any]]) -> None:
             _number(row["compile_seconds"], 1),
         )
     say(title)
-    console.print(table, width=140)
+    Console(width=160).print(table)
+
+
+def _spread(x: np.ndarray) -> str:
+    return f"{np.median(x):,.1f} ({x.min():,.1f} to {x.max():,.1f})"
 
 
 def _number(x: float | None, digits: int) -> str:
