@@ -17,8 +17,9 @@ from mux_jax.training.step import Compiled, to_device
 _AHEAD = 4  # batches that the device works on while results are fetched
 
 
-# XLA's default library for matrix products on CPU, YNNPACK, makes inference a tenth slower than Eigen.
-_CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+# On CPU Eigen's matrix products are faster here than YNNPACK's, XLA's default, and so is a maximum
+# (of the softmax) that need not pass NaN on; docs/performance.md has the figures.
+_CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "", "xla_cpu_enable_fast_min_max": True}
 
 
 def compile_logits(model: MuxModel, mesh: Mesh, pad_id: int) -> Compiled:
