@@ -8,21 +8,27 @@ from mux_jax.models.layers import INIT, dense, gelu, partitioned
 
 
 class VocabularyHead(nn.Module):
-    """Logits over the vocabulary, for retrieval and masked LM: [..., D] -> [..., V].
+    """The decoder to the vocabulary, for retrieval and masked LM: kernel [V, D] and bias [V].
 
-    BERT's decoder is the word embedding, given by the caller; ELECTRA's is its own, as released.
+    BERT's kernel is the word embedding, given by the caller; ELECTRA's is its own, as released.
     """
 
     vocab_size: int
+    hidden_size: int
 
     @nn.compact
-    def __call__(self, states: jax.Array, word_VE: jax.Array | None) -> jax.Array:
+    def __call__(self, word_VE: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         bias = self.param("bias", partitioned(nn.initializers.zeros, "vocab"), (self.vocab_size,))
         if word_VE is None:
-            shape = (self.vocab_size, states.shape[-1])
+            shape = (self.vocab_size, self.hidden_size)
             word_VE = self.param("kernel", partitioned(INIT, "vocab", "embed"), shape)
-        kernel = word_VE.astype(states.dtype)
-        return jnp.einsum("...d,vd->...v", states, kernel, preferred_element_type=jnp.float32) + bias
+        return word_VE, bias
+
+
+def decode(states: jax.Array, kernel_VD: jax.Array, bias_V: jax.Array) -> jax.Array:
+    """Logits of states, [..., D] -> float32 [..., V]."""
+    kernel_VD = kernel_VD.astype(states.dtype)
+    return jnp.einsum("...d,vd->...v", states, kernel_VD, preferred_element_type=jnp.float32) + bias_V
 
 
 class DetectionHead(nn.Module):

@@ -10,7 +10,7 @@ from mux_jax.models.config import ModelConfig
 from mux_jax.models.demultiplexers import DEMULTIPLEXERS, Identity
 from mux_jax.models.embeddings import Embeddings
 from mux_jax.models.encoder import Encoder
-from mux_jax.models.heads import ClassificationHead, DetectionHead, VocabularyHead
+from mux_jax.models.heads import ClassificationHead, DetectionHead, VocabularyHead, decode
 from mux_jax.models.layers import dense, shard_rows
 from mux_jax.models.multiplexers import MULTIPLEXERS
 
@@ -25,7 +25,7 @@ class MuxModel(nn.Module):
 
     `model.apply({"params": params}, tokens, mask)` returns the logits of the configured head.
     Training code binds the model and reads only what a loss needs: `encode`, then
-    `vocabulary_logits`, `detection_logits` or `class_logits`.
+    `vocabulary_states`, `detection_logits` or `class_logits`.
     """
 
     config: ModelConfig
@@ -51,7 +51,7 @@ class MuxModel(nn.Module):
             self.demultiplexer = DEMULTIPLEXERS[config.demultiplexer](config, self.deterministic)
         else:
             self.demultiplexer = Identity(config, self.deterministic)
-        self.vocabulary_head = VocabularyHead(config.vocab_size)
+        self.vocabulary_head = VocabularyHead(config.vocab_size, config.hidden_size)
         if config.head == "rtd":
             self.detection_head = DetectionHead(dtype)
             if config.generator == "learned":
@@ -153,9 +153,17 @@ class MuxModel(nn.Module):
 
         `instance` and `positions` are those of `demultiplexers`.
         """
-        states = self.demultiplexer.retrieval(hidden_BLD, instance, positions)
-        tied = self.config.architecture == "bert"
-        return self.vocabulary_head(states, self.embeddings.word if tied else None)
+        return decode(self.vocabulary_states(hidden_BLD, instance, positions), *self.decoder())
+
+    def vocabulary_states(
+        self, hidden_BLD: jax.Array, instance: jax.Array, positions: jax.Array | None = None
+    ) -> jax.Array:
+        """The states that the decoder turns to logits, [B, X, P, D]."""
+        return self.demultiplexer.retrieval(hidden_BLD, instance, positions)
+
+    def decoder(self) -> tuple[jax.Array, jax.Array]:
+        """The vocabulary's kernel [V, D] and bias [V]."""
+        return self.vocabulary_head(self.embeddings.word if self.config.architecture == "bert" else None)
 
     def detection_logits(self, hidden_BLD: jax.Array) -> jax.Array:
         """The logit, for every token of every instance, that it was replaced: [B, N, L]."""

@@ -18,6 +18,7 @@ from mux_jax.errors import InputError
 from mux_jax.models.model import MuxModel, leave_room
 from mux_jax.objectives import corruption
 from mux_jax.objectives.classification import classification
+from mux_jax.objectives.cross_entropy import vocabulary_cross_entropy
 from mux_jax.objectives.retrieval import draw_instances, retrieval_loss, with_retrieval
 
 Outputs = dict[str, jax.Array]
@@ -97,9 +98,9 @@ def has_generator(model: MuxModel) -> bool:
 def masked_lm_loss(bound: MuxModel, hidden_BLD: jax.Array, chosen: corruption.Chosen) -> tuple[jax.Array, jax.Array]:
     """The mean cross-entropy of the chosen tokens on encoded rows, and their logits [B, N, P, V]."""
     positions = bound.config.prefix_length + chosen.positions
-    logits_BNPV = bound.vocabulary_logits(hidden_BLD, bound.all_instances, positions)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits_BNPV, chosen.labels)
-    return (losses * chosen.weights).sum() / jnp.maximum(chosen.weights.sum(), 1), logits_BNPV
+    states_BNPD = bound.vocabulary_states(hidden_BLD, bound.all_instances, positions)
+    weights = chosen.weights / jnp.maximum(chosen.weights.sum(), 1)
+    return vocabulary_cross_entropy(states_BNPD, *bound.decoder(), chosen.labels, weights)
 
 
 def detection_loss(

@@ -4,9 +4,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from mux_jax.models.model import MuxModel
+from mux_jax.objectives.cross_entropy import vocabulary_cross_entropy
 
 
 def draw_instances(rng: jax.Array, tokens_BNL: jax.Array) -> jax.Array:
@@ -31,17 +31,17 @@ def retrieval_loss(
       The mean cross-entropy in nats, and outputs `retrieval_instance` int32[B, L] and
       `retrieval_correct` bool[B, L].
     """
-    logits_BLV = bound.vocabulary_logits(hidden_BLD, instance_BL[:, None], bound.after_prefix(hidden_BLD))[:, 0]
+    states_BLD = bound.vocabulary_states(hidden_BLD, instance_BL[:, None], bound.after_prefix(hidden_BLD))[:, 0]
     labels_BL = jnp.take_along_axis(tokens_BNL, instance_BL[:, None], axis=1)[:, 0]
-    losses_BL = optax.softmax_cross_entropy_with_integer_labels(logits_BLV, labels_BL)
-    outputs = {
+    weights_BL = jnp.ones(labels_BL.shape)
+    if counted_BNL is not None:
+        weights_BL = jnp.take_along_axis(counted_BNL, instance_BL[:, None], axis=1)[:, 0].astype(jnp.float32)
+    weights_BL /= jnp.maximum(weights_BL.sum(), 1)
+    loss, logits_BLV = vocabulary_cross_entropy(states_BLD, *bound.decoder(), labels_BL, weights_BL)
+    return loss, {
         "retrieval_instance": instance_BL,
         "retrieval_correct": logits_BLV.argmax(-1) == labels_BL,
     }
-    if counted_BNL is None:
-        return losses_BL.mean(), outputs
-    counted_BL = jnp.take_along_axis(counted_BNL, instance_BL[:, None], axis=1)[:, 0]
-    return (losses_BL * counted_BL).sum() / jnp.maximum(counted_BL.sum(), 1), outputs
 
 
 def with_retrieval(
