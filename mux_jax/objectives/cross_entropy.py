@@ -1,19 +1,20 @@
 """The cross-entropy over the vocabulary, by far the largest arrays of pre-training."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from mux_jax.models.heads import decode
 
 
-@jax.custom_vjp
 def vocabulary_cross_entropy(
     states: jax.Array, kernel_VD: jax.Array, bias_V: jax.Array, labels: jax.Array, weights: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """sum(weights * cross-entropy), in nats, of the logits of some states, and the logits.
 
-    Where a gradient is asked for, it is computed along with the loss: one array of [..., V] is then
-    alive at a time, and no second head's beside it, at the cost of no FLOP. No gradient flows through
+    Where a gradient is asked for, it is computed along with the loss: the logits of one head are
+    then gone before those of the next are made, at the cost of no FLOP. No gradient flows through
     the logits or to the weights.
 
     Args:
@@ -24,33 +25,43 @@ def vocabulary_cross_entropy(
     Returns:
       float32 [] and [..., V].
     """
-    logits = decode(states, kernel_VD, bias_V)
-    return _loss(logits, labels, weights)[0], logits
+    # In two axes throughout: in more, XLA computes the errors below once for each of their uses.
+    states_TD = states.reshape(-1, states.shape[-1])
+    loss, logits_TV = _cross_entropy(states_TD, kernel_VD, bias_V, labels.ravel(), weights.ravel())
+    return loss, logits_TV.reshape(*labels.shape, -1)
 
 
-def _loss(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The weighted sum, and log sum exp [..., 1]."""
-    lse = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-    found = jnp.take_along_axis(logits, labels[..., None], axis=-1)
-    return ((lse - found)[..., 0] * weights).sum(), lse
+@jax.custom_vjp
+def _cross_entropy(
+    states_TD: jax.Array, kernel_VD: jax.Array, bias_V: jax.Array, labels_T: jax.Array, weights_T: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    logits_TV = decode(states_TD, kernel_VD, bias_V)
+    return _loss(logits_TV, labels_T, weights_T)[0], logits_TV
 
 
-def _forward(states: jax.Array, kernel_VD: jax.Array, bias_V: jax.Array, labels: jax.Array, weights: jax.Array):
-    logits = decode(states, kernel_VD, bias_V)
-    loss, lse = _loss(logits, labels, weights)
-    label = jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1) == labels[..., None]
-    errors = weights[..., None] * (jnp.exp(logits - lse) - label)
-    low = errors.astype(states.dtype)
+def _loss(logits_TV: jax.Array, labels_T: jax.Array, weights_T: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The weighted sum of the losses, and log sum exp [T]."""
+    lse_T = jax.nn.logsumexp(logits_TV, axis=-1)
+    found_T = jnp.take_along_axis(logits_TV, labels_T[:, None], axis=-1)[:, 0]
+    return ((lse_T - found_T) * weights_T).sum(), lse_T
+
+
+def _forward(states_TD: jax.Array, kernel_VD: jax.Array, bias_V: jax.Array, labels_T: jax.Array, weights_T: jax.Array):
+    logits_TV = decode(states_TD, kernel_VD, bias_V)
+    loss, lse_T = _loss(logits_TV, labels_T, weights_T)
+    is_label_TV = jnp.arange(len(bias_V)) == labels_T[:, None]
+    errors_TV = weights_T[:, None] * (jnp.exp(logits_TV - lse_T[:, None]) - is_label_TV)
+    errors_TV = errors_TV.astype(states_TD.dtype)
     gradients = (
-        jnp.einsum("...v,vd->...d", low, kernel_VD.astype(states.dtype)),
-        jnp.einsum("...v,...d->vd", low, states, preferred_element_type=jnp.float32),
-        errors.sum(range(errors.ndim - 1)),
+        errors_TV @ kernel_VD.astype(states_TD.dtype),
+        jnp.einsum("td,tv->dv", states_TD, errors_TV, preferred_element_type=jnp.float32).T,
+        errors_TV.sum(0, dtype=jnp.float32),
     )
-    return (loss, logits), gradients
+    return (loss, logits_TV), gradients
 
 
-def _backward(gradients: tuple[jax.Array, ...], cotangents: tuple[jax.Array, jax.Array]):
+def _backward(gradients: tuple[jax.Array, ...], cotangents: tuple[jax.Array, jax.Array]) -> tuple[Any, ...]:
     return *(cotangents[0].astype(g.dtype) * g for g in gradients), None, None
 
 
-vocabulary_cross_entropy.defvjp(_forward, _backward)
+_cross_entropy.defvjp(_forward, _backward)
