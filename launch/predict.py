@@ -28,8 +28,7 @@ def main() -> None:
 
     wanted = tuple(name.strip() for name in arguments.text_columns.split(",") if name.strip())
     output = check_output(arguments.output, arguments.overwrite)
-    if wanted:  # else the model says which columns
-        check_input(arguments.input, (), wanted)
+    check_input(arguments.input, (), wanted)  # the model, slow to load, says which columns if none are wanted
     predictor = Predictor(arguments.checkpoint, rows=arguments.rows, ensemble=arguments.ensemble)
     source, columns = check_input(arguments.input, predictor.text_columns, wanted)
     counts = predict_file(predictor, source, columns, output, arguments.on_error == "skip")

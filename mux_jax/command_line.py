@@ -1,5 +1,7 @@
-"""What the entry points share: a configuration flag, and errors as one line."""
+"""What the entry points share: a configuration flag, errors as one line, a cache of compiled programs."""
 
+import os
+import platform
 import sys
 from collections.abc import Callable, Sequence
 
@@ -8,6 +10,10 @@ from ml_collections import config_flags
 
 from mux_jax.allocator import keep_freed_memory
 from mux_jax.errors import InputError, TrainingError
+
+# JAX reads it when it is imported. A host of its own for each: what is compiled for one CPU may not run on another.
+_COMPILED = os.path.join(os.environ.get("MUX_JAX_CACHE", "~/.cache/mux_jax"), "compiled", platform.node())
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser(_COMPILED))
 
 
 def define_config(example: str) -> flags.FlagHolder:

@@ -1,0 +1,98 @@
+"""The benchmark's rows, from the command line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mux_jax.benchmark import cases
+from mux_jax.benchmark.measure import Case, interleave, measure
+from mux_jax.errors import InputError
+
+ARGUMENTS = dict(size="tiny", length=16, rows=8, dtype="float32", repeats=1, texts=None, json_file=None)
+ASKED = ("instances_per_second", "factor", "flop_factor", "fraction_of_limit", "peak_memory_bytes")
+
+
+@pytest.fixture(autouse=True)
+def no_peer(monkeypatch):
+    monkeypatch.setattr(cases, "peer", lambda kind, settings: None)
+
+
+def run(kind, tmp_path, **arguments):
+    file = tmp_path / "rows.json"
+    options = dict(widths="1,2", multiplexer="gaussian", task="") | ARGUMENTS | dict(json_file=str(file)) | arguments
+    cases.run(kind, **options)
+    return json.loads(file.read_text())
+
+
+def test_inference_has_a_row_for_each_task_multiplexer_and_width(tmp_path, one_device):
+    rows = run("inference", tmp_path, multiplexer="gaussian,contextual", task="sequence,token")
+    labels = [(row["task"], row["multiplexer"], row["width"]) for row in rows]
+    models = [("", 1), ("gaussian", 2), ("contextual", 2)]
+    assert labels == [(task, *model) for task in ("sequence", "token") for model in models]
+    assert all(row[name] > 0 for row in rows for name in ASKED)
+    assert rows[0]["factor"] == rows[0]["flop_factor"] == 1
+    assert rows[3]["flop_factor"] == 1 and 1.8 < rows[1]["flop_factor"] < 2 and rows[2]["flop_factor"] < 1.3
+
+
+def test_training_has_priming_and_masked_lm(tmp_path, one_device):
+    rows = run("train", tmp_path)
+    assert [row["name"] for row in rows] == ["priming gaussian N=2", "mlm N=1", "mlm gaussian N=2"]
+    assert all(row[name] > 0 for row in rows for name in ASKED)
+
+
+def test_end_to_end_on_texts(tmp_path, one_device):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("a river in winter\nstone and light\nthe garden\n" * 9)
+    rows = run("inference", tmp_path, texts=str(texts))
+    names = ["Predictor N=1", "model alone N=1", "Predictor gaussian N=2", "model alone gaussian N=2"]
+    assert [row["name"] for row in rows] == names
+    assert [row["factor"] is not None for row in rows] == [True] * 4
+
+
+def test_cases_take_turns_and_ratios_are_within_a_turn():
+    calls = []
+    seconds = iter([9, 9, 1, 2, 4, 4, 1, 2])  # the first turn is not counted; the machine slows down in the third
+
+    def turn(name):
+        calls.append(name)
+        return next(seconds)
+
+    taken = interleave({"a": lambda: turn("a"), "b": lambda: turn("b")}, 3)
+    assert calls == ["a", "b"] * 4
+    np.testing.assert_array_equal(taken["a"], [1, 4, 1])
+    times = {"one": iter([9, 1, 4, 1]), "two": iter([9, 2, 8, 2])}
+    pair = [
+        Case("one", "t", "", 1, lambda: next(times["one"]), 10, 100, "one"),
+        Case("two", "t", "gaussian", 4, lambda: next(times["two"]), 40, 100, "one"),
+    ]
+    rows = measure(pair, "float32", 3)
+    assert [row["factor"] for row in rows] == [1, 2] and rows[1]["flop_factor"] == 4
+    assert rows[1]["instances_per_second"] == 20 and rows[1]["instances_per_second_min"] == 5
+
+
+@pytest.mark.parametrize(
+    "kind, arguments, message",
+    [
+        ("inference", dict(task="priming"), "--task=priming does not exist; there are: sequence, token"),
+        ("train", dict(multiplexer="none"), "--multiplexer=none does not exist; there are: gaussian, "),
+        ("train", dict(widths="1,0"), "--widths=1,0 must be numbers from 1 on"),
+        ("train", dict(length=1000), "--length=1000 must be from 1 to 512"),
+        ("inference", dict(repeats=0), "--repeats=0 must be at least 1"),
+        ("train", dict(texts="a.txt"), "--texts is for inference"),
+        ("inference", dict(texts="/no/file.txt"), "/no/file.txt"),
+    ],
+)
+def test_bad_arguments_are_named(kind, arguments, message, tmp_path):
+    with pytest.raises(InputError) as error:
+        run(kind, tmp_path, **arguments)
+    assert message in str(error.value)
+
+
+def test_the_command_prints_its_flags():
+    script = Path(__file__).parents[2] / "launch/benchmark.py"
+    done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "--multiplexer" in done.stdout
