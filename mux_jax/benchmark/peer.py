@@ -1,7 +1,7 @@
 """What a user would pick instead: BERT of Hugging Face `transformers` in PyTorch, in a process of its own.
 
-Its threads then do not spin while ours work. The process reads a line for each turn, and answers
-with the seconds that it took.
+Its threads then do not spin while ours work. The process says when it is ready, reads a line for
+each turn, and answers with the seconds that it took.
 """
 
 import importlib.util
@@ -19,14 +19,18 @@ def peer(kind: str, settings: dict[str, Any]) -> Callable[[], float] | None:
     command = [sys.executable, "-m", "mux_jax.benchmark.peer", kind, json.dumps(settings)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
+    def answer() -> str:
+        line = process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the process of PyTorch ended with status {process.wait()}")
+        return line
+
     def run() -> float:
         process.stdin.write("\n")
         process.stdin.flush()
-        answer = process.stdout.readline()
-        if not answer:
-            raise RuntimeError(f"the process of PyTorch ended with status {process.wait()}")
-        return float(answer)
+        return float(answer())
 
+    answer()
     return run
 
 
@@ -58,6 +62,7 @@ def _main(kind: str, settings: dict[str, Any]) -> None:
     if kind != "training":
         model = model.eval().to(dtype)
     run = {"inference": _inference, "training": _training, "pipeline": _pipeline}[kind](model, settings, device, dtype)
+    print("ready", flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
         run()
