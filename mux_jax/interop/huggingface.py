@@ -201,7 +201,7 @@ def write(folder: epath.Path, config: ModelConfig, params: Any) -> None:
 
 def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """The shape of every parameter of a model, by path."""
-    tokens = jax.ShapeDtypeStruct((1, config.width, 1), int)
+    tokens = jax.ShapeDtypeStruct((1, config.width, 1), np.int32)
     shapes = jax.eval_shape(lambda t: MuxModel(config).init(jax.random.key(0), t, method="init_all"), tokens)
     return {path: x.shape for path, x in flatten_dict(nn.meta.unbox(shapes)["params"], sep="/").items()}
 
