@@ -32,7 +32,7 @@ from mux_jax.objectives import objectives
 from mux_jax.progress import say
 from mux_jax.training.mesh import check_rows, make_mesh
 from mux_jax.training.optimizer import make_optimizer
-from mux_jax.training.step import init_params, init_state, make_train_step, to_device
+from mux_jax.training.step import Compiled, init_params, init_state, make_train_step, to_device
 
 _VOCABULARY, _LABELS = 30522, ("0", "1")
 _SPECIAL = SpecialTokens(pad=0, unk=100, cls=101, sep=102, mask=103)
@@ -193,61 +193,43 @@ def _forward(settings: Settings, mesh: Mesh, task: str, multiplexer: str, width:
     params = split_layers(init_params(model, mesh, seed=0))
     tokens = to_device(_tokens(settings, width), mesh)
     logits = compile_logits(model, mesh, _SPECIAL.pad)
-    start = time.perf_counter()
-    compiled = logits.prepare(params, tokens)
-    compile_seconds = time.perf_counter() - start
 
     def run() -> None:
         logits(params, tokens).block_until_ready()
 
-    return Case(
-        _name(task, multiplexer, width),
-        task,
-        multiplexer,
-        width,
-        run,
-        settings.rows * width,
-        settings.rows * flops.classification(config, settings.length),
-        _name(task, "", 1),
-        compile_seconds,
-        memory(compiled),
-    )
+    case = Case(_name(task, multiplexer, width), task, multiplexer, width, run, settings.rows * width)
+    count = settings.rows * flops.classification(config, settings.length)
+    return dataclasses.replace(case, flops=count, baseline=_name(task, "", 1), **_compile(logits, params, tokens))
 
 
 def _step(settings: Settings, mesh: Mesh, task: str, multiplexer: str, width: int) -> Case:
     changes = {"multiplexer": multiplexer} if multiplexer else {}
     run_config = configuration.pretraining("bert", settings.size, width, dtype=settings.dtype, **changes)
+    run_config.model.max_position_embeddings = 512
     stage = run_config.priming if task == "priming" else run_config.pretraining
     stage.objective = "retrieval" if task == "priming" else "mlm"
-    run_config.data.vocab_size = _VOCABULARY
-    run_config.model.max_position_embeddings = max(512, settings.length)
     config = configuration.model_config(run_config, _VOCABULARY)
     model, optimizer = MuxModel(config), make_optimizer(stage, run_config.optimizer)
     step = make_train_step(objectives.make(stage, _SPECIAL), model, optimizer, mesh, seed=0, accumulate=1)
     state = init_state(init_params(model, mesh, seed=0), optimizer, 0, mesh)
     batch = to_device({"tokens": _tokens(settings, width)}, mesh)
-    start = time.perf_counter()
-    compiled = step.prepare(state, batch)
-    compile_seconds = time.perf_counter() - start
 
     def run() -> None:
         nonlocal state
         state, metrics = step(state, batch)
         jax.block_until_ready(metrics)
 
-    forward = flops.pretraining(config, stage.objective, settings.length, stage.mask_fraction if task == "mlm" else 0)
-    return Case(
-        _name(task, multiplexer, width),
-        task,
-        multiplexer,
-        width,
-        run,
-        settings.rows * width,
-        3 * settings.rows * forward,
-        _name("mlm", "", 1),
-        compile_seconds,
-        memory(compiled),
-    )
+    case = Case(_name(task, multiplexer, width), task, multiplexer, width, run, settings.rows * width)
+    forward = flops.pretraining(config, stage.objective, settings.length, run_config.pretraining.mask_fraction)
+    count = 3 * settings.rows * forward
+    return dataclasses.replace(case, flops=count, baseline=_name("mlm", "", 1), **_compile(step, state, batch))
+
+
+def _compile(function: Compiled, *args: Any) -> dict[str, Any]:
+    """Compiles; what a case says of it."""
+    start = time.perf_counter()
+    compiled = function.prepare(*args)
+    return {"compile_seconds": time.perf_counter() - start, "peak_memory_bytes": memory(compiled)}
 
 
 def _tokens(settings: Settings, width: int) -> np.ndarray:
