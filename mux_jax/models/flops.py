@@ -82,4 +82,4 @@ def _multiplexer(config: ModelConfig, row: int) -> int:
         return 0
     if config.multiplexer == "contextual":
         return N * _layer(E, F, row, row) + row * _layer(E, F, N, N)
-    return 2 * N * row * E * E if "orthogonal" in config.multiplexer else 2 * N * row * E
+    return 2 * N * row * E * E if "orthogonal" in config.multiplexer else 0
