@@ -12,7 +12,7 @@ from mux_jax.allocator import keep_freed_memory
 from mux_jax.errors import InputError, TrainingError
 
 # JAX reads it when it is imported. A host of its own for each: what is compiled for one CPU may not run on another.
-_COMPILED = os.path.join(os.environ.get("MUX_JAX_CACHE", "~/.cache/mux_jax"), "compiled", platform.node())
+_COMPILED = os.path.join(os.environ.get("MUX_JAX_CACHE") or "~/.cache/mux_jax", "compiled", platform.node())
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser(_COMPILED))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
 
 from mux_jax import configuration
@@ -18,6 +19,7 @@ from mux_jax.benchmark.measure import Case, measure, memory, save, show
 from mux_jax.benchmark.peer import peer
 from mux_jax.data import formats
 from mux_jax.data.encoding import Encoder
+from mux_jax.data.tasks import to_text
 from mux_jax.data.tokenizer import SpecialTokens, special_tokens, train_tokenizer
 from mux_jax.errors import InputError
 from mux_jax.inference.classifier import Classifier, compile_logits
@@ -61,12 +63,12 @@ def run(
     """
     known = ("sequence", "token") if kind == "inference" else ("priming", "mlm")
     tasks = _split(task) or known[: 1 if kind == "inference" else 2]
-    multiplexers = _split(multiplexer)
+    multiplexers = _split(multiplexer) or ("gaussian",)
     for flag, names, allowed in (("task", tasks, known), ("multiplexer", multiplexers, tuple(MULTIPLEXERS))):
         for name in names:
             if name not in allowed:
                 raise InputError(f"--{flag}={name} does not exist; there are: {', '.join(allowed)}")
-    if not all(width.isdigit() and int(width) for width in _split(widths)):
+    if not _split(widths) or not all(width.isdigit() and int(width) for width in _split(widths)):
         raise InputError(f"--widths={widths} must be numbers from 1 on, separated by commas")
     numbers = tuple(int(width) for width in _split(widths))
     on_cpu = jax.default_backend() == "cpu"
@@ -81,12 +83,15 @@ def run(
     ):
         if value < 1 or (most and value > most):
             raise InputError(f"--{name}={value} must be {f'from 1 to {most}' if most else 'at least 1'}")
-    if texts and kind != "inference":
-        raise InputError("--texts is for inference")
+    if texts and (kind, tasks) != ("inference", ("sequence",)):
+        raise InputError("--texts is for inference with --task=sequence")
+    if json_file and not epath.Path(json_file).expanduser().resolve().parent.is_dir():
+        raise InputError(f"--json={json_file}: no such folder")
     settings = Settings(widths=numbers, multiplexers=multiplexers, tasks=tasks, **options)
     say(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}")
     if texts:
-        found = [record.fields["text"] for record in formats.read(check_input(texts, (), ("text",))[0])]
+        source, columns = check_input(texts, (), ("text",))
+        found = [to_text(record, columns) for record in formats.read(source)]
         cases, what = end_to_end(settings, found), f"{len(found):,} texts of {texts}"
     else:
         cases = inference(settings) if kind == "inference" else training(settings)

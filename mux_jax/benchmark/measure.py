@@ -14,6 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from mux_jax.inference.classifier import CPU_OPTIONS
 from mux_jax.progress import progress, say
 from mux_jax.training.checkpoints import write_atomically
 
@@ -22,8 +23,6 @@ _PRODUCTS = {
     "cpu": ((2048, 2048, 2048), (2048, 768, 3072), (2048, 3072, 768)),
     "accelerator": ((8192, 8192, 8192), (32768, 768, 3072), (32768, 3072, 768)),
 }
-# XLA's two libraries for products on CPU; Eigen is the faster one for some shapes, YNNPACK for others.
-_CPU_LIBRARIES = ({}, {"xla_cpu_experimental_ynn_fusion_type": ""})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +113,8 @@ def _products(dtype: str) -> dict[str, tuple[Callable[[], None], int]]:
     found = {}
     for m, k, n in _PRODUCTS["cpu" if on_cpu else "accelerator"]:
         a, b = jnp.ones((m, k), dtype), jnp.ones((k, n), dtype)
-        for i, options in enumerate(_CPU_LIBRARIES if on_cpu else ({},)):
+        # On CPU by both of XLA's libraries: each is the faster one for some shapes.
+        for i, options in enumerate(({}, CPU_OPTIONS) if on_cpu else ({},)):
             product = jax.jit(jnp.matmul, compiler_options=options).lower(a, b).compile()
 
             def run(product: Callable = product, a: jax.Array = a, b: jax.Array = b) -> None:

@@ -16,10 +16,9 @@ from mux_jax.training.step import Compiled, to_device
 
 _AHEAD = 4  # batches that the device works on while results are fetched
 
-
 # On CPU Eigen's matrix products are faster here than YNNPACK's, XLA's default, and so is a maximum
-# (of the softmax) that need not pass NaN on; docs/performance.md has the figures.
-_CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "", "xla_cpu_enable_fast_min_max": True}
+# (of the softmax) that need not pass NaN on.
+CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "", "xla_cpu_enable_fast_min_max": True}
 
 
 def compile_logits(model: MuxModel, mesh: Mesh, pad_id: int) -> Compiled:
@@ -30,7 +29,7 @@ def compile_logits(model: MuxModel, mesh: Mesh, pad_id: int) -> Compiled:
     def logits(params: Any, tokens_BNL: jax.Array) -> jax.Array:
         return model.apply({"params": params}, tokens_BNL, tokens_BNL != pad_id)[:, :, prefix:]
 
-    options = _CPU_OPTIONS if mesh.devices.flat[0].platform == "cpu" else {}
+    options = CPU_OPTIONS if mesh.devices.flat[0].platform == "cpu" else {}
     return Compiled(logits, mesh, out_shardings=NamedSharding(mesh, PartitionSpec()), compiler_options=options)
 
 

@@ -61,7 +61,11 @@ class Predictor:
         ensemble: int = 1,
         seed: int = 0,
     ) -> "Predictor":
-        """A predictor of a model that is in memory; `lengths`: those that rows may have, ascending.
+        """A predictor of a model that is in memory.
+
+        Args:
+          params: as `mux_jax.load_pretrained` gives them; the predictor runs on the mesh they lie on.
+          lengths: those that rows may have, ascending.
 
         Raises:
           InputError: a model without a classification head.

@@ -82,7 +82,9 @@ def test_cases_take_turns_and_ratios_are_within_a_turn():
         ("train", dict(widths="1,0"), "--widths=1,0 must be numbers from 1 on"),
         ("train", dict(length=1000), "--length=1000 must be from 1 to 512"),
         ("inference", dict(repeats=0), "--repeats=0 must be at least 1"),
-        ("train", dict(texts="a.txt"), "--texts is for inference"),
+        ("train", dict(texts="a.txt"), "--texts is for inference with --task=sequence"),
+        ("train", dict(json_file="/no/rows.json"), "--json=/no/rows.json: no such folder"),
+        ("train", dict(widths=""), "--widths= must be numbers from 1 on"),
         ("inference", dict(texts="/no/file.txt"), "/no/file.txt"),
     ],
 )

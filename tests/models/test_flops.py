@@ -24,9 +24,9 @@ WIDE = dict(
 ROWS, LENGTH = 8, 32
 
 
-def counted(function, config) -> float:
+def counted(function, config, **fields) -> float:
     """FLOPs of a row, as XLA counts them in the unoptimised program."""
-    model = MuxModel(config)
+    model = MuxModel(config, **fields)
     tokens = jax.ShapeDtypeStruct((ROWS, config.width, LENGTH), jnp.int32)
     params = jax.eval_shape(lambda t: model.init(jax.random.key(0), t, method="init_all")["params"], tokens)
     lowered = jax.jit(lambda params, tokens: function(model, params, tokens)).lower(params, tokens)
@@ -36,18 +36,19 @@ def counted(function, config) -> float:
 @pytest.mark.parametrize("multiplexer", ["gaussian", "contextual", "orthogonal"])
 @pytest.mark.parametrize("demultiplexer", ["rsa", "prefix"])
 @pytest.mark.parametrize("width", [1, 4])
-def test_token_classification(width, demultiplexer, multiplexer):
+@pytest.mark.parametrize("head", ["sequence", "token"])
+def test_classification_as_inference_computes_it(head, width, demultiplexer, multiplexer):
     config = small_model(
         **WIDE,
         width=width,
-        head="token",
+        head=head,
         labels=("a", "b"),
         multiplexer=multiplexer,
         demultiplexer=demultiplexer,
         prefix_token_id=100,
         num_demux_layers=3,
     )
-    found = counted(lambda model, params, tokens: model.apply({"params": params}, tokens), config)
+    found = counted(lambda model, params, tokens: model.apply({"params": params}, tokens), config, split_layers=True)
     assert flops.classification(config, LENGTH) == pytest.approx(found, rel=0.03)
 
 
