@@ -176,8 +176,10 @@ def to_text(record: formats.Record, columns: tuple[str, ...]) -> Text:
     """The text, pair or words in the columns of a record.
 
     Raises:
-      InputError: a value that is no text.
+      InputError: a line that cannot be read, a value that is no text.
     """
+    if record.error:
+        raise InputError(f"{record.where}: {record.error}")
     values = []
     for name in columns:
         value = record.fields.get(name)

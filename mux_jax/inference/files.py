@@ -99,12 +99,11 @@ def _predict(
     rows: list[dict[str, Any]] = [{} for _ in records]
     texts, places = [], []
     for i, record in enumerate(records):
-        text, error = None, record.error
-        if not error:
-            try:
-                text = to_text(record, columns)
-            except InputError as e:
-                error = str(e).removeprefix(f"{record.where}: ")
+        text, error = None, ""
+        try:
+            text = to_text(record, columns)
+        except InputError as e:
+            error = str(e).removeprefix(f"{record.where}: ")
         if not error and predictor.config.head == "token" and isinstance(text, str):
             text = text.split()
         error = error or predictor.problem(text)
