@@ -147,10 +147,8 @@ class Predictor:
             return [{"words": words, "tags": tags} for words, tags in zip(texts, decisions)]
         if len(labels) == 1:
             return [{"score": score} for score in decisions]
-        return [
-            {"label": label, "probabilities": dict(zip(labels, scipy.special.softmax(x.astype(float)).tolist()))}
-            for label, x in zip(decisions, logits)
-        ]
+        probabilities = scipy.special.softmax(np.array(logits, float), axis=-1).tolist()
+        return [{"label": label, "probabilities": dict(zip(labels, p))} for label, p in zip(decisions, probabilities)]
 
 
 def _check(config: ModelConfig, rows: int, ensemble: int, where: str = "") -> None:
