@@ -6,20 +6,7 @@ python launch/finetune.py --config=configs/finetune.py:task=sst2,data=FOLDER --c
 The same command continues a run that was stopped.
 """
 
-from absl import flags
-
 from mux_jax import command_line
 
-_CONFIG = command_line.define_config("configs/finetune.py:task=sst2,data=FOLDER")
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; default: runs/NAME, NAME from the configuration.")
-
-
-def main() -> None:
-    from mux_jax.training.loop import train  # slow to import: after the flags are checked
-
-    config = _CONFIG.value
-    train(config, _WORKDIR.value or f"runs/{config.name}")
-
-
 if __name__ == "__main__":
-    command_line.run(main, _CONFIG)
+    command_line.train("configs/finetune.py:task=sst2,data=FOLDER")

@@ -10,15 +10,40 @@ from ml_collections import config_flags
 
 from mux_jax.allocator import keep_freed_memory
 from mux_jax.errors import InputError, TrainingError
+from mux_jax.progress import print_error
 
 # JAX reads it when it is imported. A host of its own for each: what is compiled for one CPU may not run on another.
 _COMPILED = os.path.join(os.environ.get("MUX_JAX_CACHE") or "~/.cache/mux_jax", "compiled", platform.node())
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser(_COMPILED))
 
+flags.disclaim_key_flags()  # --help lists the flags defined here with those of the program
+
 
 def define_config(example: str) -> flags.FlagHolder:
     """The flag `--config=FILE[:arguments]`, with `--config.field=value` for single fields."""
     return config_flags.DEFINE_config_file("config", None, f"The configuration, such as {example}.")
+
+
+def train(example: str) -> None:
+    """A training program: its flags, the hosts of the job, the run."""
+    config = define_config(example)
+    workdir = flags.DEFINE_string("workdir", None, "The run's folder; default: runs/NAME, NAME from the configuration.")
+    coordinator = flags.DEFINE_string(
+        "coordinator",
+        None,
+        "Of a job on several hosts: HOST:PORT of the first one. Cloud TPU, GKE, Slurm and Open MPI need no flags.",
+    )
+    num_processes = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many processes there are.")
+    process_id = flags.DEFINE_integer("process_id", None, "With --coordinator: which of them this is, from 0.")
+
+    def main() -> None:
+        from mux_jax.training import hosts, loop  # slow to import: after the flags are checked
+
+        hosts.connect(coordinator.value, num_processes.value, process_id.value)
+        with hosts.all_or_none():
+            loop.train(config.value, workdir.value or f"runs/{config.value.name}")
+
+    run(main, config)
 
 
 def run(main: Callable[[], None], config: flags.FlagHolder) -> None:
@@ -64,6 +89,5 @@ def guard(main: Callable[[], None]) -> None:
 
 
 def _leave(error: object, status: int) -> None:
-    sys.stdout.flush()
-    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    print_error(error)
     sys.exit(status)

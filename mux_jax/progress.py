@@ -1,6 +1,7 @@
 """Progress that a person watches: a bar on a terminal, a line now and then elsewhere."""
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -15,6 +16,12 @@ _QUIET_SECONDS = 20  # between two lines where there is no terminal
 def say(text: str) -> None:
     """Prints a line as it is."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_error(error: object) -> None:
+    """Prints one line on stderr."""
+    sys.stdout.flush()
+    print("error:", " ".join(str(error).split()), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -34,7 +34,7 @@ from mux_jax.objectives import objectives
 from mux_jax.progress import say
 from mux_jax.training.mesh import check_rows, make_mesh
 from mux_jax.training.optimizer import make_optimizer
-from mux_jax.training.step import Compiled, init_params, init_state, make_train_step, to_device
+from mux_jax.training.step import Compiled, init_params, init_state, make_train_step, split_batch
 
 _VOCABULARY, _LABELS = 30522, ("0", "1")
 _SPECIAL = SpecialTokens(pad=0, unk=100, cls=101, sep=102, mask=103)
@@ -143,7 +143,7 @@ def end_to_end(settings: Settings, texts: list[str]) -> Iterator[Case]:
         predictor = Predictor.from_model(model, params, tokenizer, lengths, rows=settings.rows)
         classifier = Classifier(model, mesh, settings.rows, lengths, special_tokens(tokenizer).pad)
         ids = Encoder(tokenizer, settings.length)(texts).ids
-        batches = [to_device(x, mesh) for _, x in classifier.batches(ids, np.random.default_rng(0))]
+        batches = [split_batch(x, mesh) for _, x in classifier.batches(ids, np.random.default_rng(0))]
         params = split_layers(params)
 
         def predict(predictor: Predictor = predictor) -> None:
@@ -196,7 +196,7 @@ def _forward(settings: Settings, mesh: Mesh, task: str, multiplexer: str, width:
     config = _classifier_config(settings, task, multiplexer, width)
     model = MuxModel(config)
     params = split_layers(init_params(model, mesh, seed=0))
-    tokens = to_device(_tokens(settings, width), mesh)
+    tokens = split_batch(_tokens(settings, width), mesh)
     logits = compile_logits(model, mesh, _SPECIAL.pad)
 
     def run() -> None:
@@ -217,7 +217,7 @@ def _step(settings: Settings, mesh: Mesh, task: str, multiplexer: str, width: in
     model, optimizer = MuxModel(config), make_optimizer(stage, run_config.optimizer)
     step = make_train_step(objectives.make(stage, _SPECIAL), model, optimizer, mesh, seed=0, accumulate=1)
     state = init_state(init_params(model, mesh, seed=0), optimizer, 0, mesh)
-    batch = to_device({"tokens": _tokens(settings, width)}, mesh)
+    batch = split_batch({"tokens": _tokens(settings, width)}, mesh)
 
     def run() -> None:
         nonlocal state

@@ -12,8 +12,8 @@ from absl import flags
 class Batches:
     """`batches[step]["tokens"]` is int32[rows on this host, N, L], a function of (seed, step) alone.
 
-    The order is one order over all hosts: host h of H takes rows h·R/H ... (h+1)·R/H of each
-    global batch, so a run may go on with another number of hosts and neither skip nor repeat.
+    The order is one order over all hosts, of which each takes its rows: a run may go on with
+    another number of hosts and neither skip nor repeat.
     """
 
     def __init__(
@@ -23,22 +23,22 @@ class Batches:
         rows: int,
         width: int,
         seed: int,
-        host: int = 0,
-        hosts: int = 1,
+        mine: np.ndarray | None = None,
     ):
-        """packed: (weight, sequences) of each source; rows: those of the global batch."""
+        """packed: (weight, sequences) of each source; rows: those of the global batch, `mine` of this host, or all."""
         datasets = [grain.MapDataset.source(sequences).seed(seed).shuffle().repeat() for _, sequences in packed]
         weights = [weight for weight, _ in packed]
         self._sequences = datasets[0] if len(datasets) == 1 else grain.MapDataset.mix(datasets, weights)
-        self._global, self._local, self._host, self._width = rows, rows // hosts, host, width
+        self._rows, self._width = rows, width
+        self._mine = np.arange(rows) if mine is None else mine
 
     def __len__(self) -> int:
-        return len(self._sequences) // (self._global * self._width)
+        return len(self._sequences) // (self._rows * self._width)
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        first = (int(step) * self._global + self._host * self._local) * self._width
-        tokens = np.stack([self._sequences[first + i] for i in range(self._local * self._width)])
-        return {"tokens": tokens.reshape(self._local, self._width, -1)}
+        first = (int(step) * self._rows + self._mine[:, None]) * self._width
+        tokens = np.stack([self._sequences[i] for i in (first + np.arange(self._width)).ravel()])
+        return {"tokens": tokens.reshape(len(self._mine), self._width, -1)}
 
 
 def iterate(batches: Any, start: int, workers: int) -> Iterator[dict[str, np.ndarray]]:

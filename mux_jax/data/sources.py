@@ -39,42 +39,47 @@ class TextFiles:
         if not patterns:
             raise InputError("data.files is empty; give one or more globs, separated by commas")
         self._field = field
-        self._files = []
+        self.files = []
         for pattern in patterns.split(","):
             found = _glob(pattern.strip())
             if not found:
                 raise InputError(f"data.files: no file matches {pattern.strip()!r}")
-            self._files += found
-        for path in self._files:
+            self.files += found
+        for path in self.files:
             if _suffix(path) not in self._READERS:
                 raise InputError(f"{path}: the name must end in {', '.join(self._READERS)} (or .gz after it)")
             if path.stat().length == 0:
                 raise InputError(f"{path}: empty file (offset 0)")
 
     def fingerprint(self) -> str:
-        files = [(str(p), (s := p.stat()).length, s.mtime) for p in self._files]
+        files = [(str(p), (s := p.stat()).length, s.mtime) for p in self.files]
         return hashlib.blake2b(repr((files, self._field)).encode(), digest_size=16).hexdigest()
 
     def documents(self) -> Iterator[tuple[str, float]]:
-        total = sum(path.stat().length for path in self._files)
+        total = sum(path.stat().length for path in self.files)
         before = 0
-        for path in self._files:
-            count = 0
-            with path.open("rb") as raw:
-                stream = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
-                try:
-                    for text in getattr(self, self._READERS[_suffix(path)])(path, stream):
-                        count += 1
-                        done = min(1.0, (before + raw.tell()) / total)
-                        for i in range(0, len(text), _LONGEST):
-                            yield text[i : i + _LONGEST], done
-                except InputError:
-                    raise
-                except (OSError, EOFError, zlib.error, ValueError, RecursionError) as e:
-                    raise InputError(f"{path}: cannot be read: {e}") from e
-            if not count:
-                raise InputError(f"{path}: no text in the file")
+        for path in self.files:
+            for text, offset in self.read(path):
+                yield text, min(1.0, (before + offset) / total)
             before += path.stat().length
+
+    def read(self, path: epath.Path) -> Iterator[tuple[str, int]]:
+        """The documents of one of the files, each with the bytes of the file read so far."""
+        count = 0
+        with path.open("rb") as raw:
+            stream = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+            try:
+                for text in getattr(self, self._READERS[_suffix(path)])(path, stream):
+                    count += 1
+                    offset = raw.tell()
+                    for i in range(0, len(text), _LONGEST):
+                        yield text[i : i + _LONGEST], offset
+            except InputError:
+                raise
+            except (OSError, EOFError, zlib.error, ValueError, RecursionError) as e:
+                raise InputError(f"{path}: cannot be read: {e}") from e
+        if not count:
+            raise InputError(f"{path}: no text in the file")
 
     def _lines(self, path: epath.Path, stream: Any, limit: int = -1) -> Iterator[str]:
         """The lines, in parts of `limit` bytes if they are longer."""

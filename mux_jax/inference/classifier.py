@@ -12,7 +12,7 @@ from mux_jax.data.encoding import Encoded
 from mux_jax.data.rows import Slots, compose, pad
 from mux_jax.models.model import MuxModel
 from mux_jax.training.mesh import rows_multiple
-from mux_jax.training.step import Compiled, to_device
+from mux_jax.training.step import Compiled, split_batch
 
 _AHEAD = 4  # batches that the device works on while results are fetched
 
@@ -88,7 +88,7 @@ class Classifier:
         """The logits of each batch, [slots, ...], a few batches being under way."""
         waiting = collections.deque()
         for slots, tokens in batches:
-            waiting.append((slots, self.logits(params, to_device(tokens, self._mesh))))
+            waiting.append((slots, self.logits(params, split_batch(tokens, self._mesh))))
             if len(waiting) > _AHEAD:
                 yield self._fetch(*waiting.popleft())
         while waiting:

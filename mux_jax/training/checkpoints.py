@@ -12,12 +12,12 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
 from mux_jax.errors import TrainingError
 from mux_jax.progress import say
+from mux_jax.training import hosts
 
 _DIGESTS = "digests.json"
 _ITEMS = ("params", "optimizer", "run")
@@ -59,17 +59,24 @@ class Checkpoints:
           TrainingError: there are checkpoints, and all are damaged.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
+        whole = hosts.gather(self._newest_whole(steps, set_damaged_aside) if hosts.is_first() else None)[0]
+        if set_damaged_aside:
+            self._manager.reload()
+        if whole is not None:
+            return whole, self._manager.restore(whole, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
+        if steps:
+            raise TrainingError(f"all checkpoints in {self._folder} are damaged; start again in another workdir")
+        return None
+
+    def _newest_whole(self, steps: list[int], set_damaged_aside: bool) -> int | None:
         for step in steps:
             folder = self._folder / str(step)
             damage = damaged(folder)
             if damage is None:
-                return step, self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
+                return step
             say(f"checkpoint {folder} is damaged ({damage}); trying the one before it")
             if set_damaged_aside and step != steps[-1]:
                 folder.rename(self._folder / f"damaged-{step}-{time.time_ns()}")
-                self._manager.reload()
-        if steps:
-            raise TrainingError(f"all checkpoints in {self._folder} are damaged; start again in another workdir")
         return None
 
     def restore_params(self, step: int, abstract: Any) -> Any:
@@ -96,7 +103,7 @@ class Checkpoints:
 
     def _write_digests(self) -> None:
         """Runs on Orbax's thread when the items are written, before the checkpoint gets its final name."""
-        if jax.process_index() > 0:
+        if not hosts.is_first():
             return
         for folder in self._folder.iterdir():
             if folder.name.split(".")[0].isdigit() and not (folder / _DIGESTS).exists():
@@ -144,7 +151,12 @@ def _files(folder: epath.Path) -> Iterator[epath.Path]:
 
 
 def write_atomically(path: epath.Path, text: str) -> None:
-    """Writes under another name, then renames: a reader sees the old file or the new one."""
+    """Writes under another name, then renames: a reader sees the old file or the new one.
+
+    Of several hosts the first writes.
+    """
+    if not hosts.is_first():
+        return
     temporary = path.parent / f"{path.name}.partial"
     temporary.write_text(text)
     temporary.replace(path)

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
@@ -58,9 +57,9 @@ class Finetuning:
         model = configuration.task_model(config, init.config, self.labels)
         return model if init.config.width > 1 else dataclasses.replace(model, cls_token_id=self.special.cls)
 
-    def batches(self, config: Any) -> "TaskBatches":
-        """The batches of this host, by step."""
-        return TaskBatches(self, config)
+    def batches(self, config: Any, mine: np.ndarray) -> "TaskBatches":
+        """The rows `mine` of each batch, by step."""
+        return TaskBatches(self, config, mine)
 
     def evaluator(self, config: Any, model: MuxModel, mesh: Mesh) -> Callable[[Objective, Any], dict[str, Any]]:
         """(objective, params) -> the scores on the first split to evaluate on, in one composition."""
@@ -127,17 +126,16 @@ class Finetuning:
 
 
 class TaskBatches:
-    """`batches[step]` is the batch of a step, a function of (seed, step) alone.
+    """`batches[step]` has this host's rows of the batch of a step, a function of (seed, step) alone.
 
     An epoch holds every example once, drawn anew each time, the batches of all lengths mixed.
     """
 
-    def __init__(self, data: Finetuning, config: Any):
+    def __init__(self, data: Finetuning, config: Any, mine: np.ndarray):
         self._split, self._kind, self._pad = data.splits["train"], data.task.kind, data.special.pad
         self._seed, self._lengths, self._width = config.seed, configuration.row_lengths(config), config.model.width
         self._slots = config.rows * config.model.width
-        host, hosts = jax.process_index(), jax.process_count()
-        self._mine = slice(host * self._slots // hosts, (host + 1) * self._slots // hosts)
+        self._mine = (mine[:, None] * self._width + np.arange(self._width)).ravel()
         self._sizes = np.array([len(ids) for ids in self._split.encoded.ids])
         numbers = {label: i for i, label in enumerate(data.labels)}
         self._labels = [self._encode(i, example, numbers) for i, example in enumerate(self._split.examples)]

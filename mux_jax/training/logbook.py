@@ -15,6 +15,7 @@ from rich.table import Table
 
 from mux_jax.metrics import METRICS
 from mux_jax.progress import console, say
+from mux_jax.training import hosts
 from mux_jax.training.checkpoints import write_atomically
 from mux_jax.training.plots import pyplot, save
 
@@ -34,7 +35,10 @@ FIGURES = (
 
 
 class Logbook:
-    """Appends metrics, one object a line with the key `step`; held-out ones begin with `heldout_`."""
+    """Appends metrics, one object a line with the key `step`; held-out ones begin with `heldout_`.
+
+    Of several hosts the first writes.
+    """
 
     def __init__(self, workdir: epath.Path, step: int):
         """Continues a run at `step`: lines of later steps, whose work was lost, are dropped."""
@@ -42,21 +46,32 @@ class Logbook:
 
         self._path = workdir / "metrics.jsonl"
         self.rows = [row for row in read_metrics(self._path) if row["step"] <= step]
-        write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        self._write_all()
         logging.getLogger("tensorboardX").setLevel(logging.ERROR)
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        self._board = None
+        if hosts.is_first():
+            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, stage: str, values: dict[str, Any]) -> None:
         row = {"step": step, "stage": stage} | values
         self.rows.append(row)
-        with self._path.open("a") as f:
-            f.write(json.dumps(row) + "\n")
+        if not self._board:
+            return
+        if "://" in str(self._path):  # nothing is appended to an object
+            self._write_all()
+        else:
+            with self._path.open("a") as f:
+                f.write(json.dumps(row) + "\n")
         for name, value in values.items():
             if isinstance(value, int | float):
                 self._board.add_scalar(name, value, step)
 
+    def _write_all(self) -> None:
+        write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
+
     def close(self) -> None:
-        self._board.close()
+        if self._board:
+            self._board.close()
 
 
 class Meter:

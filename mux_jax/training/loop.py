@@ -17,10 +17,10 @@ from mux_jax.errors import InputError, TrainingError
 from mux_jax.models.model import MuxModel
 from mux_jax.objectives import objectives
 from mux_jax.progress import progress, say
-from mux_jax.training import finetuning, pretraining
+from mux_jax.training import finetuning, hosts, pretraining
 from mux_jax.training.checkpoints import Checkpoints, checkpoint_folder, write_atomically
 from mux_jax.training.logbook import Logbook, Meter, peak_memory_bytes, plot_curves, print_summary
-from mux_jax.training.mesh import check_rows, make_mesh
+from mux_jax.training.mesh import check_rows, local_rows, make_mesh
 from mux_jax.training.optimizer import learning_rate, make_optimizer
 from mux_jax.training.step import (
     TrainState,
@@ -31,7 +31,7 @@ from mux_jax.training.step import (
     to_device,
 )
 from mux_jax.training.stop_signal import StopSignal
-from mux_jax.training.workdir import describe_workdir, open_workdir, to_dict
+from mux_jax.training.workdir import describe_workdir, flatten, open_workdir, to_dict
 
 
 def train(config: Any, workdir: str) -> dict[str, Any]:
@@ -51,6 +51,7 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
     configuration.check(config)
     mesh = make_mesh(**config.mesh)
     check_rows(mesh, config.rows, config.accumulate)
+    hosts.agree(hosts.versions() | flatten(to_dict(config)) | {"workdir": workdir})
     stop = StopSignal()
     folder = open_workdir(workdir, config)
     prepare = finetuning.prepare if configuration.is_finetuning(config) else pretraining.prepare
@@ -133,8 +134,9 @@ class _Run:
         """Trains from `state.step` to step `end`, evaluates, saves; returns the parameters."""
         config, mesh, step = self.config, self.mesh, int(state.step)
         objective, rate = objectives.make(stage, self.data.special), learning_rate(stage)
-        batches = iterate(self.data.batches(config), step, config.data.workers)
-        batch = to_device(next(batches), mesh)
+        mine = local_rows(mesh, config.rows)
+        batches = iterate(self.data.batches(config, mine), step, config.data.workers)
+        batch = to_device(next(batches), mesh, config.rows)
         train_step = make_train_step(objective, self.model, optimizer, mesh, config.seed, config.accumulate)
         train_step.prepare(state, batch)
 
@@ -146,9 +148,9 @@ class _Run:
                     train_step.prepare(state, batch)
                 state, metrics = train_step(state, batch)
                 self.meter.add(metrics, batch["tokens"].size)
-                batch = to_device(next(batches), mesh)  # while the device works
+                batch = to_device(next(batches), mesh, config.rows)  # while the device works
                 step += 1
-                last, stopping, improved = step == end, self.stop.requested, False
+                last, stopping, improved = step == end, self.stop.requested(step), False
                 evaluating = last or step % config.eval.every == 0
                 if evaluating or stopping or step % config.checkpoint.every == 0 or step % config.log_every == 0:
                     means = self.meter.flush()
@@ -226,10 +228,9 @@ class _Run:
     def result(self, params: Any) -> dict[str, Any]:
         """Writes `result.json`; finds it written if the run had ended before."""
         path = self.workdir / "result.json"
-        if path.exists():
-            result = json.loads(path.read_text())
-            if result["stages"] == self.results:
-                return result
+        written = hosts.gather(json.loads(path.read_text()) if path.exists() else None)[0]
+        if written and written["stages"] == self.results:
+            return written
         tokens, seconds = self.meter.total
         if self.best:
             params = self.checkpoints.restore_params(self.best["step"], abstract_params(self.model, self.mesh))

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import jax
+import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -47,6 +48,12 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: list[jax.
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows split over the data axes."""
     return NamedSharding(mesh, PartitionSpec(dict(RULES)["rows"]))
+
+
+def local_rows(mesh: Mesh, rows: int) -> np.ndarray:
+    """Which rows of a global batch of `rows` the devices of this host hold, ascending."""
+    parts = batch_sharding(mesh).addressable_devices_indices_map((rows,))
+    return np.unique(np.concatenate([np.arange(rows)[part] for part in parts.values()]))
 
 
 def param_shardings(mesh: Mesh, boxed: Any) -> Any:

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from mux_jax.training import hosts
+
 
 def plot_confusion(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str], path: epath.Path) -> None:
     """The confusion matrix, a row for each true label, by share of that label."""
@@ -52,7 +54,9 @@ def pyplot() -> Any:
 
 
 def save(figure: Any, path: epath.Path) -> None:
-    """Writes a figure under another name, then renames it."""
+    """Writes a figure under another name, then renames it; of several hosts the first does."""
+    if not hosts.is_first():
+        return
     temporary = path.parent / f"{path.stem}.partial.png"
     with temporary.open("wb") as f:
         figure.savefig(f, dpi=120)

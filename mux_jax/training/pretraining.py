@@ -1,13 +1,13 @@
 """Pre-training: packed text, prepared once and remembered in the workdir, and figures on held-out rows."""
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
@@ -23,10 +23,11 @@ from mux_jax.models.config import ModelConfig
 from mux_jax.models.model import MuxModel
 from mux_jax.objectives.objectives import Objective
 from mux_jax.pretrained import Pretrained
+from mux_jax.training import hosts
 from mux_jax.training.checkpoints import write_atomically
 from mux_jax.training.evaluation import evaluate, unigram_entropy
 from mux_jax.training.mesh import rows_multiple
-from mux_jax.training.step import make_eval_step, to_device
+from mux_jax.training.step import make_eval_step, split_batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +47,12 @@ class Pretraining:
         vocab_size = init.config.vocab_size if init else self.tokenizer.get_vocab_size()
         return configuration.model_config(config, vocab_size, self.special.cls)
 
-    def batches(self, config: Any) -> Batches:
-        """The batches of this host, by step."""
-        return _batches(self.train, config, config.rows, config.seed)
+    def batches(self, config: Any, mine: np.ndarray) -> Batches:
+        """The rows `mine` of each batch, by step."""
+        return Batches(self.train, rows=config.rows, width=config.model.width, seed=config.seed, mine=mine)
 
     def heldout_batches(self, config: Any, multiple: int) -> list[dict[str, np.ndarray]]:
-        """The held-out rows of this host, the same at each evaluation: `eval.batches` batches at most.
+        """The held-out rows, the same at each evaluation: `eval.batches` batches at most.
 
         A batch has `rows` rows, or fewer, a multiple of `multiple`, where the text has no more.
 
@@ -66,7 +67,7 @@ class Pretraining:
                 f"{config.data.sequence_length} tokens, and {multiple} devices need one each; "
                 "raise data.heldout_fraction"
             )
-        batches = _batches(self.heldout, config, rows, seed=0)
+        batches = Batches(self.heldout, rows=rows, width=config.model.width, seed=0)
         return [batches[i] for i in range(min(config.eval.batches, held // rows))]
 
     def evaluator(self, config: Any, model: MuxModel, mesh: Mesh) -> Callable[[Objective, Any], dict[str, Any]]:
@@ -74,7 +75,7 @@ class Pretraining:
         rows = self.heldout_batches(config, rows_multiple(mesh))
         tokens = np.stack([batch["tokens"] for batch in rows])
         entropy = unigram_entropy(tokens, dataclasses.astuple(self.special))
-        batches = [to_device(batch, mesh) for batch in rows]
+        batches = [split_batch(batch, mesh) for batch in rows]
         steps: dict[Objective, Any] = {}
 
         def evaluate_on_heldout(objective: Objective, params: Any) -> dict[str, Any]:
@@ -90,17 +91,6 @@ class Pretraining:
         return {}
 
 
-def _batches(packed: list[tuple[float, PackedTokens]], config: Any, rows: int, seed: int) -> Batches:
-    return Batches(
-        packed,
-        rows=rows,
-        width=config.model.width,
-        seed=seed,
-        host=jax.process_index(),
-        hosts=jax.process_count(),
-    )
-
-
 def prepare(config: Any, workdir: epath.Path, init: Pretrained | None = None) -> Pretraining:
     """The data that `config.data` names; a run that goes on finds what it started with.
 
@@ -112,7 +102,7 @@ def prepare(config: Any, workdir: epath.Path, init: Pretrained | None = None) ->
     tokenizer_file, caches_file = workdir / "tokenizer.json", workdir / "data.json"
     # config.json is written last: without it, what is here is of a start that failed.
     begun = (workdir / "config.json").exists() and caches_file.exists()
-    known = json.loads(caches_file.read_text()) if begun else None
+    known = hosts.gather(json.loads(caches_file.read_text()) if begun else None)[0]
     if known and all((cache_dir / name).exists() for _, name in known):
         caches = known
         tokenizer = Tokenizer.from_str(tokenizer_file.read_text())
@@ -131,6 +121,8 @@ def prepare(config: Any, workdir: epath.Path, init: Pretrained | None = None) ->
                 f"the text of {config.data.source} has changed since the run in {workdir} began, and its packed "
                 f"copy in {cache_dir} is gone; start in another workdir"
             )
+        tokenizer_digest = hashlib.blake2b(tokenizer.to_str().encode(), digest_size=8).hexdigest()
+        hosts.agree({"the text": caches, "the vocabulary": tokenizer_digest})
         write_atomically(tokenizer_file, tokenizer.to_str())
         write_atomically(caches_file, json.dumps(caches))
     train, heldout = (

@@ -153,6 +153,16 @@ class Compiled:
         return tuple((x.shape, x.dtype) for x in jax.tree.leaves(args[1:]))
 
 
-def to_device(batch: Any, mesh: Mesh) -> Any:
-    """This host's rows as its part of the global batch."""
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(batch_sharding(mesh), x), batch)
+def to_device(batch: Any, mesh: Mesh, rows: int) -> Any:
+    """This host's rows, those of `local_rows`, as its part of a global batch of `rows`."""
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, x, (rows, *x.shape[1:])),
+        batch,
+    )
+
+
+def split_batch(batch: Any, mesh: Mesh) -> Any:
+    """A batch that every host has whole, split over the devices."""
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda part: x[part]), batch)

@@ -3,11 +3,13 @@
 import json
 from typing import Any
 
+import jax
 import ml_collections
 from etils import epath
 
 from mux_jax.errors import InputError
 from mux_jax.progress import say
+from mux_jax.training import hosts
 from mux_jax.training.checkpoints import write_atomically
 
 # What a run may change when it goes on; anything else would make it another run.
@@ -29,16 +31,18 @@ def open_workdir(path: str, config: ml_collections.ConfigDict) -> epath.Path:
     """Makes or reopens the folder of a run.
 
     Raises:
-      InputError: it cannot be written, or holds a run that this configuration would not continue.
+      InputError: it cannot be written, is not the same folder on all hosts, or holds a run that this
+        configuration would not continue.
     """
     workdir = epath.Path(path).expanduser().resolve()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / ".writable"
+        probe = workdir / f".writable-{jax.process_index()}"
         probe.write_text("")
         probe.unlink()
     except OSError as e:
         raise InputError(f"workdir {workdir} cannot be written: {e.strerror}") from e
+    hosts.check_shared(workdir)
     described = workdir / "config.json"
     if described.exists():
         try:

@@ -1,0 +1,149 @@
+"""Two processes with two devices each are one job: they train, stop and continue like one process with four."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from mux_jax import load_pretrained
+from mux_jax.training.loop import train
+from tests.conftest import small_run, write_text
+
+ROOT = Path(__file__).parents[2]
+
+# What launch/pretrain.py does, with a configuration as JSON.
+PROGRAM = """
+import json, sys
+from ml_collections import ConfigDict
+from mux_jax import command_line
+from mux_jax.training import hosts, loop
+
+def main():
+    config = ConfigDict(json.loads(sys.argv[1]))
+    config.stages = tuple(config.stages)
+    hosts.connect(sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
+    with hosts.all_or_none():
+        loop.train(config, sys.argv[2])
+
+command_line.guard(main)
+"""
+
+
+def start(configs, folders):
+    """The processes of a job, two devices each, with the workdir `run` in a folder."""
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        port = s.getsockname()[1]
+    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=2")
+    environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, config.to_json_best_effort(), "run"]
+            + [f"localhost:{port}", str(len(configs)), str(i)],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for i, (config, folder) in enumerate(zip(configs, folders))
+    ]
+
+
+def finish(processes, timeout=150):
+    """(exit status, what it printed) of each."""
+    printed = [process.communicate(timeout=timeout)[0].splitlines(keepends=True) for process in processes]
+    lines = ["".join(line for line in text if not line.startswith("[Gloo]")) for text in printed]
+    return [(process.returncode, text) for process, text in zip(processes, lines)]
+
+
+def steps_logged(workdir):
+    path = workdir / "metrics.jsonl"
+    return [json.loads(line)["step"] for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def wait_for_step(processes, workdir, step):
+    while not any(s >= step for s in steps_logged(workdir)):
+        assert all(p.poll() is None for p in processes), finish(processes)
+        time.sleep(0.05)
+
+
+def params_of(workdir):
+    return jax.device_get(load_pretrained(str(workdir))[1])
+
+
+def assert_close(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), a, b)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A run of one process with four devices, and its configuration."""
+    folder = tmp_path_factory.mktemp("alone")
+    config = small_run("bert", write_text(folder), folder)
+    with pytest.MonkeyPatch.context() as patch:
+        four = jax.devices()[:4]
+        patch.setattr(jax, "devices", lambda *backend: four)
+        train(config.copy_and_resolve_references(), str(folder / "run"))
+    return config, folder / "run"
+
+
+def test_two_processes_stop_together_and_train_to_the_parameters_of_one(alone, tmp_path):
+    config, workdir = alone
+    job = start([config] * 2, [tmp_path] * 2)
+    wait_for_step(job, tmp_path / "run", 8)
+    job[1].send_signal(signal.SIGTERM)
+    found = finish(job)
+    assert [status for status, _ in found] == [0, 0], found
+    assert "2 hosts, 4 devices" in found[0][1] and "stopped at step" in found[0][1]
+    assert "stopped at step" not in found[1][1]
+
+    first, second = finish(start([config] * 2, [tmp_path] * 2))
+    assert first[0] == second[0] == 0, (first, second)
+    assert "continuing at step" in first[1] and "held-out figures" in first[1]
+    assert second[1] == ""
+    assert_close(params_of(tmp_path / "run"), params_of(workdir))
+    ours, theirs = (json.loads((run / "result.json").read_text())["stages"] for run in (tmp_path / "run", workdir))
+    assert ours["pretraining"]["mlm_loss"] == pytest.approx(theirs["pretraining"]["mlm_loss"], rel=1e-4)
+    assert ours["pretraining"]["unigram_entropy"] == theirs["pretraining"]["unigram_entropy"]
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_lost_host_stops_the_other_and_all_continue(lost, alone, tmp_path):
+    config, workdir = alone
+    job = start([config] * 2, [tmp_path] * 2)
+    wait_for_step(job, tmp_path / "run", 8)
+    job[lost].send_signal(signal.SIGKILL)
+    status, printed = finish(job, timeout=90)[1 - lost]
+    assert status not in (0, -signal.SIGKILL)
+    # Where the first host is lost, which keeps the list of the others, JAX itself ends them.
+    assert ("The same command on all hosts continues" if lost else "another task died") in printed
+    if lost:
+        found = finish(start([config] * 2, [tmp_path] * 2))
+        assert found[0][0] == 0 and "continuing at step" in found[0][1], found
+        assert_close(params_of(tmp_path / "run"), params_of(workdir))
+
+
+def test_hosts_that_differ_are_refused_by_the_field(alone, tmp_path):
+    config, _ = alone
+    other = config.copy_and_resolve_references()
+    other.rows = 16
+    for status, printed in finish(start([config, other], [tmp_path] * 2)):
+        assert status == 2 and "rows: 8 on host 0, 16 on host 1" in printed
+
+
+def test_a_workdir_that_one_host_does_not_see_is_refused(alone, tmp_path):
+    config, _ = alone
+    disks = [tmp_path / "disk 0", tmp_path / "disk 1"]
+    for disk in disks:
+        disk.mkdir()
+    for status, printed in finish(start([config] * 2, disks)):
+        assert status == 2 and "is not seen by host 1" in printed
