@@ -50,13 +50,15 @@ def prepare(
         raise InputError(f"Beam options: {e}") from e
 
     download = tfds.download.DownloadConfig(beam_options=options, num_shards=shards, try_download_gcs=False)
-    try:
-        builder.download_and_prepare(download_config=download)
-    except Exception as e:
-        # Runners give back what a worker raised as text.
-        if found := re.search(r"InputError: (.*?)(?: \[while running|\n|$)", str(e)):
-            raise InputError(found[1]) from e
-        raise
+    with tempfile.TemporaryDirectory() as empty:  # TFDS makes a folder for downloads, and there are none
+        try:
+            builder.download_and_prepare(download_dir=empty, download_config=download)
+        except Exception as e:
+            # What a worker raised comes back with the name of the step, from most runners as text.
+            found = re.search(r"InputError: (.*?)(?: \[while running|\n|$)", f"{type(e).__name__}: {e}")
+            if found:
+                raise InputError(found[1]) from e
+            raise
     return builder.info
 
 

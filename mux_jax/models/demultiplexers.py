@@ -69,7 +69,7 @@ class RSA(Demultiplexer):
     def join(self, hidden_BLD: jax.Array, instance: jax.Array, positions: jax.Array | None) -> jax.Array:
         """GELU([k_i ; h_j] W + b), [B, X, P, D]."""
         keys_ND = self.dense_keys(self.keys)
-        return self.act(self.layers[0](select(hidden_BLD, positions)) + keys_ND[instance])
+        return self.act(self.layers[0](shard_rows(select(hidden_BLD, positions))) + keys_ND[instance])
 
     def __call__(self, hidden_BLD: jax.Array, instance: jax.Array, positions: jax.Array | None = None) -> jax.Array:
         # The last layer of the stack serves retrieval alone, as in the released weights.
@@ -117,7 +117,7 @@ class Prefix(Demultiplexer):
         """GELU([k_i ; h_j] W + b), [B, X, P, D]."""
         keys_BND = dense_keys(hidden_BLD[:, : self.config.width])
         instance = jnp.broadcast_to(instance, (len(hidden_BLD), *instance.shape[1:]))
-        return self.act(layer(select(hidden_BLD, positions)) + select(keys_BND, instance))
+        return self.act(layer(shard_rows(select(hidden_BLD, positions))) + select(keys_BND, instance))
 
     def __call__(self, hidden_BLD: jax.Array, instance: jax.Array, positions: jax.Array | None = None) -> jax.Array:
         return self.output_norm(self.join(self.dense_keys, self.layer, hidden_BLD, instance, positions))

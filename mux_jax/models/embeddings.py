@@ -1,10 +1,9 @@
 """BERT's embedding layer, which a MUX-PLM passes through twice."""
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
-from mux_jax.models.layers import INIT, layer_norm, partitioned, shard_rows
+from mux_jax.models.layers import INIT, by_copy, copy_for_rows, layer_norm, partitioned, shard_rows
 
 
 class Embeddings(nn.Module):
@@ -20,11 +19,10 @@ class Embeddings(nn.Module):
 
     def setup(self) -> None:
         def table(name: str, rows: int, axis: str | None) -> jax.Array:
-            table = self.param(name, partitioned(INIT, axis, "embed"), (rows, self.embedding_size))
-            # Whole vectors before the lookup, or what is looked up is split along them, not by row.
-            return nn.with_logical_constraint(table, (axis, None))
+            return self.param(name, partitioned(INIT, axis, "embed"), (rows, self.embedding_size))
 
-        self.word = table("word", self.vocab_size, "vocab")
+        # Whole vectors before the lookup, or what is looked up is split along them, not by row.
+        self.word_SVE = copy_for_rows(table("word", self.vocab_size, "vocab"), "vocab")
         self.position = table("position", self.max_position_embeddings, None)
         self.token_type = table("token_type", 2, None)
         self.norm = layer_norm(self.layer_norm_eps, self.dtype)
@@ -32,7 +30,8 @@ class Embeddings(nn.Module):
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Embeds tokens int32[..., L] as [..., L, E]."""
-        return self.place(jnp.take(self.word, shard_rows(tokens), axis=0))
+        found = by_copy(lambda word_VE, tokens_T: word_VE[tokens_T], self.word_SVE, shard_rows(tokens).ravel())
+        return self.place(found.reshape(*tokens.shape, -1))
 
     def place(self, embedded: jax.Array) -> jax.Array:
         """Gives [..., L, E] its positions: what follows the word lookup.

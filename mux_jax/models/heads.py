@@ -4,25 +4,26 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mux_jax.models.layers import INIT, dense, gelu, partitioned
+from mux_jax.models.layers import INIT, copy_for_rows, dense, gelu, partitioned
 
 
 class VocabularyHead(nn.Module):
-    """The decoder to the vocabulary, for retrieval and masked LM: kernel [V, D] and bias [V].
+    """The decoder to the vocabulary, for retrieval and masked LM: kernel [S, V, D] and bias [V].
 
     BERT's kernel is the word embedding, given by the caller; ELECTRA's is its own, as released.
+    S: see `copy_for_rows`.
     """
 
     vocab_size: int
     hidden_size: int
 
     @nn.compact
-    def __call__(self, word_VE: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, word_SVE: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         bias = self.param("bias", partitioned(nn.initializers.zeros, "vocab"), (self.vocab_size,))
-        if word_VE is None:
+        if word_SVE is None:
             shape = (self.vocab_size, self.hidden_size)
-            word_VE = self.param("kernel", partitioned(INIT, "vocab", "embed"), shape)
-        return word_VE, bias
+            word_SVE = copy_for_rows(self.param("kernel", partitioned(INIT, "vocab", "embed"), shape), "vocab")
+        return word_SVE, bias
 
 
 def decode(states: jax.Array, kernel_VD: jax.Array, bias_V: jax.Array) -> jax.Array:

@@ -5,6 +5,8 @@ table that maps them to the axes of a device mesh.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +60,27 @@ def shard_rows(x: jax.Array) -> jax.Array:
     Without it the compiler may carry the split of a parameter into activations and their gradients.
     """
     return nn.with_logical_constraint(x, ("rows",) + (None,) * (x.ndim - 1))
+
+
+def copy_for_rows(table: jax.Array, axis: str | None) -> jax.Array:
+    """A copy of [V, E] for each of the S parts that the mesh splits rows into, [S, V, E].
+
+    A table is read in several places. Each adds to the gradient of its own device's copy, and the
+    copies are summed over devices once; without them, a sum over devices follows each place.
+    """
+    mesh, names = jax.sharding.get_abstract_mesh(), nn.logical_to_mesh_axes(("rows",))[0] or ()
+    parts = math.prod(mesh.shape.get(name, 1) for name in names)
+    copies = jnp.broadcast_to(table, (parts, *table.shape))
+    return nn.with_logical_constraint(copies, ("rows", axis, None))
+
+
+def by_copy(function: Callable, table_SVE: jax.Array, *arrays_T: jax.Array) -> Any:
+    """`function(table_VE, *arrays_T)`, of each part of the leading axis T by its own copy of `copy_for_rows`."""
+    S = len(table_SVE)
+    if S == 1:  # XLA's CPU backend shares out a leading axis among cores, and one of 1 to a single core
+        return function(table_SVE[0], *arrays_T)
+    found = jax.vmap(function)(table_SVE, *(x.reshape(S, -1, *x.shape[1:]) for x in arrays_T))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
 
 
 class SelfAttention(nn.Module):

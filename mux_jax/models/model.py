@@ -11,7 +11,7 @@ from mux_jax.models.demultiplexers import DEMULTIPLEXERS, Identity
 from mux_jax.models.embeddings import Embeddings
 from mux_jax.models.encoder import Encoder
 from mux_jax.models.heads import ClassificationHead, DetectionHead, VocabularyHead, decode
-from mux_jax.models.layers import dense, shard_rows
+from mux_jax.models.layers import by_copy, dense, shard_rows
 from mux_jax.models.multiplexers import MULTIPLEXERS
 
 
@@ -153,7 +153,10 @@ class MuxModel(nn.Module):
 
         `instance` and `positions` are those of `demultiplexers`.
         """
-        return decode(self.vocabulary_states(hidden_BLD, instance, positions), *self.decoder())
+        states_BXPD, (kernel_SVD, bias_V) = self.vocabulary_states(hidden_BLD, instance, positions), self.decoder()
+        states_TD = states_BXPD.reshape(-1, states_BXPD.shape[-1])
+        logits_TV = by_copy(lambda kernel_VD, states_TD: decode(states_TD, kernel_VD, bias_V), kernel_SVD, states_TD)
+        return logits_TV.reshape(*states_BXPD.shape[:-1], -1)
 
     def vocabulary_states(
         self, hidden_BLD: jax.Array, instance: jax.Array, positions: jax.Array | None = None
@@ -162,8 +165,8 @@ class MuxModel(nn.Module):
         return self.demultiplexer.retrieval(hidden_BLD, instance, positions)
 
     def decoder(self) -> tuple[jax.Array, jax.Array]:
-        """The vocabulary's kernel [V, D] and bias [V]."""
-        return self.vocabulary_head(self.embeddings.word if self.config.architecture == "bert" else None)
+        """The vocabulary's kernel [S, V, D], a copy for each part of the rows, and bias [V]."""
+        return self.vocabulary_head(self.embeddings.word_SVE if self.config.architecture == "bert" else None)
 
     def detection_logits(self, hidden_BLD: jax.Array) -> jax.Array:
         """The logit, for every token of every instance, that it was replaced: [B, N, L]."""

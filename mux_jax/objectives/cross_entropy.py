@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from mux_jax.models.heads import decode
+from mux_jax.models.layers import by_copy
 
 
 def vocabulary_cross_entropy(
-    states: jax.Array, kernel_VD: jax.Array, bias_V: jax.Array, labels: jax.Array, weights: jax.Array
+    states: jax.Array, kernel_SVD: jax.Array, bias_V: jax.Array, labels: jax.Array, weights: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """sum(weights * cross-entropy), in nats, of the logits of some states, and the logits.
 
@@ -18,8 +19,8 @@ def vocabulary_cross_entropy(
     the logits or to the weights.
 
     Args:
-      states: [..., D]; their dtype is that of the matrix products.
-      kernel_VD, bias_V: the decoder.
+      states: [B, ..., D]; their dtype is that of the matrix products.
+      kernel_SVD, bias_V: the decoder; S divides B.
       labels: int[...]; weights: float32[...].
 
     Returns:
@@ -27,13 +28,19 @@ def vocabulary_cross_entropy(
     """
     # In two axes throughout: in more, XLA computes the errors below once for each of their uses.
     states_TD = states.reshape(-1, states.shape[-1])
-    loss, logits_TV = _cross_entropy(states_TD, kernel_VD, bias_V, labels.ravel(), weights.ravel())
-    return loss, logits_TV.reshape(*labels.shape, -1)
+    losses, logits_TV = by_copy(
+        lambda kernel_VD, *rows: _cross_entropy(kernel_VD, bias_V, *rows),
+        kernel_SVD,
+        states_TD,
+        labels.ravel(),
+        weights.ravel(),
+    )
+    return losses.sum(), logits_TV.reshape(*labels.shape, -1)
 
 
 @jax.custom_vjp
 def _cross_entropy(
-    states_TD: jax.Array, kernel_VD: jax.Array, bias_V: jax.Array, labels_T: jax.Array, weights_T: jax.Array
+    kernel_VD: jax.Array, bias_V: jax.Array, states_TD: jax.Array, labels_T: jax.Array, weights_T: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     logits_TV = decode(states_TD, kernel_VD, bias_V)
     return _loss(logits_TV, labels_T, weights_T)[0], logits_TV
@@ -46,17 +53,17 @@ def _loss(logits_TV: jax.Array, labels_T: jax.Array, weights_T: jax.Array) -> tu
     return ((lse_T - found_T) * weights_T).sum(), lse_T
 
 
-def _forward(states_TD: jax.Array, kernel_VD: jax.Array, bias_V: jax.Array, labels_T: jax.Array, weights_T: jax.Array):
+def _forward(kernel_VD: jax.Array, bias_V: jax.Array, states_TD: jax.Array, labels_T: jax.Array, weights_T: jax.Array):
     logits_TV = decode(states_TD, kernel_VD, bias_V)
     loss, lse_T = _loss(logits_TV, labels_T, weights_T)
     is_label_TV = jnp.arange(len(bias_V)) == labels_T[:, None]
     errors_TV = weights_T[:, None] * (jnp.exp(logits_TV - lse_T[:, None]) - is_label_TV)
     errors_TV = errors_TV.astype(states_TD.dtype)
     gradients = (
-        errors_TV @ kernel_VD.astype(states_TD.dtype),
         jnp.einsum("td,tv->dv", states_TD, errors_TV, preferred_element_type=jnp.float32).T,
         # The sum over T as a product: XLA's CPU reduction over a leading axis is slower by far.
         jnp.matmul(jnp.ones(len(errors_TV), errors_TV.dtype), errors_TV, preferred_element_type=jnp.float32),
+        errors_TV @ kernel_VD.astype(states_TD.dtype),
     )
     return (loss, logits_TV), gradients
 

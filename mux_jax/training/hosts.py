@@ -33,7 +33,8 @@ def connect(coordinator: str | None = None, num_processes: int | None = None, pr
     Cloud TPU, GKE, Slurm and Open MPI say by themselves who takes part; elsewhere all three arguments do.
 
     Raises:
-      InputError: some arguments without the others, or hosts that were not found.
+      InputError: some arguments without the others.
+      TrainingError: hosts that were not found in time.
     """
     given = [coordinator, num_processes, process_id]
     if any(x is not None for x in given) and None in given:
@@ -45,7 +46,7 @@ def connect(coordinator: str | None = None, num_processes: int | None = None, pr
             return  # no cluster around this process
         raise InputError(f"--coordinator={coordinator}, --process_id={process_id}: {e}") from e
     except jax.errors.JaxRuntimeError as e:
-        raise InputError(f"the other hosts were not found: {e}") from e
+        raise TrainingError(f"the other hosts were not found: {e}") from e
     console.quiet = not is_first()
     if jax.process_count() > 1:
         say(f"{jax.process_count()} hosts, {jax.device_count()} devices")

@@ -67,6 +67,18 @@ def _like_params(optimizer: optax.GradientTransformation, params: Any, mesh: Mes
     )
 
 
+def abstract_state(model: MuxModel, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and shardings of a state, without making it."""
+    params = abstract_params(model, mesh)
+    opt_state = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        jax.eval_shape(optimizer.init, params),
+        _like_params(optimizer, params, mesh),
+    )
+    step = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec()))
+    return TrainState(step, params, opt_state)
+
+
 def make_train_step(
     objective: Objective,
     model: MuxModel,
@@ -97,10 +109,8 @@ def make_train_step(
         return TrainState(state.step + 1, params, opt_state), metrics
 
     # Left to itself, XLA may give the new state back split in another way than the old one came.
-    params = abstract_params(model, mesh)
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    state = TrainState(everywhere, jax.tree.map(lambda x: x.sharding, params), _like_params(optimizer, params, mesh))
-    return Compiled(step, mesh, donate_argnums=0, out_shardings=(state, everywhere))
+    shardings = jax.tree.map(lambda x: x.sharding, abstract_state(model, optimizer, mesh))
+    return Compiled(step, mesh, donate_argnums=0, out_shardings=(shardings, shardings.step))
 
 
 def make_eval_step(objective: Objective, model: MuxModel, mesh: Mesh) -> "Compiled":

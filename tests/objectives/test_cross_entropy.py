@@ -12,7 +12,7 @@ from mux_jax.objectives.cross_entropy import vocabulary_cross_entropy
 def arrays(dtype):
     keys = jax.random.split(jax.random.key(0), 5)
     states = jax.random.normal(keys[0], (2, 3, 5, 8)).astype(dtype)
-    kernel, bias = jax.random.normal(keys[1], (50, 8)), jax.random.normal(keys[2], (50,))
+    kernel, bias = jax.random.normal(keys[1], (1, 50, 8)), jax.random.normal(keys[2], (50,))
     return states, kernel, bias, jax.random.randint(keys[3], (2, 3, 5), 0, 50), jax.random.uniform(keys[4], (2, 3, 5))
 
 
@@ -21,7 +21,7 @@ def test_loss_and_gradients_are_those_of_the_plain_loss(dtype, tolerance):
     states, kernel, bias, labels, weights = arrays(dtype)
 
     def plain(states, kernel, bias):
-        losses = optax.softmax_cross_entropy_with_integer_labels(decode(states, kernel, bias), labels)
+        losses = optax.softmax_cross_entropy_with_integer_labels(decode(states, kernel[0], bias), labels)
         return 3 * (losses * weights).sum()
 
     def ours(states, kernel, bias):

@@ -52,7 +52,7 @@ def test_multiplexer_keys_stay_fixed_unless_they_are_learned(learn_keys):
     before = jax.device_get(params)
     optimizer = make_optimizer(stage(warmup_steps=0, learning_rate=1e-2), SETTINGS)
     state = steps.init_state(params, optimizer, 0, mesh)
-    batch = steps.to_device({"tokens": np.asarray(draw_tokens(config))}, mesh)
+    batch = steps.split_batch({"tokens": np.asarray(draw_tokens(config))}, mesh)
     objective = objectives.make(stage(), SPECIAL)
     step = steps.make_train_step(objective, model, optimizer, mesh, seed=0, accumulate=1)
     for _ in range(2):

@@ -29,7 +29,7 @@ def one_step(config, objective, mesh, accumulate=1, seed=0):
     optimizer = optax.sgd(1.0)
     stage = types.SimpleNamespace(objective=objective, **vars(STAGE))
     state = steps.init_state(params, optimizer, 0, mesh)
-    batch = steps.to_device({"tokens": np.asarray(draw_tokens(config, rows=8))}, mesh)
+    batch = steps.split_batch({"tokens": np.asarray(draw_tokens(config, rows=8))}, mesh)
     step = steps.make_train_step(objectives.make(stage, SPECIAL), model, optimizer, mesh, seed, accumulate)
     state, metrics = step(state, batch)
     after = jax.device_get(state.params)

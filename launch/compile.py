@@ -1,0 +1,46 @@
+"""Compiles the step of a run for devices that are not here, and says what it would take there.
+
+python launch/compile.py --config=configs/mux_bert.py:size=base,width=5 --topology=v5e:16x16
+python launch/compile.py --config=configs/mux_bert.py:size=large --topology=v5e:4x4 --mesh=fsdp=4 --config.rows=1024
+
+TPUs need libtpu (pip install 'mux_jax[tpu]'), cpu:8 nothing. Exit status 1: it does not fit.
+"""
+
+import sys
+
+from absl import flags
+
+from mux_jax import command_line
+
+_CONFIG = command_line.define_config("configs/mux_bert.py:size=base,width=5")
+_TOPOLOGY = flags.DEFINE_list("topology", None, "Slices, such as v5e:16x16 or cpu:8; several give a table.")
+_WIDTHS = flags.DEFINE_list("widths", None, "Widths instead of the configuration's, for a table.")
+_MESH = flags.DEFINE_string("mesh", "", "How to split, as in data=-1,fsdp=4; default: config.mesh.")
+_WHAT = flags.DEFINE_enum("what", "training", ("training", "inference"), "Which step.")
+_ROWS = flags.DEFINE_integer("rows_per_chip", 0, "Rows for each chip instead of config.rows of all.", lower_bound=0)
+
+
+def main() -> None:
+    from mux_jax.errors import InputError
+    from mux_jax.scaling import topologies  # sets what JAX reads first
+
+    if not _TOPOLOGY.value:
+        raise InputError("--topology=SLICE is needed, such as v5e:16x16 or cpu:8")
+    topologies.prepare_environment(_TOPOLOGY.value)
+
+    from mux_jax.scaling import report
+
+    configs = []
+    for width in _WIDTHS.value or [_CONFIG.value.model.width]:
+        if not str(width).isdigit() or not int(width):
+            raise InputError(f"--widths={','.join(_WIDTHS.value)} must be numbers from 1 on")
+        config = _CONFIG.value.copy_and_resolve_references()
+        config.model.width = int(width)
+        config.name = f"{config.name.rpartition('_n')[0]}_n{width}"
+        configs.append(config)
+    fits = report.run(_TOPOLOGY.value, configs, _WHAT.value, report.parse_mesh(_MESH.value), _ROWS.value)
+    sys.exit(0 if fits else 1)
+
+
+if __name__ == "__main__":
+    command_line.run(main, _CONFIG)

@@ -1,0 +1,263 @@
+"""What a step takes on devices that are not here: compiled for them, measured in its program."""
+
+import collections
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from mux_jax import configuration
+from mux_jax.data.tokenizer import SpecialTokens
+from mux_jax.errors import InputError, TrainingError
+from mux_jax.inference.classifier import compile_logits
+from mux_jax.models import flops
+from mux_jax.models.encoder import split_layers
+from mux_jax.models.model import MuxModel
+from mux_jax.objectives import objectives
+from mux_jax.progress import say
+from mux_jax.scaling import program, topologies
+from mux_jax.scaling.topologies import Chip
+from mux_jax.training.mesh import AXES, batch_sharding, check_rows, make_mesh
+from mux_jax.training.optimizer import make_optimizer
+from mux_jax.training.step import abstract_params, abstract_state, make_train_step
+
+_SPECIAL = SpecialTokens(pad=0, unk=100, cls=101, sep=102, mask=103)
+_PRODUCT = 8192  # a plain product of this size is taken to reach 90 % of a chip's rate: that tells the clock
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """A step on a slice. Bytes are of one chip, FLOPs of all; times in seconds, None where nothing tells them."""
+
+    topology: str
+    name: str
+    mesh: Mesh
+    rows: int
+    instance_tokens: int
+    params: int
+    optimizer: int
+    peak: int
+    flops: int
+    compute: float | None
+    communication: float | None
+    collectives: list[program.Collective]
+    compile_seconds: float
+
+    @property
+    def chip(self) -> Chip | None:
+        return topologies.CHIPS.get(topologies.parse(self.topology)[0])
+
+    @property
+    def seconds(self) -> float | None:
+        """Of a step, if none of the communication is hidden behind the rest."""
+        return None if self.compute is None else self.compute + self.communication
+
+    @property
+    def fits(self) -> bool:
+        return self.chip is None or self.peak <= self.chip.memory
+
+
+def compile_for(topology: str, config: Any, what: str, mesh_sizes: dict[str, int]) -> Report:
+    """Compiles the real step of a configuration for a slice.
+
+    Args:
+      config: of pre-training; `what`: training or inference (sequence classification of two classes).
+
+    Raises:
+      InputError: an unknown topology, a mesh or rows that do not fit it.
+      TrainingError: a program that the compiler refuses, for memory mostly.
+    """
+    devices = topologies.devices(topology)
+    mesh = make_mesh(**dict(config.mesh) | mesh_sizes, devices=devices)
+    on_cpu = devices[0].platform == "cpu"
+    if config.model.dtype == "auto":
+        config.model.dtype = "float32" if on_cpu else "bfloat16"
+    check_rows(mesh, config.rows, config.accumulate)
+    say(f"compiling for {topology}: " + ", ".join(f"{axis} {mesh.shape[axis]}" for axis in AXES))
+    function, arguments, count = (_training if what == "training" else _inference)(config, mesh)
+    start = time.monotonic()
+    try:
+        compiled = function.prepare(*arguments)
+    except jax.errors.JaxRuntimeError as e:
+        reason = next((line for line in str(e).splitlines() if "hbm" in line.lower()), str(e).splitlines()[0])
+        raise TrainingError(f"{topology}: {reason.strip()}; {advice(config, mesh)}") from e
+    seconds = time.monotonic() - start
+    memory, hlo = compiled.memory_analysis(), compiled.as_text()
+    found = program.collectives(hlo)
+    chip = None if on_cpu else topologies.CHIPS[topologies.parse(topology)[0]]
+    state = arguments[0]
+    return Report(
+        topology=topology,
+        name=f"{config.name} {what}",
+        mesh=mesh,
+        rows=config.rows,
+        instance_tokens=config.rows * config.model.width * config.data.sequence_length,
+        params=_shard_bytes(state.params if what == "training" else state),
+        optimizer=_shard_bytes(state.opt_state) if what == "training" else 0,
+        peak=memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.generated_code_size_in_bytes,
+        flops=count,
+        compute=program.cycles(hlo) / _clock(devices[0], chip) if chip else None,
+        communication=sum(c.link_bytes for c in found) / (chip.link_bandwidth / 2) if chip else None,
+        collectives=found,
+        compile_seconds=seconds,
+    )
+
+
+def advice(config: Any, mesh: Mesh) -> str:
+    """What to change when a step does not fit."""
+    ideas = []
+    if mesh.shape["data"] > 1:
+        ideas.append("split parameters (--mesh=fsdp=...)")
+    if not config.model.remat:
+        ideas.append("recompute layers (--config.model.remat=True)")
+    ideas.append("do with fewer rows at a time (--config.accumulate=2, or a smaller --config.rows)")
+    return "to make it fit: " + "; ".join(ideas)
+
+
+def _training(config: Any, mesh: Mesh) -> tuple[Any, tuple[Any, ...], int]:
+    """The step of the last stage, its arguments' shapes, and its FLOPs."""
+    stage = configuration.stages(config)[-1][1]
+    model_config = configuration.model_config(config, config.data.vocab_size, _SPECIAL.cls)
+    model, optimizer = MuxModel(model_config, deterministic=False), make_optimizer(stage, config.optimizer)
+    objective = objectives.make(stage, _SPECIAL)
+    step = make_train_step(objective, model, optimizer, mesh, config.seed, config.accumulate)
+    length = config.data.sequence_length
+    batch = {"tokens": _tokens(config, mesh)}
+    forward = flops.pretraining(model_config, stage.objective, length, stage.get("mask_fraction", 0.0))
+    return step, (abstract_state(model, optimizer, mesh), batch), 3 * config.rows * forward
+
+
+def _inference(config: Any, mesh: Mesh) -> tuple[Any, tuple[Any, ...], int]:
+    model_config = configuration.model_config(config, config.data.vocab_size, _SPECIAL.cls)
+    model_config = dataclasses.replace(model_config, head="sequence", labels=("0", "1"))
+    model = MuxModel(model_config)
+    params = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), abstract_params(model, mesh)
+    )
+    params = split_layers_abstract(params)
+    count = config.rows * flops.classification(model_config, config.data.sequence_length)
+    return compile_logits(model, mesh, _SPECIAL.pad), (params, _tokens(config, mesh)), count
+
+
+def split_layers_abstract(params: Any) -> Any:
+    """`split_layers` of shapes: the leading axis, which no mesh axis splits, is taken off."""
+
+    def layer(x: jax.ShapeDtypeStruct) -> list[jax.ShapeDtypeStruct]:
+        sharding = NamedSharding(x.sharding.mesh, PartitionSpec(*tuple(x.sharding.spec)[1:]))
+        return [jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=sharding)] * x.shape[0]
+
+    stacked = params | {"encoder": {"layers": jax.tree.map(layer, params["encoder"]["layers"])}}
+    return split_layers(stacked)
+
+
+def _tokens(config: Any, mesh: Mesh) -> jax.ShapeDtypeStruct:
+    shape = (config.rows, config.model.width, config.data.sequence_length)
+    return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=batch_sharding(mesh))
+
+
+def _shard_bytes(tree: Any) -> int:
+    """Bytes of one device's share."""
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def _clock(device: jax.Device, chip: Chip) -> float:
+    """Cycles a second, by the cycles that XLA gives a plain product."""
+    n = _PRODUCT
+    operand = jax.ShapeDtypeStruct((n, n), jnp.bfloat16, sharding=SingleDeviceSharding(device))
+    product = jax.jit(jnp.matmul).lower(operand, operand).compile()
+    return program.cycles(product.as_text()) * 0.9 * chip.flops / (2 * n**3)
+
+
+def show(report: Report, advice_if_not: str) -> None:
+    """Prints what one chip holds and does, and how the chips communicate."""
+    chips = report.mesh.devices.size
+    others = report.peak - report.params - report.optimizer
+    memory = f" of {report.chip.memory / 2**30:.0f} GiB" if report.chip else ""
+    say(f"{report.name} on {report.topology}, {report.rows} rows, compiled in {report.compile_seconds:.0f} s")
+    say(
+        f"  a chip holds: parameters {_gib(report.params)}, optimiser {_gib(report.optimizer)}, activations, "
+        f"gradients and the rest {_gib(others)}: peak {_gib(report.peak)}{memory}"
+    )
+    say(f"  FLOPs of a step by formula: {report.flops / 1e12:,.3f} T, {report.flops / chips / 1e12:,.3f} T a chip")
+    if report.seconds is not None:
+        mfu = report.flops / chips / report.seconds / report.chip.flops
+        say(
+            f"  estimated step: {report.seconds * 1e3:.1f} ms, {report.communication / report.seconds:.0%} of it "
+            f"communication if none is hidden; MFU {mfu:.0%}; "
+            f"{report.instance_tokens / report.seconds:,.0f} instance-tokens/s"
+        )
+    totals: dict[tuple[str, int], collections.Counter] = collections.defaultdict(collections.Counter)
+    for c in report.collectives:
+        totals[c.kind, c.devices].update(operations=c.times, bytes=c.times * c.bytes, sent=int(c.link_bytes))
+    for (kind, devices), total in sorted(totals.items()):
+        say(
+            f"  {kind} over {devices}: {total['operations']} a step, {total['bytes'] / 1e6:,.1f} MB of arrays, "
+            f"{total['sent'] / 1e6:,.1f} MB sent by each chip"
+        )
+    if not totals:
+        say("  no communication")
+    if not report.fits:
+        say(f"  DOES NOT FIT; {advice_if_not}")
+
+
+def show_table(reports: Sequence[Report]) -> None:
+    """Prints a Markdown row for each."""
+    table = Table(box=box.MARKDOWN)
+    for name in ("step", "slice", "rows", "GiB a chip", "fits", "ms a step", "communication", "MFU"):
+        table.add_column(name, justify="left" if name in ("step", "slice") else "right", no_wrap=True)
+    table.add_column("instance-tokens/s", justify="right", no_wrap=True)
+    for r in reports:
+        cells = [r.name, r.topology, str(r.rows), f"{r.peak / 2**30:.1f}", "yes" if r.fits else "no"]
+        if r.seconds is not None:
+            mfu = r.flops / r.mesh.devices.size / r.seconds / r.chip.flops
+            cells += [f"{r.seconds * 1e3:.1f}", f"{r.communication / r.seconds:.0%}", f"{mfu:.0%}"]
+            cells.append(f"{r.instance_tokens / r.seconds:,.0f}")
+        table.add_row(*cells)
+    Console(width=160).print(table)
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"
+
+
+def run(names: list[str], configs: list[Any], what: str, mesh_sizes: dict[str, int], rows_per_chip: int) -> bool:
+    """What `launch/compile.py` does; whether everything fits."""
+    reports = []
+    for config in configs:
+        for name in names:
+            config = config.copy_and_resolve_references()
+            if rows_per_chip:
+                config.rows = rows_per_chip * topologies.parse(name)[1]
+            report = compile_for(name, config, what, mesh_sizes)
+            show(report, advice(config, report.mesh))
+            reports.append(report)
+    if len(reports) > 1:
+        show_table(reports)
+    return all(report.fits for report in reports)
+
+
+def parse_mesh(text: str) -> dict[str, int]:
+    """{"data": -1, "fsdp": 4} of "data=-1,fsdp=4".
+
+    Raises:
+      InputError: an axis that a mesh does not have, or a size that is no number.
+    """
+    sizes = {}
+    for part in filter(None, text.split(",")):
+        axis, _, size = part.partition("=")
+        if axis not in AXES or not size.lstrip("-").isdigit():
+            raise InputError(f"--mesh={text}: must be as in data=-1,fsdp=4,tensor=1; the axes are {', '.join(AXES)}")
+        sizes[axis] = int(size)
+    return sizes

@@ -1,0 +1,75 @@
+"""Devices that need not be here: TPU slices by name, through libtpu, and virtual CPU devices."""
+
+import dataclasses
+import os
+import re
+
+import jax
+from jax.experimental import topologies
+
+from mux_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What the maker says of a chip: bytes of memory; FLOP/s in bfloat16; bytes/s of its memory and, both
+    directions of all links together, between chips. Source: the system architecture pages of Cloud TPU."""
+
+    memory: float
+    flops: float
+    memory_bandwidth: float
+    link_bandwidth: float
+
+
+CHIPS = {
+    "v4": Chip(32 * 2**30, 275e12, 1228e9, 300e9),
+    "v5e": Chip(16 * 2**30, 197e12, 819e9, 200e9),
+    "v5p": Chip(95 * 2**30, 459e12, 2765e9, 600e9),
+    "v6e": Chip(32 * 2**30, 918e12, 1640e9, 448e9),
+}
+_EXAMPLES = "v4:2x2x1, v5e:16x16, v5p:2x2x1, v6e:4x4, cpu:8"
+
+
+def parse(topology: str) -> tuple[str, int]:
+    """The kind of chip and how many: ("v5e", 256) of "v5e:16x16", ("cpu", 8) of "cpu:8".
+
+    Raises:
+      InputError: a name that is not of this form, or a kind that is not known.
+    """
+    kind, _, shape = topology.partition(":")
+    if kind not in (*CHIPS, "cpu") or not re.fullmatch(r"[1-9]\d*" + r"(x[1-9]\d*)*" * (kind != "cpu"), shape):
+        raise InputError(
+            f"--topology={topology} is not known; the kinds are {', '.join(CHIPS)} and cpu, as in {_EXAMPLES}"
+        )
+    count = 1
+    for size in shape.split("x"):
+        count *= int(size)
+    return kind, count
+
+
+def prepare_environment(names: list[str]) -> None:
+    """Sets what JAX reads when it is imported or first used; call it before."""
+    virtual = max((count for kind, count in map(parse, names) if kind == "cpu"), default=1)
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={virtual}"
+    os.environ["JAX_PLATFORMS"] = "cpu"  # no TPU is looked for here
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+
+
+def devices(topology: str) -> list[jax.Device]:
+    """The devices of a slice; programs can be compiled for them, not run.
+
+    Raises:
+      InputError: an unknown kind, a shape that the kind does not have, libtpu missing.
+    """
+    kind, count = parse(topology)
+    if kind == "cpu":
+        return jax.devices("cpu")[:count]
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+    except (RuntimeError, ValueError, jax.errors.JaxRuntimeError, NotImplementedError) as e:
+        if "libtpu" in str(e) or "not installed" in str(e):
+            raise InputError(f"--topology={topology} needs libtpu: pip install libtpu, or 'mux_jax[tpu]'") from e
+        raise InputError(f"--topology={topology}: {str(e).splitlines()[0]}") from e
