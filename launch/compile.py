@@ -17,6 +17,7 @@ _TOPOLOGY = flags.DEFINE_list("topology", None, "Slices, such as v5e:16x16 or cp
 _WIDTHS = flags.DEFINE_list("widths", None, "Widths instead of the configuration's, for a table.")
 _MESH = flags.DEFINE_string("mesh", "", "How to split, as in data=-1,fsdp=4; default: config.mesh.")
 _WHAT = flags.DEFINE_enum("what", "training", ("training", "inference"), "Which step.")
+_CHIPS = flags.DEFINE_list("chips", [], "For a table: other numbers of chips, the exchange by formula.")
 _ROWS = flags.DEFINE_integer("rows_per_chip", 0, "Rows for each chip instead of config.rows of all.", lower_bound=0)
 
 
@@ -38,7 +39,8 @@ def main() -> None:
         config.model.width = int(width)
         config.name = f"{config.name.rpartition('_n')[0]}_n{width}"
         configs.append(config)
-    fits = report.run(_TOPOLOGY.value, configs, _WHAT.value, report.parse_mesh(_MESH.value), _ROWS.value)
+    chips = [int(count) for count in _CHIPS.value]
+    fits = report.run(_TOPOLOGY.value, configs, _WHAT.value, report.parse_mesh(_MESH.value), _ROWS.value, chips)
     sys.exit(0 if fits else 1)
 
 

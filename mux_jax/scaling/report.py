@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Sequence
@@ -39,7 +40,7 @@ class Report:
 
     topology: str
     name: str
-    mesh: Mesh
+    chips: int
     rows: int
     instance_tokens: int
     params: int
@@ -61,11 +62,34 @@ class Report:
         return None if self.compute is None else self.compute + self.communication
 
     @property
+    def mfu(self) -> float | None:
+        """Model FLOP/s over what the chips could do."""
+        return self.seconds and self.flops / self.chips / self.seconds / self.chip.flops
+
+    def on(self, chips: int) -> "Report":
+        """The same step, with as many rows a chip, on another number of chips of a mesh that splits rows alone.
+
+        Nothing but the exchange changes: the program of a chip is the same.
+        """
+        factor = chips / self.mesh.devices.size
+        exchange = [dataclasses.replace(c, devices=chips) for c in self.collectives]
+        return dataclasses.replace(
+            self,
+            topology=f"{topologies.parse(self.topology)[0]} x {chips}",
+            chips=chips,
+            rows=int(self.rows * factor),
+            instance_tokens=int(self.instance_tokens * factor),
+            flops=int(self.flops * factor),
+            communication=_exchange_seconds(exchange, self.chip),
+            collectives=exchange,
+        )
+
+    @property
     def fits(self) -> bool:
         return self.chip is None or self.peak <= self.chip.memory
 
 
-def compile_for(topology: str, config: Any, what: str, mesh_sizes: dict[str, int]) -> Report:
+def compile_for(topology: str, config: Any, what: str, mesh_sizes: dict[str, int]) -> tuple[Report, Mesh]:
     """Compiles the real step of a configuration for a slice.
 
     Args:
@@ -94,10 +118,10 @@ def compile_for(topology: str, config: Any, what: str, mesh_sizes: dict[str, int
     found = program.collectives(hlo)
     chip = None if on_cpu else topologies.CHIPS[topologies.parse(topology)[0]]
     state = arguments[0]
-    return Report(
+    report = Report(
         topology=topology,
         name=f"{config.name} {what}",
-        mesh=mesh,
+        chips=mesh.devices.size,
         rows=config.rows,
         instance_tokens=config.rows * config.model.width * config.data.sequence_length,
         params=_shard_bytes(state.params if what == "training" else state),
@@ -109,10 +133,11 @@ def compile_for(topology: str, config: Any, what: str, mesh_sizes: dict[str, int
         + memory.generated_code_size_in_bytes,
         flops=count,
         compute=program.cycles(hlo) / _clock(devices[0], chip) if chip else None,
-        communication=sum(c.link_bytes for c in found) / (chip.link_bandwidth / 2) if chip else None,
+        communication=_exchange_seconds(found, chip) if chip else None,
         collectives=found,
         compile_seconds=seconds,
     )
+    return report, mesh
 
 
 def advice(config: Any, mesh: Mesh) -> str:
@@ -143,23 +168,25 @@ def _inference(config: Any, mesh: Mesh) -> tuple[Any, tuple[Any, ...], int]:
     model_config = configuration.model_config(config, config.data.vocab_size, _SPECIAL.cls)
     model_config = dataclasses.replace(model_config, head="sequence", labels=("0", "1"))
     model = MuxModel(model_config)
-    params = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), abstract_params(model, mesh)
-    )
-    params = split_layers_abstract(params)
+    params = _split_layers(abstract_params(model, mesh))
     count = config.rows * flops.classification(model_config, config.data.sequence_length)
     return compile_logits(model, mesh, _SPECIAL.pad), (params, _tokens(config, mesh)), count
 
 
-def split_layers_abstract(params: Any) -> Any:
-    """`split_layers` of shapes: the leading axis, which no mesh axis splits, is taken off."""
+def _split_layers(params: Any) -> Any:
+    """What `split_layers` gives for arrays of these shapes; the axis of the layers is never split."""
+    shapes = jax.eval_shape(split_layers, params)
 
-    def layer(x: jax.ShapeDtypeStruct) -> list[jax.ShapeDtypeStruct]:
-        sharding = NamedSharding(x.sharding.mesh, PartitionSpec(*tuple(x.sharding.spec)[1:]))
-        return [jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=sharding)] * x.shape[0]
+    def place(path: tuple, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        keys = [key.key for key in path]
+        layered = keys[0] == "encoder"
+        if layered:
+            keys[1] = "layers"
+        sharding = functools.reduce(lambda tree, key: tree[key], keys, params).sharding
+        spec = PartitionSpec(*tuple(sharding.spec)[int(layered) :])
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(sharding.mesh, spec))
 
-    stacked = params | {"encoder": {"layers": jax.tree.map(layer, params["encoder"]["layers"])}}
-    return split_layers(stacked)
+    return jax.tree_util.tree_map_with_path(place, shapes)
 
 
 def _tokens(config: Any, mesh: Mesh) -> jax.ShapeDtypeStruct:
@@ -172,6 +199,11 @@ def _shard_bytes(tree: Any) -> int:
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
+def _exchange_seconds(exchange: list[program.Collective], chip: Chip) -> float:
+    """All of it by rings, over all links of a chip, sending and receiving at once."""
+    return sum(c.link_bytes for c in exchange) / (chip.link_bandwidth / 2)
+
+
 def _clock(device: jax.Device, chip: Chip) -> float:
     """Cycles a second, by the cycles that XLA gives a plain product."""
     n = _PRODUCT
@@ -182,7 +214,6 @@ def _clock(device: jax.Device, chip: Chip) -> float:
 
 def show(report: Report, advice_if_not: str) -> None:
     """Prints what one chip holds and does, and how the chips communicate."""
-    chips = report.mesh.devices.size
     others = report.peak - report.params - report.optimizer
     memory = f" of {report.chip.memory / 2**30:.0f} GiB" if report.chip else ""
     say(f"{report.name} on {report.topology}, {report.rows} rows, compiled in {report.compile_seconds:.0f} s")
@@ -190,12 +221,13 @@ def show(report: Report, advice_if_not: str) -> None:
         f"  a chip holds: parameters {_gib(report.params)}, optimiser {_gib(report.optimizer)}, activations, "
         f"gradients and the rest {_gib(others)}: peak {_gib(report.peak)}{memory}"
     )
-    say(f"  FLOPs of a step by formula: {report.flops / 1e12:,.3f} T, {report.flops / chips / 1e12:,.3f} T a chip")
+    say(
+        f"  FLOPs of a step by formula: {report.flops / 1e12:,.3f} T, {report.flops / report.chips / 1e12:,.3f} T a chip"
+    )
     if report.seconds is not None:
-        mfu = report.flops / chips / report.seconds / report.chip.flops
         say(
             f"  estimated step: {report.seconds * 1e3:.1f} ms, {report.communication / report.seconds:.0%} of it "
-            f"communication if none is hidden; MFU {mfu:.0%}; "
+            f"communication if none is hidden; MFU {report.mfu:.0%}; "
             f"{report.instance_tokens / report.seconds:,.0f} instance-tokens/s"
         )
     totals: dict[tuple[str, int], collections.Counter] = collections.defaultdict(collections.Counter)
@@ -221,8 +253,7 @@ def show_table(reports: Sequence[Report]) -> None:
     for r in reports:
         cells = [r.name, r.topology, str(r.rows), f"{r.peak / 2**30:.1f}", "yes" if r.fits else "no"]
         if r.seconds is not None:
-            mfu = r.flops / r.mesh.devices.size / r.seconds / r.chip.flops
-            cells += [f"{r.seconds * 1e3:.1f}", f"{r.communication / r.seconds:.0%}", f"{mfu:.0%}"]
+            cells += [f"{r.seconds * 1e3:.1f}", f"{r.communication / r.seconds:.0%}", f"{r.mfu:.0%}"]
             cells.append(f"{r.instance_tokens / r.seconds:,.0f}")
         table.add_row(*cells)
     Console(width=160).print(table)
@@ -232,7 +263,14 @@ def _gib(size: int) -> str:
     return f"{size / 2**30:.2f} GiB"
 
 
-def run(names: list[str], configs: list[Any], what: str, mesh_sizes: dict[str, int], rows_per_chip: int) -> bool:
+def run(
+    names: list[str],
+    configs: list[Any],
+    what: str,
+    mesh_sizes: dict[str, int],
+    rows_per_chip: int,
+    chips: list[int],
+) -> bool:
     """What `launch/compile.py` does; whether everything fits."""
     reports = []
     for config in configs:
@@ -240,9 +278,11 @@ def run(names: list[str], configs: list[Any], what: str, mesh_sizes: dict[str, i
             config = config.copy_and_resolve_references()
             if rows_per_chip:
                 config.rows = rows_per_chip * topologies.parse(name)[1]
-            report = compile_for(name, config, what, mesh_sizes)
-            show(report, advice(config, report.mesh))
-            reports.append(report)
+            report, mesh = compile_for(name, config, what, mesh_sizes)
+            show(report, advice(config, mesh))
+            if chips and any(mesh.shape[axis] > 1 for axis in ("fsdp", "tensor")):
+                raise InputError("--chips is for meshes that split rows alone: those of --mesh=data=-1")
+            reports += [report.on(count) for count in chips] or [report]
     if len(reports) > 1:
         show_table(reports)
     return all(report.fits for report in reports)
