@@ -33,7 +33,8 @@ def choose(rng: jax.Array, tokens_BNL: jax.Array, special: SpecialTokens, fracti
     P = max(1, round(fraction * tokens_BNL.shape[-1]))
     ordinary = ~jnp.isin(tokens_BNL, jnp.array(dataclasses.astuple(special)))
     scores = jnp.where(ordinary, jax.random.uniform(rng, tokens_BNL.shape), -1.0)
-    best, positions = jax.lax.top_k(scores, P)
+    positions = jnp.argsort(-scores, axis=-1)[..., :P]  # top_k gathers the rows of all devices
+    best = jnp.take_along_axis(scores, positions, axis=-1)
     labels = jnp.take_along_axis(tokens_BNL, positions, axis=-1)
     return Chosen(positions, labels, (best >= 0).astype(jnp.float32))
 
@@ -41,7 +42,8 @@ def choose(rng: jax.Array, tokens_BNL: jax.Array, special: SpecialTokens, fracti
 def place(tokens_BNL: jax.Array, chosen: Chosen, values_BNP: jax.Array) -> jax.Array:
     """The tokens with `values` at the chosen positions; where the weight is 0 nothing changes."""
     values = jnp.where(chosen.weights > 0, values_BNP, chosen.labels)
-    return jnp.put_along_axis(tokens_BNL, chosen.positions, values, axis=-1, inplace=False)
+    put = jax.vmap(jax.vmap(lambda tokens_L, positions_P, values_P: tokens_L.at[positions_P].set(values_P)))
+    return put(tokens_BNL, chosen.positions, values)
 
 
 def random_tokens(rng: jax.Array, shape: tuple[int, ...], vocab_size: int) -> jax.Array:

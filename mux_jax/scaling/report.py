@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -36,7 +36,8 @@ _PRODUCT = 8192  # a plain product of this size is taken to reach 90 % of a chip
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """A step on a slice. Bytes are of one chip, FLOPs of all; times in seconds, None where nothing tells them."""
+    """A step on a slice. Bytes are of one chip, FLOPs of all, by formula and as XLA counts them in the program
+    before it optimises; times in seconds, None where nothing tells them."""
 
     topology: str
     name: str
@@ -47,6 +48,7 @@ class Report:
     optimizer: int
     peak: int
     flops: int
+    counted_flops: float
     compute: float | None
     communication: float | None
     collectives: list[program.Collective]
@@ -71,7 +73,7 @@ class Report:
 
         Nothing but the exchange changes: the program of a chip is the same.
         """
-        factor = chips / self.mesh.devices.size
+        factor = chips / self.chips
         exchange = [dataclasses.replace(c, devices=chips) for c in self.collectives]
         return dataclasses.replace(
             self,
@@ -80,6 +82,7 @@ class Report:
             rows=int(self.rows * factor),
             instance_tokens=int(self.instance_tokens * factor),
             flops=int(self.flops * factor),
+            counted_flops=self.counted_flops * factor,
             communication=_exchange_seconds(exchange, self.chip),
             collectives=exchange,
         )
@@ -106,7 +109,8 @@ def compile_for(topology: str, config: Any, what: str, mesh_sizes: dict[str, int
         config.model.dtype = "float32" if on_cpu else "bfloat16"
     check_rows(mesh, config.rows, config.accumulate)
     say(f"compiling for {topology}: " + ", ".join(f"{axis} {mesh.shape[axis]}" for axis in AXES))
-    function, arguments, count = (_training if what == "training" else _inference)(config, mesh)
+    build = _training if what == "training" else _inference
+    function, arguments, count = build(config, mesh)
     start = time.monotonic()
     try:
         compiled = function.prepare(*arguments)
@@ -132,6 +136,7 @@ def compile_for(topology: str, config: Any, what: str, mesh_sizes: dict[str, int
         + memory.temp_size_in_bytes
         + memory.generated_code_size_in_bytes,
         flops=count,
+        counted_flops=_count(build, config),
         compute=program.cycles(hlo) / _clock(devices[0], chip) if chip else None,
         communication=_exchange_seconds(found, chip) if chip else None,
         collectives=found,
@@ -189,6 +194,14 @@ def _split_layers(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(place, shapes)
 
 
+def _count(build: Callable, config: Any) -> float:
+    """FLOPs of a step as XLA counts them, on one device and without loops, whose insides it counts once."""
+    config = config.copy_and_resolve_references()
+    config.accumulate, config.model.scan_layers, config.model.remat = 1, False, False
+    function, arguments, _ = build(config, make_mesh(devices=jax.devices()[:1]))
+    return function.lower(*arguments).cost_analysis()["flops"]
+
+
 def _tokens(config: Any, mesh: Mesh) -> jax.ShapeDtypeStruct:
     shape = (config.rows, config.model.width, config.data.sequence_length)
     return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=batch_sharding(mesh))
@@ -222,7 +235,8 @@ def show(report: Report, advice_if_not: str) -> None:
         f"gradients and the rest {_gib(others)}: peak {_gib(report.peak)}{memory}"
     )
     say(
-        f"  FLOPs of a step by formula: {report.flops / 1e12:,.3f} T, {report.flops / report.chips / 1e12:,.3f} T a chip"
+        f"  FLOPs of a step: {report.flops / 1e9:,.1f} G by formula, {report.counted_flops / 1e9:,.1f} G as XLA "
+        f"counts; {report.flops / report.chips / 1e9:,.1f} G a chip"
     )
     if report.seconds is not None:
         say(
@@ -260,7 +274,7 @@ def show_table(reports: Sequence[Report]) -> None:
 
 
 def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def run(

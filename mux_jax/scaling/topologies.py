@@ -53,6 +53,7 @@ def prepare_environment(names: list[str]) -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={virtual}"
     os.environ["JAX_PLATFORMS"] = "cpu"  # no TPU is looked for here
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # nothing is read from it without a device
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")

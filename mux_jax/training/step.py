@@ -150,9 +150,13 @@ class Compiled:
         """Compiles for arguments like these, if that was not done before."""
         key = self._key(args)
         if key not in self._compiled:
-            with jax.set_mesh(self._mesh), nn.logical_axis_rules(RULES):
-                self._compiled[key] = self._jitted.lower(*args).compile()
+            self._compiled[key] = self.lower(*args).compile()
         return self._compiled[key]
+
+    def lower(self, *args: Any) -> jax.stages.Lowered:
+        """The program for arguments like these, not compiled yet."""
+        with jax.set_mesh(self._mesh), nn.logical_axis_rules(RULES):
+            return self._jitted.lower(*args)
 
     def __call__(self, *args: Any) -> Any:
         return self.prepare(*args)(*args)

@@ -1,0 +1,73 @@
+"""`launch/compile.py`: what it prints, on virtual devices and for a TPU, and what it refuses."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mux_jax.errors import InputError
+from mux_jax.scaling import report, topologies
+
+ROOT = Path(__file__).parents[2]
+needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+
+
+def compile_py(*arguments):
+    command = [sys.executable, "launch/compile.py", "--config=configs/mux_bert.py", *arguments]
+    flags = "--xla_backend_optimization_level=0"
+    return subprocess.run(command, cwd=ROOT, env=os.environ | {"XLA_FLAGS": flags}, capture_output=True, text=True)
+
+
+def test_a_step_on_virtual_devices_is_described():
+    done = compile_py("--topology=cpu:8", "--mesh=data=2,fsdp=4")
+    assert done.returncode == 0, done.stderr
+    formula, counted = (
+        float(x.replace(",", "")) for x in re.findall(r"([\d,.]+) G (?:by formula|as XLA)", done.stdout)
+    )
+    assert counted == pytest.approx(formula, rel=0.2)  # tiny: much besides the products
+    for part in ("parameters", "optimiser", "peak", "all-gather over 4", "all-reduce over"):
+        assert part in done.stdout
+
+
+@needs_libtpu
+def test_a_tpu_that_is_not_here():
+    done = compile_py("--topology=v5e:2x2", "--widths=1,2", "--chips=4,256")
+    assert done.returncode == 0, done.stderr
+    assert "of 16 GiB" in done.stdout and "MFU" in done.stdout and "instance-tokens/s" in done.stdout
+    assert len(re.findall(r"\| mux_bert_tiny_n[12] training +\| v5e x (?:4|256) ", done.stdout)) == 4
+
+
+@needs_libtpu
+def test_what_does_not_fit_gets_status_1_and_advice():
+    done = compile_py("--topology=v5e:2x2", "--rows_per_chip=65536")
+    assert done.returncode == 1
+    assert "--mesh=fsdp" in done.stdout + done.stderr and "remat" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--topology=v9:2x2"], "the kinds are v4, v5e, v5p, v6e and cpu"),
+        (["--topology=cpu:8", "--mesh=data=3"], "does not multiply to the 8 devices"),
+        (["--topology=cpu:8", "--mesh=rows=3"], "the axes are data, fsdp, tensor"),
+        (["--topology=cpu:8", "--config.rows=12"], "rows=12 must be a multiple of 8"),
+        ([], "--topology=SLICE is needed"),
+    ],
+)
+def test_what_cannot_be_is_refused(arguments, message):
+    done = compile_py(*arguments)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_names_of_slices():
+    assert topologies.parse("v5e:16x16") == ("v5e", 256)
+    assert topologies.parse("v5p:2x2x4") == ("v5p", 16)
+    assert topologies.parse("cpu:8") == ("cpu", 8)
+    for name in ("v5e", "v5e:", "v5e:2x", "cpu:2x2", "h100:8", "v5e:0x4"):
+        with pytest.raises(InputError, match="is not known"):
+            topologies.parse(name)
+    assert report.parse_mesh("data=-1,fsdp=4") == {"data": -1, "fsdp": 4}
