@@ -14,6 +14,7 @@ from mux_jax.errors import InputError
 from mux_jax.interop import hub, huggingface
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.model import MuxModel
+from mux_jax.paths import absolute
 from mux_jax.progress import say
 from mux_jax.training.checkpoints import Checkpoints, checkpoint_folder, damaged, write_atomically
 from mux_jax.training.mesh import make_mesh
@@ -97,7 +98,7 @@ def find(path: str) -> Pretrained:
     folder = epath.Path(path).expanduser()
     if not folder.exists() and hub.is_id(path):
         folder = hub.fetch(path)
-    folder = folder.resolve()
+    folder = absolute(folder)
     if checkpoint_folder(folder).exists():
         checkpoints = Checkpoints(checkpoint_folder(folder))
         found = checkpoints.latest()
@@ -188,7 +189,7 @@ def convert(source: str, destination: str, tokenizer: str = "", overwrite: bool 
     Raises:
       InputError: a source that cannot be read, a destination that exists.
     """
-    target = epath.Path(destination).expanduser().resolve()
+    target = absolute(destination)
     if target.exists() and not overwrite:
         raise InputError(f"{target} exists; --overwrite replaces it")
     found = find(source)

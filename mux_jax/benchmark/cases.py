@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 from jax.sharding import Mesh
 
 from mux_jax import configuration
@@ -31,6 +30,7 @@ from mux_jax.models.encoder import split_layers
 from mux_jax.models.model import MuxModel
 from mux_jax.models.multiplexers import MULTIPLEXERS
 from mux_jax.objectives import objectives
+from mux_jax.paths import absolute
 from mux_jax.progress import say
 from mux_jax.training.mesh import check_rows, make_mesh
 from mux_jax.training.optimizer import make_optimizer
@@ -85,7 +85,7 @@ def run(
             raise InputError(f"--{name}={value} must be {f'from 1 to {most}' if most else 'at least 1'}")
     if texts and (kind, tasks) != ("inference", ("sequence",)):
         raise InputError("--texts is for inference with --task=sequence")
-    if json_file and not epath.Path(json_file).expanduser().resolve().parent.is_dir():
+    if json_file and not absolute(json_file).parent.is_dir():
         raise InputError(f"--json={json_file}: no such folder")
     settings = Settings(widths=numbers, multiplexers=multiplexers, tasks=tasks, **options)
     say(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}")

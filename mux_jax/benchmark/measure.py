@@ -9,12 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from mux_jax.inference.classifier import CPU_OPTIONS
+from mux_jax.paths import absolute
 from mux_jax.progress import progress, say
 from mux_jax.training.checkpoints import write_atomically
 
@@ -174,6 +174,6 @@ def _number(x: float | None, digits: int) -> str:
 
 def save(rows: list[dict[str, Any]], path: str) -> None:
     """Writes the rows as a JSON list."""
-    file = epath.Path(path).expanduser().resolve()
+    file = absolute(path)
     write_atomically(file, json.dumps(rows, indent=2) + "\n")
     say(f"  {file}")

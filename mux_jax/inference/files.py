@@ -14,6 +14,7 @@ from mux_jax.data import formats
 from mux_jax.data.tasks import to_text
 from mux_jax.errors import InputError
 from mux_jax.inference.predictor import Predictor, batched
+from mux_jax.paths import absolute
 from mux_jax.progress import progress
 
 OUTPUTS = (".jsonl", ".tsv", ".parquet")
@@ -22,7 +23,7 @@ _WINDOW = 16_384  # records held at once, among which rows are composed
 
 def check_output(path: str, overwrite: bool) -> epath.Path:
     """The path to write; `InputError` if it exists, or its name has an unknown end."""
-    output = epath.Path(path).expanduser().resolve()
+    output = absolute(path)
     if output.suffix not in OUTPUTS:
         raise InputError(f"{output}: the name must end in {', '.join(OUTPUTS)}")
     if output.exists() and not overwrite:
@@ -38,7 +39,7 @@ def check_input(path: str, columns: tuple[str, ...], wanted: tuple[str, ...]) ->
     Raises:
       InputError: no such file, an empty one, or one without these columns, with those that it has.
     """
-    source = epath.Path(path).expanduser().resolve()
+    source = absolute(path)
     there = formats.column_names(source)
     for candidate in (wanted,) if wanted else (columns, ("text",)):
         if all(name in there for name in candidate):

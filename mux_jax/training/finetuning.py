@@ -22,6 +22,7 @@ from mux_jax.models.config import ModelConfig
 from mux_jax.models.encoder import split_layers
 from mux_jax.models.model import MuxModel
 from mux_jax.objectives.objectives import Objective
+from mux_jax.paths import absolute
 from mux_jax.pretrained import Pretrained, find
 from mux_jax.progress import progress, say
 from mux_jax.training.checkpoints import write_atomically
@@ -257,7 +258,7 @@ def evaluate(config: Any, workdir: str, compare: Sequence[str] = ()) -> dict[str
     Raises:
       InputError: a model without a head for the task, or bad data.
     """
-    folder = epath.Path(workdir).expanduser().resolve()
+    folder = absolute(workdir)
     found = find(config.init or workdir)
     task = get_task(config.data)
     if found.config.head != ("token" if task.kind == "token" else "sequence"):

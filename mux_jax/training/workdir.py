@@ -8,6 +8,7 @@ import ml_collections
 from etils import epath
 
 from mux_jax.errors import InputError
+from mux_jax.paths import absolute
 from mux_jax.progress import say
 from mux_jax.training import hosts
 from mux_jax.training.checkpoints import write_atomically
@@ -34,7 +35,7 @@ def open_workdir(path: str, config: ml_collections.ConfigDict) -> epath.Path:
       InputError: it cannot be written, is not the same folder on all hosts, or holds a run that this
         configuration would not continue.
     """
-    workdir = epath.Path(path).expanduser().resolve()
+    workdir = absolute(path)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / f".writable-{jax.process_index()}"

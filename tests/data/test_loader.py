@@ -41,7 +41,7 @@ def test_the_seed_changes_the_order():
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_hosts_together_see_what_one_host_sees(hosts):
     for step in range(5):
-        parts = [batches(host=h, hosts=hosts)[step]["tokens"] for h in range(hosts)]
+        parts = [batches(mine=mine)[step]["tokens"] for mine in np.split(np.arange(4), hosts)]
         np.testing.assert_array_equal(np.concatenate(parts), batches()[step]["tokens"])
 
 

@@ -49,8 +49,9 @@ def test_on_a_data_mesh_gradients_are_reduced_once_and_nothing_else_moves():
     assert {c.devices for c in collectives} == {8}
     # The table is read by the embeddings and by two heads; its gradient is one.
     assert shapes_of(collectives, "all-reduce").count(params["embeddings"]["word"].shape) == 1
-    # Of the position embeddings only those of the row's length have a gradient.
-    assert 0.97 < moved(collectives, "all-reduce") / gradient_bytes(params) < 1.01
+    # Of the position embeddings only those of the row's length have a gradient; the demultiplexer's
+    # is summed for each of the heads that it serves.
+    assert 0.97 < moved(collectives, "all-reduce") / gradient_bytes(params) < 1.03
 
 
 def test_on_an_fsdp_mesh_each_parameter_is_gathered_once_a_pass_and_no_activation_is():
@@ -64,7 +65,7 @@ def test_on_an_fsdp_mesh_each_parameter_is_gathered_once_a_pass_and_no_activatio
     assert gathered.count(params["embeddings"]["word"].shape) == 1
     assert moved(collectives, "all-gather") < 2 * size
     assert set(shapes_of(collectives, "all-reduce", "reduce-scatter")) <= allowed
-    assert moved(collectives, "all-reduce", "reduce-scatter") < 1.01 * size
+    assert moved(collectives, "all-reduce", "reduce-scatter") < 1.03 * size
     assert not shapes_of(collectives, "all-to-all", "collective-permute")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -65,9 +66,13 @@ def finish(processes, timeout=150):
     return [(process.returncode, text) for process, text in zip(processes, lines)]
 
 
-def steps_logged(workdir):
+def rows(workdir):
     path = workdir / "metrics.jsonl"
-    return [json.loads(line)["step"] for line in path.read_text().splitlines()] if path.exists() else []
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def steps_logged(workdir):
+    return [row["step"] for row in rows(workdir)]
 
 
 def wait_for_step(processes, workdir, step):
@@ -147,3 +152,23 @@ def test_a_workdir_that_one_host_does_not_see_is_refused(alone, tmp_path):
         disk.mkdir()
     for status, printed in finish(start([config] * 2, disks)):
         assert status == 2 and "is not seen by host 1" in printed
+
+
+@pytest.mark.parametrize("devices, mesh", [(1, {}), (2, {"fsdp": 2}), (8, {"fsdp": 2, "tensor": 2})], ids=str)
+def test_a_run_continues_on_other_devices_and_another_mesh(devices, mesh, alone, tmp_path, monkeypatch, capsys):
+    config, workdir = alone
+    run = shutil.copytree(workdir, tmp_path / "run")
+    (run / "result.json").unlink()
+    for later in ("16", "20"):
+        shutil.rmtree(run / "checkpoints" / later)
+    found = jax.devices()[:devices]
+    monkeypatch.setattr(jax, "devices", lambda *backend: found)
+    config = config.copy_and_resolve_references()
+    config.mesh.update(mesh)
+    train(config, str(run))
+    assert "continuing at step 12" in capsys.readouterr().out
+    assert_close(params_of(run), params_of(workdir))  # which they would not be, had it seen other examples
+    theirs, ours = ([row for row in rows(folder) if "loss" in row] for folder in (workdir, run))
+    assert [row["step"] for row in ours] == [row["step"] for row in theirs]
+    for one, other in zip(ours, theirs):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
