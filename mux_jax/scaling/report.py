@@ -41,6 +41,7 @@ class Report:
 
     topology: str
     name: str
+    chip: Chip | None
     chips: int
     rows: int
     instance_tokens: int
@@ -53,10 +54,6 @@ class Report:
     communication: float | None
     collectives: list[program.Collective]
     compile_seconds: float
-
-    @property
-    def chip(self) -> Chip | None:
-        return topologies.CHIPS.get(topologies.parse(self.topology)[0])
 
     @property
     def seconds(self) -> float | None:
@@ -125,6 +122,7 @@ def compile_for(topology: str, config: Any, what: str, mesh_sizes: dict[str, int
     report = Report(
         topology=topology,
         name=f"{config.name} {what}",
+        chip=chip,
         chips=mesh.devices.size,
         rows=config.rows,
         instance_tokens=config.rows * config.model.width * config.data.sequence_length,
@@ -138,7 +136,7 @@ def compile_for(topology: str, config: Any, what: str, mesh_sizes: dict[str, int
         flops=count,
         counted_flops=_count(build, config),
         compute=program.cycles(hlo) / _clock(devices[0], chip) if chip else None,
-        communication=_exchange_seconds(found, chip) if chip else None,
+        communication=_exchange_seconds(found, chip),
         collectives=found,
         compile_seconds=seconds,
     )
@@ -212,9 +210,9 @@ def _shard_bytes(tree: Any) -> int:
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def _exchange_seconds(exchange: list[program.Collective], chip: Chip) -> float:
+def _exchange_seconds(exchange: list[program.Collective], chip: Chip | None) -> float | None:
     """All of it by rings, over all links of a chip, sending and receiving at once."""
-    return sum(c.link_bytes for c in exchange) / (chip.link_bandwidth / 2)
+    return chip and sum(c.link_bytes for c in exchange) / (chip.link_bandwidth / 2)
 
 
 def _clock(device: jax.Device, chip: Chip) -> float:

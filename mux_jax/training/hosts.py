@@ -45,7 +45,7 @@ def connect(coordinator: str | None = None, num_processes: int | None = None, pr
         if coordinator is None and "coordinator_address" in str(e):
             return  # no cluster around this process
         raise InputError(f"--coordinator={coordinator}, --process_id={process_id}: {e}") from e
-    except jax.errors.JaxRuntimeError as e:
+    except RuntimeError as e:
         raise TrainingError(f"the other hosts were not found: {e}") from e
     console.quiet = not is_first()
     if jax.process_count() > 1:

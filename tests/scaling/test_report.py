@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mux_jax import configuration
 from mux_jax.errors import InputError
 from mux_jax.scaling import report, topologies
 
@@ -46,6 +47,23 @@ def test_what_does_not_fit_gets_status_1_and_advice():
     done = compile_py("--topology=v5e:2x2", "--rows_per_chip=65536")
     assert done.returncode == 1
     assert "--mesh=fsdp" in done.stdout + done.stderr and "remat" in done.stdout + done.stderr
+
+
+def test_other_numbers_of_chips_are_as_if_compiled_for_them():
+    config = configuration.pretraining("bert", "tiny", 2)
+    config.pretraining.objective = "mlm"
+    config.data.sequence_length = 16
+    reports = []
+    for count in (4, 8):
+        config.rows = 2 * count
+        reports.append(report.compile_for(f"cpu:{count}", config, "training", {})[0])
+    four, eight = reports
+    expected = four.on(8)
+    assert sum(c.link_bytes for c in expected.collectives) == sum(c.link_bytes for c in eight.collectives)
+    for field in ("chips", "rows", "instance_tokens", "flops", "params", "optimizer"):
+        assert getattr(expected, field) == getattr(eight, field)
+    assert expected.peak == pytest.approx(eight.peak, rel=0.01)
+    assert expected.counted_flops == pytest.approx(eight.counted_flops, rel=0.05)
 
 
 @pytest.mark.parametrize(
