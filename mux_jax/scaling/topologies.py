@@ -48,13 +48,17 @@ def parse(topology: str) -> tuple[str, int]:
 
 
 def prepare_environment(names: list[str]) -> None:
-    """Sets what JAX reads when it is imported or first used; call it before."""
+    """Sets what JAX and libtpu read when they are first used; call it before.
+
+    Raises:
+      InputError: as `parse`.
+    """
     virtual = max((count for kind, count in map(parse, names) if kind == "cpu"), default=1)
-    flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={virtual}"
-    os.environ["JAX_PLATFORMS"] = "cpu"  # no TPU is looked for here
-    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # nothing is read from it without a device
+    jax.config.update("jax_num_cpu_devices", virtual)
+    jax.config.update("jax_platforms", "cpu")  # no TPU is looked for here
+    jax.config.update("jax_enable_compilation_cache", False)  # nothing is read from it without a device
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "true"  # there is no device to share
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 
@@ -71,6 +75,6 @@ def devices(topology: str) -> list[jax.Device]:
     try:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
     except (RuntimeError, ValueError, jax.errors.JaxRuntimeError, NotImplementedError) as e:
-        if "libtpu" in str(e) or "not installed" in str(e):
+        if "not installed" in str(e):
             raise InputError(f"--topology={topology} needs libtpu: pip install libtpu, or 'mux_jax[tpu]'") from e
         raise InputError(f"--topology={topology}: {str(e).splitlines()[0]}") from e

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import linen as nn
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mux_jax.errors import InputError
@@ -42,7 +43,9 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: list[jax.
         shape = " x ".join(f"{a}={s}" for a, s in zip(AXES, (data, fsdp, tensor)))
         raise InputError(f"mesh: {shape} does not multiply to the {len(devices)} devices")
     types = (jax.sharding.AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices)
+    # Neighbours in the slice where its shape allows it; an axis of the mesh may split one of the slice's.
+    arranged = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(arranged, AXES, axis_types=types)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -43,6 +43,13 @@ def test_a_tpu_that_is_not_here():
 
 
 @needs_libtpu
+def test_a_mesh_may_split_an_axis_of_the_slice():
+    done = compile_py("--topology=v5p:4x4x4", "--mesh=fsdp=4,tensor=2", "--rows_per_chip=1")
+    assert done.returncode == 0, done.stderr
+    assert "all-gather over 4" in done.stdout and "all-reduce over 32" in done.stdout
+
+
+@needs_libtpu
 def test_what_does_not_fit_gets_status_1_and_advice():
     done = compile_py("--topology=v5e:2x2", "--rows_per_chip=65536")
     assert done.returncode == 1
