@@ -211,12 +211,14 @@ def test_regression(model, tmp_path, one_device):
 def test_batches_are_a_function_of_the_step_and_hold_each_example_once_an_epoch(finished, model):
     _, _, config = finished
     data = finetuning.load(config, find(str(model)).tokenizer())
-    batches = data.batches(config)
+    every = np.arange(config.rows)
+    batches = data.batches(config, every)
     assert batches.per_epoch == 5  # 40 examples in batches of 8
-    again = data.batches(config)
+    again, hosts = data.batches(config, every), [data.batches(config, mine) for mine in np.split(every, 2)]
     for step in (0, 7):
         for name in ("tokens", "labels"):
             np.testing.assert_array_equal(batches[step][name], again[step][name])
+            np.testing.assert_array_equal(batches[step][name], np.concatenate([h[step][name] for h in hosts]))
     sent = pickle.loads(pickle.dumps(batches))  # as Grain sends them to its workers
     np.testing.assert_array_equal(sent[3]["tokens"], batches[3]["tokens"])
     pad = special_tokens(data.tokenizer).pad
