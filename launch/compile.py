@@ -3,7 +3,7 @@
 python launch/compile.py --config=configs/mux_bert.py:size=base,width=5 --topology=v5e:16x16
 python launch/compile.py --config=configs/mux_bert.py:size=large --topology=v5e:4x4 --mesh=fsdp=4 --config.rows=1024
 
-TPUs need libtpu (pip install 'mux_jax[tpu]'), cpu:8 nothing. Exit status 1: it does not fit.
+TPUs need libtpu (pip install -e .[tpu]), cpu:8 nothing. Exit status 1: it does not fit.
 """
 
 import sys

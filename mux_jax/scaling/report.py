@@ -115,7 +115,10 @@ def compile_for(topology: str, config: Any, what: str, mesh_sizes: dict[str, int
         reason = next((line for line in str(e).splitlines() if "hbm" in line.lower()), str(e).splitlines()[0])
         raise TrainingError(f"{topology}: {reason.strip()}; {advice(config, mesh)}") from e
     seconds = time.monotonic() - start
-    memory, hlo = compiled.memory_analysis(), compiled.as_text()
+    try:
+        memory, hlo = compiled.memory_analysis(), compiled.as_text()
+    except jax.errors.JaxRuntimeError as e:
+        raise InputError("the program cannot be read: libtpu is not that of this JAX; pip install 'jax[tpu]'") from e
     found = program.collectives(hlo)
     chip = None if on_cpu else topologies.CHIPS[topologies.parse(topology)[0]]
     state = arguments[0]
