@@ -1,6 +1,6 @@
 """Compiles the step of a run for devices that are not here, and says what it would take there.
 
-python launch/compile.py --config=configs/mux_bert.py:size=base,width=5 --topology=v5e:16x16
+python launch/compile.py --config=configs/mux_bert.py:size=base,width=5 --topology=v5e:16x16 --rows_per_chip=8
 python launch/compile.py --config=configs/mux_bert.py:size=large --topology=v5e:4x4 --mesh=fsdp=4 --config.rows=1024
 
 TPUs need libtpu (pip install -e .[tpu]), cpu:8 nothing. Exit status 1: it does not fit.
@@ -22,11 +22,14 @@ _ROWS = flags.DEFINE_integer("rows_per_chip", 0, "Rows for each chip instead of 
 
 
 def main() -> None:
+    from mux_jax import configuration
     from mux_jax.errors import InputError
     from mux_jax.scaling import topologies  # sets what JAX reads first
 
     if not _TOPOLOGY.value:
         raise InputError("--topology=SLICE is needed, such as v5e:16x16 or cpu:8")
+    if configuration.is_finetuning(_CONFIG.value):
+        raise InputError("--config must be one of pre-training, such as configs/mux_bert.py")
     topologies.prepare_environment(_TOPOLOGY.value)
 
     from mux_jax.scaling import report
@@ -39,6 +42,9 @@ def main() -> None:
         config.model.width = int(width)
         config.name = f"{config.name.rpartition('_n')[0]}_n{width}"
         configs.append(config)
+    for count in _CHIPS.value:
+        if not count.isdigit() or not int(count):
+            raise InputError(f"--chips={','.join(_CHIPS.value)} must be numbers from 1 on")
     chips = [int(count) for count in _CHIPS.value]
     fits = report.run(_TOPOLOGY.value, configs, _WHAT.value, report.parse_mesh(_MESH.value), _ROWS.value, chips)
     sys.exit(0 if fits else 1)

@@ -99,19 +99,19 @@ def _read(hlo: str) -> tuple[dict[str, list[_Instruction]], collections.Counter,
             operands = tuple(re.findall(r"%([\w.\-]+)", inside))
             computations[name].append(_Instruction(found[1], shapes, found[3], operands, inside, rest))
 
-    times, fused = collections.Counter({entry: 1}), set()
-    waiting = [entry]
+    times, fused = collections.Counter(), set()
+    waiting = [(entry, 1)]
     while waiting:
-        name = waiting.pop()
+        name, count = waiting.pop()
+        times[name] += count
         for x in computations[name]:
             turns = 1
             if x.opcode == "while":
                 turns = _turns(computations[re.search(r"condition=%?([\w.\-]+)", x.rest)[1]])
             for callee in (c for c in x.called if c in computations):
-                times[callee] += times[name] * turns
                 if x.opcode not in ("while", "conditional", "call", "async-start"):
                     fused.add(callee)
-                waiting.append(callee)
+                waiting.append((callee, count * turns))
     return computations, times, fused
 
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mux_jax import configuration
+from mux_jax.benchmark.measure import memory
 from mux_jax.data.tokenizer import SpecialTokens
 from mux_jax.errors import InputError, TrainingError
 from mux_jax.inference.classifier import compile_logits
@@ -99,6 +100,7 @@ def compile_for(topology: str, config: Any, what: str, mesh_sizes: dict[str, int
       InputError: an unknown topology, a mesh or rows that do not fit it.
       TrainingError: a program that the compiler refuses, for memory mostly.
     """
+    configuration.check(config)
     devices = topologies.devices(topology)
     mesh = make_mesh(**dict(config.mesh) | mesh_sizes, devices=devices)
     on_cpu = devices[0].platform == "cpu"
@@ -116,7 +118,7 @@ def compile_for(topology: str, config: Any, what: str, mesh_sizes: dict[str, int
         raise TrainingError(f"{topology}: {reason.strip()}; {advice(config, mesh)}") from e
     seconds = time.monotonic() - start
     try:
-        memory, hlo = compiled.memory_analysis(), compiled.as_text()
+        hlo = compiled.as_text()
     except jax.errors.JaxRuntimeError as e:
         raise InputError("the program cannot be read: libtpu is not that of this JAX; pip install 'jax[tpu]'") from e
     found = program.collectives(hlo)
@@ -131,11 +133,7 @@ def compile_for(topology: str, config: Any, what: str, mesh_sizes: dict[str, int
         instance_tokens=config.rows * config.model.width * config.data.sequence_length,
         params=_shard_bytes(state.params if what == "training" else state),
         optimizer=_shard_bytes(state.opt_state) if what == "training" else 0,
-        peak=memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-        + memory.generated_code_size_in_bytes,
+        peak=memory(compiled) + compiled.memory_analysis().generated_code_size_in_bytes,
         flops=count,
         counted_flops=_count(build, config),
         compute=program.cycles(hlo) / _clock(devices[0], chip) if chip else None,

@@ -80,6 +80,7 @@ def test_other_numbers_of_chips_are_as_if_compiled_for_them():
         (["--topology=cpu:8", "--mesh=data=3"], "does not multiply to the 8 devices"),
         (["--topology=cpu:8", "--mesh=rows=3"], "the axes are data, fsdp, tensor"),
         (["--topology=cpu:8", "--config.rows=12"], "rows=12 must be a multiple of 8"),
+        (["--topology=cpu:8", "--chips=many"], "--chips=many must be numbers"),
         ([], "--topology=SLICE is needed"),
     ],
 )
