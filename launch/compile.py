@@ -40,6 +40,7 @@ def main() -> None:
             raise InputError(f"--widths={','.join(_WIDTHS.value)} must be numbers from 1 on")
         config = _CONFIG.value.copy_and_resolve_references()
         config.model.width = int(width)
+        config.stages = (configuration.stages(config)[-1][0],)  # whose step it is; width 1 is not primed
         config.name = f"{config.name.rpartition('_n')[0]}_n{width}"
         configs.append(config)
     for count in _CHIPS.value:

@@ -34,6 +34,12 @@ def test_a_step_on_virtual_devices_is_described():
         assert part in done.stdout
 
 
+def test_widths_make_a_table_and_width_1_is_one_of_them():
+    done = compile_py("--topology=cpu:1", "--widths=1,2")
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"\| mux_bert_tiny_n[12] training +\| cpu:1 ", done.stdout)) == 2
+
+
 @needs_libtpu
 def test_a_tpu_that_is_not_here():
     done = compile_py("--topology=v5e:2x2", "--widths=1,2", "--chips=4,256")
