@@ -13,7 +13,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mux_jax.inference.classifier import CPU_OPTIONS
+from mux_jax.inference.classifier import cpu_options
+from mux_jax.models.layers import multiply
 from mux_jax.paths import absolute
 from mux_jax.progress import progress, say
 from mux_jax.training.checkpoints import write_atomically
@@ -113,12 +114,12 @@ def _products(dtype: str) -> dict[str, tuple[Callable[[], None], int]]:
     found = {}
     for m, k, n in _PRODUCTS["cpu" if on_cpu else "accelerator"]:
         a, b = jnp.ones((m, k), dtype), jnp.ones((k, n), dtype)
-        # On CPU by both of XLA's libraries: each is the faster one for some shapes.
-        for i, options in enumerate(({}, CPU_OPTIONS) if on_cpu else ({},)):
-            product = jax.jit(jnp.matmul, compiler_options=options).lower(a, b).compile()
+        # On CPU by all of XLA's libraries that have them: each is the faster one for some shapes.
+        for i, options in enumerate(({}, cpu_options(dtype)) if on_cpu else ({},)):
+            multiplied = jax.jit(multiply, compiler_options=options).lower(a, b).compile()
 
-            def run(product: Callable = product, a: jax.Array = a, b: jax.Array = b) -> None:
-                product(a, b).block_until_ready()
+            def run(multiplied: Callable = multiplied, a: jax.Array = a, b: jax.Array = b) -> None:
+                multiplied(a, b).block_until_ready()
 
             found[f"product {m}x{k}x{n} {i}"] = (run, 2 * m * k * n)
     return found

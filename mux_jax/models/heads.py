@@ -1,10 +1,9 @@
 """Heads: demultiplexed states become logits, in float32."""
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
-from mux_jax.models.layers import INIT, copy_for_rows, dense, gelu, partitioned
+from mux_jax.models.layers import INIT, copy_for_rows, dense, gelu, partitioned, product
 
 
 class VocabularyHead(nn.Module):
@@ -26,10 +25,9 @@ class VocabularyHead(nn.Module):
         return word_SVE, bias
 
 
-def decode(states: jax.Array, kernel_VD: jax.Array, bias_V: jax.Array) -> jax.Array:
-    """Logits of states, [..., D] -> float32 [..., V]."""
-    kernel_VD = kernel_VD.astype(states.dtype)
-    return jnp.einsum("...d,vd->...v", states, kernel_VD, preferred_element_type=jnp.float32) + bias_V
+def decode(states_TD: jax.Array, kernel_VD: jax.Array, bias_V: jax.Array) -> jax.Array:
+    """Logits of states: float32 [T, V]."""
+    return product(states_TD, kernel_VD.astype(states_TD.dtype), 1, 1, "float32") + bias_V
 
 
 class DetectionHead(nn.Module):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mux_jax.models.heads import decode
-from mux_jax.models.layers import by_copy
+from mux_jax.models.layers import by_copy, product
 
 
 def vocabulary_cross_entropy(
@@ -63,7 +63,7 @@ def _forward(kernel_VD: jax.Array, bias_V: jax.Array, states_TD: jax.Array, labe
         jnp.einsum("td,tv->dv", states_TD, errors_TV, preferred_element_type=jnp.float32).T,
         # The sum over T as a product: XLA's CPU reduction over a leading axis is slower by far.
         jnp.matmul(jnp.ones(len(errors_TV), errors_TV.dtype), errors_TV, preferred_element_type=jnp.float32),
-        errors_TV @ kernel_VD.astype(states_TD.dtype),
+        product(errors_TV, kernel_VD.astype(states_TD.dtype), 1, 0),
     )
     return (loss, logits_TV), gradients
 

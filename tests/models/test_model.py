@@ -13,7 +13,7 @@ from mux_jax.errors import InputError
 from mux_jax.models.config import SIZES
 from mux_jax.models.demultiplexers import RSA
 from mux_jax.models.encoder import split_layers
-from mux_jax.models.layers import gelu
+from mux_jax.models.layers import gelu, multiply
 from mux_jax.models.multiplexers import MULTIPLEXERS, Gaussian, Orthogonal, binary_keys, low_rank_keys, orthogonal_keys
 from tests.conftest import apply, draw_tokens, init, small_model
 
@@ -235,6 +235,27 @@ def test_bfloat16_products_keep_float32_parameters_and_logits():
     assert logits.dtype == jnp.float32
     exact = apply(type(model)(dataclasses.replace(config, dtype="float32")), params, tokens)
     assert np.linalg.norm(logits - exact) / np.linalg.norm(exact) < 0.05
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (7, 8, 3), (64, 33, 257)])
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("bfloat16", 2e-2)])
+def test_products_and_their_gradients_are_those_of_matmul(shape, dtype, tolerance):
+    T, D, F = shape
+    rng = np.random.default_rng(0)
+    x, kernel, weights = (jnp.asarray(rng.normal(size=size), dtype) for size in ((T, D), (D, F), (T, F)))
+
+    def gradients(multiply):
+        def loss(x, kernel):
+            found = multiply(x, kernel)
+            assert found.dtype == dtype
+            return (found.astype(jnp.float32) * weights).sum()
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1)))(x, kernel)
+
+    for found, expected in zip(jax.tree.leaves(gradients(multiply)), jax.tree.leaves(gradients(jnp.matmul))):
+        assert found.dtype == expected.dtype
+        found, expected = np.float32(found), np.float32(expected)
+        np.testing.assert_allclose(found, expected, atol=tolerance * max(1, abs(expected).max()))
 
 
 @pytest.mark.parametrize(

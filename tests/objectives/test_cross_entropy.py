@@ -21,8 +21,9 @@ def test_loss_and_gradients_are_those_of_the_plain_loss(dtype, tolerance):
     states, kernel, bias, labels, weights = arrays(dtype)
 
     def plain(states, kernel, bias):
-        losses = optax.softmax_cross_entropy_with_integer_labels(decode(states, kernel[0], bias), labels)
-        return 3 * (losses * weights).sum()
+        logits = decode(states.reshape(-1, 8), kernel[0], bias)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels.ravel())
+        return 3 * (losses * weights.ravel()).sum()
 
     def ours(states, kernel, bias):
         return 3 * vocabulary_cross_entropy(states, kernel, bias, labels, weights)[0]
