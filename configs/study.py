@@ -1,0 +1,60 @@
+"""The study of docs/results.md: what multiplexing costs, and what it brings, at the size of a small machine.
+
+    python launch/study.py --config=configs/study.py --config.data=DATA --config.init=BERT --workdir=runs/study
+
+DATA holds `corpus/*.txt` and the folders of the tasks, `sst2`, `ud_ewt`, `wnut17`, `cola`, in the formats
+that launch/finetune.py reads; BERT is an ordinary BERT for the warm start. Every run is a command of its
+own with a folder of its own. What is done is not done again: the same command continues.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config():
+    config = ConfigDict()
+    config.data = "data"
+    config.init = ""
+    config.widths = "1,2,5"
+    # What is made, in this order: backbones and variants, both below.
+    config.models = "warm:distilled,scratch:bert,scratch:electra,scratch:unprimed,scratch:contextual,warm:bert"
+    config.seed = 0
+
+    # Variants of pre-training. Those that are not primed train longer, by as many steps.
+    bert = dict(file="mux_bert", multiplexer="gaussian", objective="mlm", primed=True, tasks="sst2,pos,ner,cola")
+    config.variants = dict(
+        bert=bert,
+        electra=bert | dict(file="mux_electra", objective="rtd"),
+        distilled=bert | dict(objective="distillation"),
+        unprimed=bert | dict(primed=False, tasks="sst2,pos"),
+        contextual=bert | dict(multiplexer="contextual", tasks="sst2,pos"),
+    )
+    # Flags of launch/pretrain.py and launch/finetune.py.
+    config.warm = dict(
+        init=True,
+        priming_steps=400,
+        pretraining_steps=1200,
+        pretrain="--config.model.dtype=bfloat16 --config.model.scan_layers=False"
+        " --config.priming.learning_rate=5e-4 --config.pretraining.learning_rate=5e-4"
+        " --config.eval.every=500 --config.checkpoint.every=500",
+        finetune="--config.model.dtype=bfloat16 --config.model.scan_layers=False --config.data.lengths=16,32,64",
+        tasks=dict(
+            sst2="--config.finetuning.steps=800 --config.finetuning.learning_rate=1e-4",
+            pos="--config.finetuning.steps=500 --config.finetuning.learning_rate=2e-4",
+            ner="--config.finetuning.steps=300 --config.finetuning.learning_rate=3e-4",
+            cola="--config.finetuning.steps=400 --config.finetuning.learning_rate=1e-4",
+        ),
+    )
+    config.scratch = dict(
+        init=False,
+        priming_steps=600,
+        pretraining_steps=2000,
+        pretrain="--config.eval.every=500 --config.checkpoint.every=500",
+        finetune="--config.data.lengths=16,32,64 --config.data.sequence_length=64 --config.model.scan_layers=False",
+        tasks=dict(
+            sst2="--config.finetuning.steps=1000 --config.finetuning.learning_rate=5e-4",
+            pos="--config.finetuning.steps=1000 --config.finetuning.learning_rate=1e-3",
+            ner="--config.finetuning.steps=500 --config.finetuning.learning_rate=1e-3",
+            cola="--config.finetuning.steps=500 --config.finetuning.learning_rate=5e-4",
+        ),
+    )
+    return config

@@ -1,0 +1,133 @@
+"""The runs of a study: which there are, in which order, and the command of each."""
+
+import dataclasses
+import shlex
+from typing import Any
+
+from etils import epath
+
+from mux_jax.errors import InputError
+
+BACKBONES = ("warm", "scratch")  # sections of the configuration
+# The folder of each task under `config.data`.
+FOLDERS = {"sst2": "sst2", "pos": "ud_ewt", "ner": "wnut17", "cola": "cola"}
+# What a multiplexed model is also scored with on these: each example in all slots of a row.
+ENSEMBLED = ("sst2", "pos")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A command: a program of `launch/`, its flags, the workdir, and the file that it leaves when it is done."""
+
+    program: str
+    flags: tuple[str, ...]
+    workdir: epath.Path
+    result: epath.Path
+
+    @property
+    def command(self) -> str:
+        return shlex.join(["python", f"launch/{self.program}.py", *self.flags, f"--workdir={self.workdir}"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A pre-trained model of the study, and the runs that make and score it.
+
+    `primed` and `pretrained` are None where there is no such run: width 1 has nothing to separate,
+    and the teacher of a distilled model is its width 1.
+    """
+
+    backbone: str
+    variant: str
+    width: int
+    primed: Run | None
+    pretrained: Run | None
+    tasks: dict[str, Run]
+    ensembles: dict[str, Run]
+
+    @property
+    def runs(self) -> list[Run]:
+        before = [run for run in (self.primed, self.pretrained) if run]
+        return [*before, *self.tasks.values(), *self.ensembles.values()]
+
+
+def models(config: Any, workdir: epath.Path) -> list[Model]:
+    """The models of a study, in the order in which they are made.
+
+    Raises:
+      InputError: an unknown model, widths that are no numbers, missing data.
+    """
+    widths = _names(config.widths)
+    if not widths or not all(width.isdigit() and int(width) for width in widths):
+        raise InputError(f"widths={config.widths!r} must be numbers from 1 on, separated by commas")
+    found = []
+    for name in _names(config.models):
+        backbone, _, variant = name.partition(":")
+        if backbone not in BACKBONES or variant not in config.variants:
+            raise InputError(
+                f"models={name!r} must be BACKBONE:VARIANT; there are the backbones {', '.join(BACKBONES)} and the "
+                f"variants {', '.join(config.variants)}"
+            )
+        if (config[backbone].init or variant == "distilled") and not config.init:
+            raise InputError(f"models={name!r} needs an ordinary BERT: --config.init=FOLDER")
+        for width in map(int, widths):
+            # Width 1 has neither priming nor multiplexer: variants that differ in these have one in common.
+            if width > 1 or variant not in ("unprimed", "contextual"):
+                found.append(_model(config, backbone, variant, width, workdir))
+    for folder in {"corpus"} | {FOLDERS[task] for model in found for task in model.tasks}:
+        if not (epath.Path(config.data) / folder).is_dir():
+            raise InputError(f"data={config.data}: there is no folder {folder} in it")
+    return found
+
+
+def _model(config: Any, backbone: str, variant: str, width: int, workdir: epath.Path) -> Model:
+    section, described = config[backbone], config.variants[variant]
+    primed = pretrained = None
+    start = config.init if section.init else ""
+    arguments = f"width={width}" + (f",multiplexer={described.multiplexer}" if width > 1 else "")
+    common = (
+        f"--config=configs/{described.file}.py:{arguments}",
+        "--config.data.source=files",
+        f"--config.data.files={config.data}/corpus/*.txt",
+        f"--config.seed={config.seed}",
+        *shlex.split(section.pretrain),
+    )
+
+    def pretrain(name: str, *flags: str) -> Run:
+        folder = workdir / backbone / f"{name}_n{width}"
+        return Run("pretrain", (*common, f"--config.init={start}", *flags), folder, folder / "result.json")
+
+    if described.primed and width > 1:
+        name = f"{described.file}_{described.multiplexer}_primed"
+        primed = pretrain(name, "--config.stages=priming", f"--config.priming.steps={section.priming_steps}")
+        start = str(primed.workdir)
+    if variant != "distilled" or width > 1:
+        steps = section.pretraining_steps + (0 if primed else section.priming_steps)
+        flags = ["--config.stages=pretraining", f"--config.pretraining.steps={steps}"]
+        if variant == "distilled":
+            flags += [
+                "--config.pretraining.objective=distillation",
+                "--config.pretraining.retrieval_coefficient=0.0",
+                f"--config.teacher={config.init}",
+            ]
+        pretrained = pretrain(variant, *flags)
+        start = str(pretrained.workdir)
+    tasks, ensembles = {}, {}
+    for task in _names(described.tasks):
+        folder = workdir / backbone / f"{variant}_n{width}_{task}"
+        on = f"--config=configs/finetune.py:task={task},data={config.data}/{FOLDERS[task]}"
+        flags = (
+            on,
+            f"--config.init={start}",
+            f"--config.seed={config.seed}",
+            *shlex.split(f"{section.finetune} {section.tasks[task]}"),
+        )
+        tasks[task] = Run("finetune", flags, folder, folder / "result.json")
+        if width > 1 and task in ENSEMBLED:
+            result = folder / f"evaluation_ensemble_{width}" / "result.json"
+            ensembles[task] = Run("evaluate", (on, f"--config.ensemble={width}"), folder, result)
+    return Model(backbone, variant, width, primed, pretrained, tasks, ensembles)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in str(text).split(",") if name.strip()]

@@ -1,0 +1,5 @@
+"""What a study has found."""
+
+
+def write(models, workdir):
+    pass
