@@ -16,40 +16,41 @@ def get_config():
     config.init = ""
     config.widths = "1,2,5"
     # What is made, in this order: backbones and variants, both below.
-    config.models = "warm:distilled,scratch:bert,scratch:electra,scratch:unprimed,scratch:contextual,warm:bert"
+    config.models = "warm:direct,scratch:bert,scratch:unprimed,scratch:contextual,scratch:electra,warm:bert"
     config.seed = 0
 
-    # Variants of pre-training. Those that are not primed train longer, by as many steps.
-    bert = dict(file="mux_bert", multiplexer="gaussian", objective="mlm", primed=True, tasks="sst2,pos,ner,cola")
+    # Variants of pre-training. Those that are not primed train longer, by as many steps; `direct`
+    # is fine-tuned from config.init as it is.
+    bert = dict(file="mux_bert", multiplexer="gaussian", primed=True, pretrained=True, tasks="sst2,pos,ner,cola")
     config.variants = dict(
         bert=bert,
-        electra=bert | dict(file="mux_electra", objective="rtd"),
-        distilled=bert | dict(objective="distillation"),
+        electra=bert | dict(file="mux_electra"),
         unprimed=bert | dict(primed=False, tasks="sst2,pos"),
         contextual=bert | dict(multiplexer="contextual", tasks="sst2,pos"),
+        direct=bert | dict(primed=False, pretrained=False, tasks="sst2,pos"),
     )
     # Flags of launch/pretrain.py and launch/finetune.py.
     config.warm = dict(
-        init=True,
+        init=True,  # start from config.init
         priming_steps=400,
-        pretraining_steps=1200,
+        pretraining_steps=800,
         pretrain="--config.model.dtype=bfloat16 --config.model.scan_layers=False"
         " --config.priming.learning_rate=5e-4 --config.pretraining.learning_rate=5e-4"
-        " --config.eval.every=500 --config.checkpoint.every=500",
+        " --config.eval.every=400 --config.checkpoint.every=400",
         finetune="--config.model.dtype=bfloat16 --config.model.scan_layers=False --config.data.lengths=16,32,64",
         tasks=dict(
             sst2="--config.finetuning.steps=800 --config.finetuning.learning_rate=1e-4",
-            pos="--config.finetuning.steps=500 --config.finetuning.learning_rate=2e-4",
-            ner="--config.finetuning.steps=300 --config.finetuning.learning_rate=3e-4",
+            pos="--config.finetuning.steps=600 --config.finetuning.learning_rate=2e-4",
+            ner="--config.finetuning.steps=400 --config.finetuning.learning_rate=3e-4",
             cola="--config.finetuning.steps=400 --config.finetuning.learning_rate=1e-4",
         ),
     )
     config.scratch = dict(
         init=False,
         priming_steps=600,
-        pretraining_steps=2000,
+        pretraining_steps=1000,
         pretrain="--config.eval.every=500 --config.checkpoint.every=500",
-        finetune="--config.data.lengths=16,32,64 --config.data.sequence_length=64 --config.model.scan_layers=False",
+        finetune="--config.model.scan_layers=False --config.data.sequence_length=64 --config.data.lengths=16,32",
         tasks=dict(
             sst2="--config.finetuning.steps=1000 --config.finetuning.learning_rate=5e-4",
             pos="--config.finetuning.steps=1000 --config.finetuning.learning_rate=1e-3",

@@ -19,13 +19,14 @@ _REPORT = flags.DEFINE_boolean("report", False, "Only write the results of the r
 
 def main() -> None:
     from mux_jax.paths import absolute
-    from mux_jax.study import plan, results, runner  # slow to import: after the flags are checked
+    from mux_jax.study import plan, results, runner, throughput  # slow to import: after the flags are checked
 
     workdir = absolute(_WORKDIR.value)
     models = plan.models(_CONFIG.value, workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     if not _REPORT.value:
         runner.carry_out(models, Path(__file__).parent, workdir / "runs.jsonl")
+        throughput.measure_models(models, workdir / "throughput.json")
     results.write(models, workdir)
 
 

@@ -70,7 +70,6 @@ def pretraining(architecture: str, size: str, width: int, **model: Any) -> ml_co
     # to separate and is not primed.
     config.stages = ("priming", "pretraining") if width > 1 else ("pretraining",)
     config.init = ""  # a run, a Hugging Face folder or an id of its hub to start from
-    config.teacher = ""  # of objective=distillation: an ordinary model, given in the same ways
 
     config.model = dict(
         architecture=architecture,
@@ -315,8 +314,6 @@ def check(config: ml_collections.ConfigDict) -> None:
         )
     for name, stage in stages(config):
         objectives.check(stage, width)
-        if stage.objective == "distillation" and not config.get("teacher"):
-            raise InputError(f"{name}.objective='distillation' needs teacher=MODEL, an ordinary model to learn from")
         at_least_1[f"{name}.steps"] = stage.steps
         if not 0 <= stage.warmup_steps <= stage.steps:
             raise InputError(f"{name}.warmup_steps={stage.warmup_steps} must be from 0 to {name}.steps={stage.steps}")

@@ -112,7 +112,9 @@ def inference(settings: Settings) -> Iterator[Case]:
     check_rows(mesh, settings.rows, 1)
     for task in settings.tasks:
         for multiplexer, width in _models(settings):
-            yield _forward(settings, mesh, task, multiplexer, width)
+            config = _classifier_config(settings, task, multiplexer, width)
+            name, baseline = _name(task, multiplexer, width), _name(task, "", 1)
+            yield forward(name, task, config, settings.rows, settings.length, mesh, baseline)
         run = peer("inference", dataclasses.asdict(settings) | {"task": task})
         if run:
             yield Case(f"{task} PyTorch", task, "", 1, run, settings.rows, baseline=_name(task, "", 1))
@@ -192,19 +194,20 @@ def _name(task: str, multiplexer: str, width: int) -> str:
     return " ".join(filter(None, (task, multiplexer, f"N={width}")))
 
 
-def _forward(settings: Settings, mesh: Mesh, task: str, multiplexer: str, width: int) -> Case:
-    config = _classifier_config(settings, task, multiplexer, width)
+def forward(name: str, task: str, config: ModelConfig, rows: int, length: int, mesh: Mesh, baseline: str) -> Case:
+    """Forward passes of a classifier, randomly initialised, as `Predictor` makes them."""
     model = MuxModel(config)
     params = split_layers(init_params(model, mesh, seed=0))
-    tokens = split_batch(_tokens(settings, width), mesh)
+    tokens = split_batch(_tokens(rows, config.width, length, config.vocab_size), mesh)
     logits = compile_logits(model, mesh, _SPECIAL.pad)
 
     def run() -> None:
         logits(params, tokens).block_until_ready()
 
-    case = Case(_name(task, multiplexer, width), task, multiplexer, width, run, settings.rows * width)
-    count = settings.rows * flops.classification(config, settings.length)
-    return dataclasses.replace(case, flops=count, baseline=_name(task, "", 1), **_compile(logits, params, tokens))
+    multiplexer = config.multiplexer if config.width > 1 else ""
+    case = Case(name, task, multiplexer, config.width, run, rows * config.width, baseline=baseline)
+    count = rows * flops.classification(config, length)
+    return dataclasses.replace(case, flops=count, **_compile(logits, params, tokens))
 
 
 def _step(settings: Settings, mesh: Mesh, task: str, multiplexer: str, width: int) -> Case:
@@ -217,7 +220,7 @@ def _step(settings: Settings, mesh: Mesh, task: str, multiplexer: str, width: in
     model, optimizer = MuxModel(config), make_optimizer(stage, run_config.optimizer)
     step = make_train_step(objectives.make(stage, _SPECIAL), model, optimizer, mesh, seed=0, accumulate=1)
     state = init_state(init_params(model, mesh, seed=0), optimizer, 0, mesh)
-    batch = split_batch({"tokens": _tokens(settings, width)}, mesh)
+    batch = split_batch({"tokens": _tokens(settings.rows, width, settings.length)}, mesh)
 
     def run() -> None:
         nonlocal state
@@ -237,7 +240,6 @@ def _compile(function: Compiled, *args: Any) -> dict[str, Any]:
     return {"compile_seconds": time.perf_counter() - start, "peak_memory_bytes": memory(compiled)}
 
 
-def _tokens(settings: Settings, width: int) -> np.ndarray:
+def _tokens(rows: int, width: int, length: int, vocab_size: int = _VOCABULARY) -> np.ndarray:
     """Random ordinary tokens without padding, int32[rows, N, length]."""
-    shape = (settings.rows, width, settings.length)
-    return np.random.default_rng(0).integers(1000, _VOCABULARY, shape, np.int32)
+    return np.random.default_rng(0).integers(1000, vocab_size, (rows, width, length), np.int32)

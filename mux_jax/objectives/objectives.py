@@ -19,7 +19,6 @@ from mux_jax.models.model import MuxModel, leave_room
 from mux_jax.objectives import corruption
 from mux_jax.objectives.classification import classification
 from mux_jax.objectives.cross_entropy import vocabulary_cross_entropy
-from mux_jax.objectives.distillation import state_loss
 from mux_jax.objectives.retrieval import draw_instances, retrieval_loss, with_retrieval
 
 Outputs = dict[str, jax.Array]
@@ -92,21 +91,6 @@ def replaced_token_detection(
     return loss + stage.detection_weight * task, outputs
 
 
-def distillation(
-    model: MuxModel, params: Any, batch: dict[str, jax.Array], rng: jax.Array, *, stage: Any, special: SpecialTokens
-) -> tuple[jax.Array, Outputs]:
-    """task_coefficient · error of the states + retrieval_coefficient · retrieval.
-
-    `batch["states"]`, [B, N, L, D], are the teacher's (`training/teacher.py`).
-    """
-    rngs = jax.random.split(rng, 2)
-    bound = model.bind({"params": params}, rngs={"dropout": rngs[0]})
-    tokens = leave_room(model.config, batch["tokens"])
-    hidden_BLD = bound.encode(tokens, corruption.real_tokens(tokens, special))
-    outputs = {"state_loss": state_loss(bound, hidden_BLD, batch["states"][:, :, : tokens.shape[-1]])}
-    return with_retrieval(bound, outputs["state_loss"], hidden_BLD, tokens, rngs[1], stage, outputs), outputs
-
-
 def has_generator(model: MuxModel) -> bool:
     return model.config.head == "rtd" and model.config.generator == "learned"
 
@@ -148,7 +132,6 @@ OBJECTIVES = {
     "retrieval": retrieval,
     "mlm": masked_lm,
     "rtd": replaced_token_detection,
-    "distillation": distillation,
     "classification": classification,
 }
 

@@ -33,8 +33,7 @@ class Run:
 class Model:
     """A pre-trained model of the study, and the runs that make and score it.
 
-    `primed` and `pretrained` are None where there is no such run: width 1 has nothing to separate,
-    and the teacher of a distilled model is its width 1.
+    `primed` and `pretrained` are None where there is no such run: width 1 has nothing to separate.
     """
 
     backbone: str
@@ -68,7 +67,9 @@ def models(config: Any, workdir: epath.Path) -> list[Model]:
                 f"models={name!r} must be BACKBONE:VARIANT; there are the backbones {', '.join(BACKBONES)} and the "
                 f"variants {', '.join(config.variants)}"
             )
-        if (config[backbone].init or variant == "distilled") and not config.init:
+        if not config[backbone].init and not config.variants[variant].pretrained:
+            raise InputError(f"models={name!r}: without pre-training a model needs one to start from")
+        if config[backbone].init and not config.init:
             raise InputError(f"models={name!r} needs an ordinary BERT: --config.init=FOLDER")
         for width in map(int, widths):
             # Width 1 has neither priming nor multiplexer: variants that differ in these have one in common.
@@ -101,16 +102,9 @@ def _model(config: Any, backbone: str, variant: str, width: int, workdir: epath.
         name = f"{described.file}_{described.multiplexer}_primed"
         primed = pretrain(name, "--config.stages=priming", f"--config.priming.steps={section.priming_steps}")
         start = str(primed.workdir)
-    if variant != "distilled" or width > 1:
+    if described.pretrained:
         steps = section.pretraining_steps + (0 if primed else section.priming_steps)
-        flags = ["--config.stages=pretraining", f"--config.pretraining.steps={steps}"]
-        if variant == "distilled":
-            flags += [
-                "--config.pretraining.objective=distillation",
-                "--config.pretraining.retrieval_coefficient=0.0",
-                f"--config.teacher={config.init}",
-            ]
-        pretrained = pretrain(variant, *flags)
+        pretrained = pretrain(variant, "--config.stages=pretraining", f"--config.pretraining.steps={steps}")
         start = str(pretrained.workdir)
     tasks, ensembles = {}, {}
     for task in _names(described.tasks):
@@ -119,6 +113,7 @@ def _model(config: Any, backbone: str, variant: str, width: int, workdir: epath.
         flags = (
             on,
             f"--config.init={start}",
+            f"--config.model.width={width}",
             f"--config.seed={config.seed}",
             *shlex.split(f"{section.finetune} {section.tasks[task]}"),
         )

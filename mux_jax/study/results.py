@@ -1,5 +1,145 @@
-"""What a study has found."""
+"""What a study has found: a table, its pictures, and the command and time of every run."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from mux_jax.progress import say
+from mux_jax.study import throughput
+from mux_jax.study.plan import Model, Run
+from mux_jax.study.runner import read_log
+from mux_jax.training.checkpoints import write_atomically
+from mux_jax.training.plots import pyplot, save
+
+_TASKS = {"sst2": "SST-2", "pos": "UD EWT", "ner": "WNUT-17", "cola": "CoLA"}
 
 
-def write(models, workdir):
-    pass
+def write(models: list[Model], workdir: epath.Path) -> None:
+    """Writes `results.json`, `results.md` and a picture for each task of the runs that are done."""
+    rows = collect(models, workdir)
+    write_atomically(workdir / "results.json", json.dumps(rows, indent=2) + "\n")
+    write_atomically(workdir / "results.md", f"{_table(rows)}\n{_commands(models, workdir)}")
+    written = ["results.json", "results.md"]
+    for task in _TASKS:
+        if any(task in row["tasks"] and row["factor"] for row in rows):
+            _plot(rows, task, workdir / f"{task}.png")
+            written.append(f"{task}.png")
+    for name in written:
+        say(f"  {workdir / name}")
+
+
+def collect(models: list[Model], workdir: epath.Path) -> list[dict[str, Any]]:
+    """An object for each model that a task has been scored with.
+
+    Returns:
+      `backbone`, `variant`, `width`; `factor`, the measured throughput over width 1; `retrieval`, the
+      accuracy on held-out text after priming, by slot; `pretraining`, the figures at its end; `tasks`
+      and `ensembles`, the scores with `drop`, the points lost against width 1; `seconds` of its runs.
+    """
+    speed = throughput.read(workdir / "throughput.json")
+    taken = {command: row["seconds"] for command, row in read_log(workdir / "runs.jsonl").items()}
+    rows = []
+    for model in models:
+        base = throughput.baseline(model, models)
+        tasks, ensembles = _scores(model.tasks, base), _scores(model.ensembles, base)
+        if not tasks:
+            continue
+        stages = _result(model.pretrained)["stages"] if model.pretrained else {}
+        primed = _result(model.primed)["stages"] if model.primed else {}
+        rows.append(
+            {
+                "backbone": model.backbone,
+                "variant": model.variant,
+                "width": model.width,
+                "factor": speed.get(throughput.name(model), {}).get("factor"),
+                "retrieval": primed.get("priming", {}).get("retrieval_accuracy_per_slot"),
+                "pretraining": stages.get("pretraining"),
+                "tasks": tasks,
+                "ensembles": ensembles,
+                "seconds": sum(taken.get(run.command, 0.0) for run in model.runs),
+            }
+        )
+    return rows
+
+
+def _scores(runs: dict[str, Run], base: Model | None) -> dict[str, dict[str, Any]]:
+    found = {}
+    for task, run in runs.items():
+        if run.result.exists():
+            score = _result(run)["score"]
+            first = base.tasks.get(task) if base else None
+            known = first and first.result.exists()
+            drop = 100 * (_result(first)["score"]["mean"] - score["mean"]) if known else None
+            found[task] = score | {"drop": drop}
+    return found
+
+
+def _result(run: Run) -> dict[str, Any]:
+    return json.loads(run.result.read_text()) if run.result.exists() else {"stages": {}}
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: scores in points, mean ± standard deviation over compositions (the best), and the drop."""
+    head = ["backbone", "model", "N", "ensemble", "throughput", *_TASKS.values(), "retrieval", "minutes"]
+    lines = [head, ["---"] * len(head)]
+    for row in rows:
+        for ensemble in (False, True):
+            scores = row["ensembles"] if ensemble else row["tasks"]
+            if not scores:
+                continue
+            width, factor = row["width"], row["factor"]
+            factor = factor / width if factor and ensemble else factor
+            lines.append(
+                [
+                    row["backbone"],
+                    row["variant"],
+                    str(width),
+                    str(width) if ensemble else "",
+                    f"{factor:.2f}" if factor else "",
+                    *(_score(scores.get(task), width) for task in _TASKS),
+                    f"{min(row['retrieval']):.3f}" if row["retrieval"] and not ensemble else "",
+                    "" if ensemble else f"{row['seconds'] / 60:.0f}",
+                ]
+            )
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _score(score: dict[str, Any] | None, width: int) -> str:
+    if score is None:
+        return ""
+    mean, std, best = (100 * score[key] for key in ("mean", "std", "max"))
+    if width == 1:
+        return f"{mean:.1f}"
+    drop = "" if score["drop"] is None else f", {-score['drop']:+.1f}"
+    return f"{mean:.1f} ± {std:.1f} ({best:.1f}){drop}"
+
+
+def _commands(models: list[Model], workdir: epath.Path) -> str:
+    """Markdown: each run that is done, its time, the commit, and its command."""
+    log, here = read_log(workdir / "runs.jsonl"), f"{Path.cwd()}{os.sep}"
+    runs = {run.command: run for model in models for run in model.runs if run.command in log}
+    lines = [f"{log[c]['seconds'] / 60:5.1f} min  {log[c]['commit']}  {c.replace(here, '')}\n" for c in runs]
+    return f"```\n{''.join(lines)}```\n"
+
+
+def _plot(rows: list[dict[str, Any]], task: str, path: epath.Path) -> None:
+    """The score against the throughput over width 1, a curve for each backbone and variant."""
+    plt = pyplot()
+    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+    for name in dict.fromkeys((row["backbone"], row["variant"]) for row in rows):
+        group = [r for r in rows if (r["backbone"], r["variant"]) == name and task in r["tasks"] and r["factor"]]
+        points = sorted((row["factor"], row["width"], row["tasks"][task]) for row in group)
+        if not points:
+            continue
+        factors, widths, scores = zip(*points)
+        means, stds = ([100 * score[key] for score in scores] for key in ("mean", "std"))
+        axis.errorbar(factors, means, stds, marker="o", capsize=3, label=" ".join(name))
+        for factor, width, mean in zip(factors, widths, means):
+            axis.annotate(f"N={width}", (factor, mean), textcoords="offset points", xytext=(5, 5), fontsize=8)
+    axis.set_xlabel("throughput over width 1")
+    axis.set_ylabel(f"{_TASKS[task]}, points")
+    axis.legend(fontsize=8)
+    save(figure, path)

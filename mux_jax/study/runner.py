@@ -65,10 +65,11 @@ def _commit(programs: Path) -> str:
     return found.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
-def seconds(log: epath.Path) -> dict[str, float]:
-    """The seconds that each command has taken, all its processes together."""
-    total: dict[str, Any] = {}
+def read_log(log: epath.Path) -> dict[str, dict[str, Any]]:
+    """`seconds` that each command has taken, all its processes together, and the last one's `commit`."""
+    found: dict[str, dict[str, Any]] = {}
     for line in log.read_text().splitlines() if log.exists() else ():
         row = json.loads(line)
-        total[row["command"]] = total.get(row["command"], 0.0) + row["seconds"]
-    return total
+        row["seconds"] += found.get(row["command"], {"seconds": 0.0})["seconds"]
+        found[row["command"]] = row
+    return found

@@ -62,9 +62,7 @@ class Finetuning:
         """The rows `mine` of each batch, by step."""
         return TaskBatches(self, config, mine)
 
-    def evaluator(
-        self, config: Any, model: MuxModel, mesh: Mesh, _: None = None
-    ) -> Callable[[Objective, Any], dict[str, Any]]:
+    def evaluator(self, config: Any, model: MuxModel, mesh: Mesh) -> Callable[[Objective, Any], dict[str, Any]]:
         """(objective, params) -> the scores on the first split to evaluate on, in one composition."""
         classify = self._classifier(config, model, mesh)
 

@@ -31,7 +31,6 @@ from mux_jax.training.step import (
     to_device,
 )
 from mux_jax.training.stop_signal import StopSignal
-from mux_jax.training.teacher import Teacher
 from mux_jax.training.workdir import describe_workdir, flatten, open_workdir, to_dict
 
 
@@ -77,10 +76,7 @@ class _Run:
         self.mesh, self.stop, self.clock = mesh, stop, clock
         self.model_config = data.model_config(config, init)
         self.model = MuxModel(self.model_config, deterministic=False)
-        self.teach = None
-        if any(stage.objective == "distillation" for _, stage in configuration.stages(config)):
-            self.teach = Teacher(config.teacher, self.model_config, data.tokenizer, mesh)
-        self.evaluate = data.evaluator(config, self.model, mesh, self.teach)
+        self.evaluate = data.evaluator(config, self.model, mesh)
         self.checkpoints = Checkpoints(checkpoint_folder(workdir), config.checkpoint.keep)
         self.results: dict[str, dict[str, Any]] = {}  # held-out figures of the stages that have ended
         self.best: dict[str, Any] | None = None  # of a task: score and step of the best evaluation
@@ -140,12 +136,7 @@ class _Run:
         objective, rate = objectives.make(stage, self.data.special), learning_rate(stage)
         mine = local_rows(mesh, config.rows)
         batches = iterate(self.data.batches(config, mine), step, config.data.workers)
-
-        def fetch() -> dict[str, jax.Array]:
-            batch = to_device(next(batches), mesh, config.rows)
-            return self.teach(batch) if stage.objective == "distillation" else batch
-
-        batch = fetch()
+        batch = to_device(next(batches), mesh, config.rows)
         train_step = make_train_step(objective, self.model, optimizer, mesh, config.seed, config.accumulate)
         train_step.prepare(state, batch)
 
@@ -157,7 +148,7 @@ class _Run:
                     train_step.prepare(state, batch)
                 state, metrics = train_step(state, batch)
                 self.meter.add(metrics, batch["tokens"].size)
-                batch = fetch()  # while the device works
+                batch = to_device(next(batches), mesh, config.rows)  # while the device works
                 step += 1
                 last, stopping, improved = step == end, self.stop.requested(step), False
                 evaluating = last or step % config.eval.every == 0

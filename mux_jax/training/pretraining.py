@@ -70,10 +70,8 @@ class Pretraining:
         batches = Batches(self.heldout, rows=rows, width=config.model.width, seed=0)
         return [batches[i] for i in range(min(config.eval.batches, held // rows))]
 
-    def evaluator(
-        self, config: Any, model: MuxModel, mesh: Mesh, teach: Callable[[Any], Any] | None = None
-    ) -> Callable[[Objective, Any], dict[str, Any]]:
-        """(objective, params) -> its figures on held-out rows, to which `teach` adds what a teacher says."""
+    def evaluator(self, config: Any, model: MuxModel, mesh: Mesh) -> Callable[[Objective, Any], dict[str, Any]]:
+        """(objective, params) -> its figures on held-out rows."""
         rows = self.heldout_batches(config, rows_multiple(mesh))
         tokens = np.stack([batch["tokens"] for batch in rows])
         entropy = unigram_entropy(tokens, dataclasses.astuple(self.special))
@@ -83,7 +81,7 @@ class Pretraining:
         def evaluate_on_heldout(objective: Objective, params: Any) -> dict[str, Any]:
             if objective not in steps:
                 steps[objective] = make_eval_step(objective, model, mesh)
-            figures = evaluate(steps[objective], params, map(teach, batches) if teach else batches)
+            figures = evaluate(steps[objective], params, batches)
             return figures | ({"unigram_entropy": entropy} if "mlm_loss" in figures else {})
 
         return evaluate_on_heldout
