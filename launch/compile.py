@@ -1,6 +1,6 @@
 """Compiles the step of a run for devices that are not here, and says what it would take there.
 
-python launch/compile.py --config=configs/mux_bert.py:size=base,width=5 --topology=v5e:16x16 --rows_per_chip=8
+python launch/compile.py --config=configs/mux_bert.py:size=base,width=5 --topology=v5e:16x16
 python launch/compile.py --config=configs/mux_bert.py:size=large --topology=v5e:4x4 --mesh=fsdp=4 --config.rows=1024
 
 TPUs need libtpu (pip install -e .[tpu]), cpu:8 nothing. Exit status 1: it does not fit.
@@ -9,6 +9,7 @@ TPUs need libtpu (pip install -e .[tpu]), cpu:8 nothing. Exit status 1: it does 
 import sys
 
 from absl import flags
+from ml_collections import config_flags
 
 from mux_jax import command_line
 
@@ -47,7 +48,8 @@ def main() -> None:
         if not count.isdigit() or not int(count):
             raise InputError(f"--chips={','.join(_CHIPS.value)} must be numbers from 1 on")
     chips = [int(count) for count in _CHIPS.value]
-    fits = report.run(_TOPOLOGY.value, configs, _WHAT.value, report.parse_mesh(_MESH.value), _ROWS.value, chips)
+    mesh, given = report.parse_mesh(_MESH.value), "rows" in config_flags.get_override_values(flags.FLAGS["config"])
+    fits = report.run(_TOPOLOGY.value, configs, _WHAT.value, mesh, _ROWS.value, chips, given)
     sys.exit(0 if fits else 1)
 
 

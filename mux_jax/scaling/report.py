@@ -283,14 +283,22 @@ def run(
     mesh_sizes: dict[str, int],
     rows_per_chip: int,
     chips: list[int],
+    rows_given: bool,
 ) -> bool:
-    """What `launch/compile.py` does; whether everything fits."""
+    """What `launch/compile.py` does; whether everything fits.
+
+    Rows that were not given, but are the configuration's default, are raised to what the chips divide.
+    """
     reports = []
     for config in configs:
         for name in names:
             config = config.copy_and_resolve_references()
             if rows_per_chip:
                 config.rows = rows_per_chip * topologies.parse(name)[1]
+            elif not rows_given and config.rows % (parts := topologies.parse(name)[1] * config.accumulate):
+                least = -(-config.rows // parts) * parts
+                say(f"rows={least}: {config.rows}, the default, do not divide among the {name} chips")
+                config.rows = least
             report, mesh = compile_for(name, config, what, mesh_sizes)
             show(report, advice(config, mesh))
             if chips and any(mesh.shape[axis] > 1 for axis in ("fsdp", "tensor")):

@@ -34,6 +34,13 @@ def test_a_step_on_virtual_devices_is_described():
         assert part in done.stdout
 
 
+def test_default_rows_that_do_not_divide_are_raised():
+    done = compile_py("--topology=cpu:3")
+    assert done.returncode == 0, done.stderr
+    assert "rows=18: 16, the default, do not divide among the cpu:3 chips" in done.stdout
+    assert "training on cpu:3, 18 rows" in done.stdout
+
+
 def test_widths_make_a_table_and_width_1_is_one_of_them():
     done = compile_py("--topology=cpu:1", "--widths=1,2")
     assert done.returncode == 0, done.stderr
