@@ -1,0 +1,117 @@
+"""A study: which runs there are, that they are made once, and what is said of them."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from etils import epath
+
+from mux_jax.errors import InputError, TrainingError
+from mux_jax.study import plan, results, runner
+
+ROOT = Path(__file__).parents[2]
+
+
+def study_config(tmp_path, **changes):
+    spec = importlib.util.spec_from_file_location("study", ROOT / "configs" / "study.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    for folder in ("corpus", *plan.FOLDERS.values()):
+        (tmp_path / "data" / folder).mkdir(parents=True, exist_ok=True)
+    config.data = str(tmp_path / "data")
+    config.update(changes)
+    return config
+
+
+def test_width_1_is_not_primed_and_trains_as_long(tmp_path):
+    config = study_config(tmp_path, models="scratch:bert,scratch:unprimed", widths="1,2")
+    one, two, unprimed = plan.models(config, epath.Path(tmp_path / "out"))
+    assert (one.primed, unprimed.primed, one.ensembles) == (None, None, {})
+    both = config.scratch.priming_steps + config.scratch.pretraining_steps
+    for model in (one, unprimed):
+        assert f"--config.pretraining.steps={both}" in model.pretrained.flags
+    assert f"--config.init={two.primed.workdir}" in two.pretrained.flags
+    assert f"--config.init={two.pretrained.workdir}" in two.tasks["sst2"].flags
+    assert [run.result for run in two.ensembles.values()] == [
+        two.tasks[task].workdir / "evaluation_ensemble_2" / "result.json" for task in ("sst2", "pos")
+    ]
+    assert len({run.result for run in (*one.runs, *two.runs, *unprimed.runs)}) == 5 + 8 + 5
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(models="scratch:magic"), "variants bert, contextual, direct, electra, unprimed"),
+        (dict(models="cold:bert"), "backbones warm, scratch"),
+        (dict(models="warm:bert"), "needs an ordinary BERT: --config.init=FOLDER"),
+        (dict(models="scratch:direct"), "without pre-training"),
+        (dict(widths="1,x"), "widths='1,x' must be numbers"),
+        (dict(models="scratch:bert", data="/nowhere"), "data=/nowhere: there is no folder"),
+    ],
+)
+def test_what_cannot_be_is_refused(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        plan.models(study_config(tmp_path, **changes), epath.Path(tmp_path))
+
+
+def programs(tmp_path, body):
+    """A folder with a program in the place of each of launch/."""
+    folder = tmp_path / "repository" / "launch"
+    folder.mkdir(parents=True)
+    text = f"import json, pathlib, sys\nworkdir = pathlib.Path(sys.argv[-1].partition('=')[2])\n{body}\n"
+    for name in ("pretrain", "finetune", "evaluate"):
+        (folder / f"{name}.py").write_text(text)
+    return folder
+
+
+def score(mean):
+    return {"score": {"mean": mean, "std": 0.01, "min": mean, "max": mean + 0.01}, "stages": {}}
+
+
+WRITE = f"""
+ensemble = [a.rpartition("=")[2] for a in sys.argv if "ensemble" in a]
+folder = workdir / f"evaluation_ensemble_{{ensemble[0]}}" if ensemble else workdir
+folder.mkdir(parents=True, exist_ok=True)
+found = {score(0.8)!r} if "_n1" in workdir.name else {score(0.75)!r}
+(folder / "result.json").write_text(json.dumps(found))
+with open(workdir.parent / "calls", "a") as calls:
+    calls.write(workdir.name + "\\n")
+"""
+
+
+def test_each_run_is_made_once_and_the_table_has_them(tmp_path):
+    config = study_config(tmp_path, models="scratch:bert,scratch:unprimed", widths="1,2")
+    workdir = epath.Path(tmp_path / "out")
+    models = plan.models(config, workdir)
+    folder = programs(tmp_path, WRITE)
+    workdir.mkdir()
+    for _ in range(2):
+        runner.carry_out(models, folder, workdir / "runs.jsonl")
+    calls = (workdir / "scratch" / "calls").read_text().split()
+    assert len(calls) == 18 and len(runner.read_log(workdir / "runs.jsonl")) == 18
+
+    speed = [{"name": f"scratch/{variant}/{n}", "factor": float(n)} for variant, n in (("bert", 1), ("bert", 2))]
+    (workdir / "throughput.json").write_text(json.dumps(speed))
+    results.write(models, workdir)
+    assert (workdir / "sst2.png").exists()
+    table = (workdir / "results.md").read_text()
+    assert "| scratch | bert | 1 |  | 1.00 | 80.0 | 80.0 | 80.0 | 80.0 |" in table
+    assert "| scratch | bert | 2 |  | 2.00 | 75.0 ± 1.0 (76.0), -5.0 |" in table
+    assert "| scratch | bert | 2 | 2 | 1.00 | 75.0 ± 1.0 (76.0), -5.0 |" in table
+    assert "| scratch | unprimed | 2 |  |  | 75.0 ± 1.0 (76.0), -5.0 |" in table
+    assert table.count("python launch/finetune.py") == 10
+
+
+def test_a_run_that_fails_ends_the_study_and_is_named(tmp_path):
+    models = plan.models(study_config(tmp_path, models="scratch:bert"), epath.Path(tmp_path / "out"))
+    with pytest.raises(TrainingError, match="exit status 3 of python launch/pretrain.py .*scratch/bert_n1"):
+        runner.carry_out(models, programs(tmp_path, "sys.exit(3)"), epath.Path(tmp_path / "runs.jsonl"))
+
+
+def test_a_run_that_was_stopped_stops_the_study(tmp_path):
+    models = plan.models(study_config(tmp_path, models="scratch:bert"), epath.Path(tmp_path / "out"))
+    with pytest.raises(SystemExit) as stopped:
+        runner.carry_out(models, programs(tmp_path, "sys.exit(0)"), epath.Path(tmp_path / "runs.jsonl"))
+    assert stopped.value.code == 0
