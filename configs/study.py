@@ -16,7 +16,7 @@ def get_config():
     config.init = ""
     config.widths = "1,2,5"
     # What is made, in this order: backbones and variants, both below.
-    config.models = "warm:direct,scratch:bert,scratch:unprimed,scratch:contextual,scratch:electra,warm:bert"
+    config.models = "scratch:bert,scratch:unprimed,scratch:contextual,scratch:electra,warm:direct,warm:bert"
     config.seed = 0
 
     # Variants of pre-training. Those that are not primed train longer, by as many steps; `direct`

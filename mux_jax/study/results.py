@@ -120,7 +120,7 @@ def _score(score: dict[str, Any] | None, width: int) -> str:
 def _commands(models: list[Model], workdir: epath.Path) -> str:
     """Markdown: each run that is done, its time, the commit, and its command."""
     log, here = read_log(workdir / "runs.jsonl"), f"{Path.cwd()}{os.sep}"
-    runs = {run.command: run for model in models for run in model.runs if run.command in log}
+    runs = {run.command: run for model in models for run in model.runs if run.command in log and run.result.exists()}
     lines = [f"{log[c]['seconds'] / 60:5.1f} min  {log[c]['commit']}  {c.replace(here, '')}\n" for c in runs]
     return f"```\n{''.join(lines)}```\n"
 

@@ -33,10 +33,12 @@ def carry_out(models: list[Model], programs: Path, log: epath.Path) -> None:
     for i, run in enumerate(left):
         say(f"[{len(runs) - len(left) + i + 1}/{len(runs)}] {run.command}")
         start = time.monotonic()
-        _call(run, programs)
-        taken = {"command": run.command, "commit": _commit(programs), "seconds": round(time.monotonic() - start, 1)}
-        lines = log.read_text() if log.exists() else ""
-        write_atomically(log, lines + json.dumps(taken) + "\n")
+        try:
+            _call(run, programs)
+        finally:
+            taken = {"command": run.command, "commit": _commit(programs), "seconds": round(time.monotonic() - start, 1)}
+            lines = log.read_text() if log.exists() else ""
+            write_atomically(log, lines + json.dumps(taken) + "\n")
 
 
 def _call(run: Run, programs: Path) -> None:
