@@ -184,6 +184,7 @@ def plot(results: list[dict[str, Any]], folder: epath.Path) -> list[str]:
         axes[0].plot(range(result["width"]), accuracy_NL.mean(axis=1), marker="o", label=_label(result))
         axes[1].plot(accuracy_NL.mean(axis=0), label=_label(result))
     axes[0].set_xlabel("slot")
+    axes[0].set_xticks(range(max(result["width"] for result in muxed)))
     axes[1].set_xlabel("position")
     axes[0].set_ylabel("retrieval accuracy")
     axes[0].legend(fontsize=8)
