@@ -3,7 +3,7 @@
     python launch/study.py --config=configs/study.py --config.data=DATA --config.init=BERT --workdir=runs/study
 
 Hours on two cores. Stop it when you like: the same command continues, and what is done is not done
-again. `--report` runs nothing and writes the table and the pictures of what there is.
+again. `--report` trains nothing, and writes the table and the pictures of what there is.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from mux_jax import command_line
 
 _CONFIG = command_line.define_config("configs/study.py")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/study", "The folder of the runs and of the results.")
-_REPORT = flags.DEFINE_boolean("report", False, "Only write the results of the runs that are done.")
+_REPORT = flags.DEFINE_boolean("report", False, "Only measure throughput and write the results of what is done.")
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     if not _REPORT.value:
         runner.carry_out(models, Path(__file__).parent, workdir / "runs.jsonl")
-        throughput.measure_models(models, workdir / "throughput.json")
+    throughput.measure_models(models, workdir / "throughput.json")
     results.write(models, workdir)
 
 

@@ -194,7 +194,9 @@ def _name(task: str, multiplexer: str, width: int) -> str:
     return " ".join(filter(None, (task, multiplexer, f"N={width}")))
 
 
-def forward(name: str, task: str, config: ModelConfig, rows: int, length: int, mesh: Mesh, baseline: str) -> Case:
+def forward(
+    name: str, task: str, config: ModelConfig, rows: int, length: int, mesh: Mesh, baseline: str | None
+) -> Case:
     """Forward passes of a classifier, randomly initialised, as `Predictor` makes them."""
     model = MuxModel(config)
     params = split_layers(init_params(model, mesh, seed=0))
@@ -241,5 +243,5 @@ def _compile(function: Compiled, *args: Any) -> dict[str, Any]:
 
 
 def _tokens(rows: int, width: int, length: int, vocab_size: int = _VOCABULARY) -> np.ndarray:
-    """Random ordinary tokens without padding, int32[rows, N, length]."""
-    return np.random.default_rng(0).integers(1000, vocab_size, (rows, width, length), np.int32)
+    """Random tokens without padding, int32[rows, N, length]; special ones are in the lower half of a vocabulary."""
+    return np.random.default_rng(0).integers(vocab_size // 2, vocab_size, (rows, width, length), np.int32)

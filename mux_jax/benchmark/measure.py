@@ -42,7 +42,7 @@ class Case:
     run: Callable[[], float | None]
     instances: int
     flops: int | None = None
-    baseline: str = ""
+    baseline: str | None = None
     compile_seconds: float | None = None
     peak_memory_bytes: int | None = None
 

@@ -14,21 +14,22 @@ _TASK, _ROWS, _LENGTH, _REPEATS = "sst2", 32, 64, 10
 
 
 def measure_models(models: list[Model], path: epath.Path) -> None:
-    """Measures what `path` does not have yet, with all of the same backbone, and writes it there.
+    """Measures the models that are done, unless `path` has a factor for each, and writes it there.
 
-    It holds a list of objects as `launch/benchmark.py --json` writes it, named BACKBONE/VARIANT/WIDTH.
+    Those of a backbone take turns. The file is a list of objects as `launch/benchmark.py --json`
+    writes it, named BACKBONE/VARIANT/WIDTH.
     """
     rows = read(path)
     for backbone in dict.fromkeys(model.backbone for model in models):
         group = [m for m in models if m.backbone == backbone and m.tasks[_TASK].result.exists()]
-        if all(name(model) in rows for model in group):
+        if all(rows.get(name(model), {}).get("factor") for model in group):
             continue
         mesh = make_mesh()
         made = []
         for model in group:
             config = find(str(model.tasks[_TASK].workdir)).config
-            base = name(baseline(model, group) or model)
-            made.append(cases.forward(name(model), "sequence", config, _ROWS, _LENGTH, mesh, base))
+            base = baseline(model, group)
+            made.append(cases.forward(name(model), "sequence", config, _ROWS, _LENGTH, mesh, base and name(base)))
         dtype = find(str(group[0].tasks[_TASK].workdir)).config.compute_dtype
         rows |= {row["name"]: row for row in measure.measure(made, dtype, _REPEATS)}
         write_atomically(path, json.dumps(list(rows.values()), indent=2) + "\n")

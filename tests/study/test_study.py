@@ -8,7 +8,8 @@ import pytest
 from etils import epath
 
 from mux_jax.errors import InputError, TrainingError
-from mux_jax.study import plan, results, runner
+from mux_jax.study import plan, results, runner, throughput
+from tests.tasks import write_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,6 +103,26 @@ def test_each_run_is_made_once_and_the_table_has_them(tmp_path):
     assert "| scratch | bert | 2 | 2 | 1.00 | 75.0 ± 1.0 (76.0), -5.0 |" in table
     assert "| scratch | unprimed | 2 |  |  | 75.0 ± 1.0 (76.0), -5.0 |" in table
     assert table.count("python launch/finetune.py") == 10
+
+
+def test_throughput_is_over_width_1_once_that_is_there(tmp_path):
+    workdir = epath.Path(tmp_path / "out")
+    one, two = plan.models(study_config(tmp_path, models="scratch:bert", widths="1,2"), workdir)
+
+    def make(model):
+        folder = model.tasks["sst2"].workdir
+        changes = dict(width=model.width, head="sequence", labels=("0", "1"), max_position_embeddings=64)
+        write_model(folder, **changes)
+        model.tasks["sst2"].result.write_text("{}")
+
+    make(two)
+    path = workdir / "throughput.json"
+    throughput.measure_models([one, two], path)
+    assert throughput.read(path)["scratch/bert/2"]["factor"] is None
+    make(one)
+    throughput.measure_models([one, two], path)
+    found = throughput.read(path)
+    assert found["scratch/bert/1"]["factor"] == 1 and found["scratch/bert/2"]["factor"] > 0
 
 
 def test_a_run_that_fails_ends_the_study_and_is_named(tmp_path):
