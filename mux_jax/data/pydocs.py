@@ -70,7 +70,6 @@ class PythonDocs:
 
     def documents(self) -> Iterator[tuple[str, float]]:
         if not hasattr(self, "_documents"):
-            self._documents = []
             yield from self._read()
         else:
             yield from ((text, (i + 1) / len(self._documents)) for i, text in enumerate(self._documents))
