@@ -113,7 +113,7 @@ def _score(score: dict[str, Any] | None, width: int) -> str:
     mean, std, best = (100 * score[key] for key in ("mean", "std", "max"))
     if width == 1:
         return f"{mean:.1f}"
-    drop = "" if score["drop"] is None else f", {-score['drop']:+.1f}"
+    drop = "" if score["drop"] is None else f", {round(-score['drop'], 1) + 0.0:+.1f}"
     return f"{mean:.1f} ± {std:.1f} ({best:.1f}){drop}"
 
 
