@@ -32,11 +32,11 @@ def carry_out(models: list[Model], programs: Path, log: epath.Path) -> None:
     say(f"{len(runs)} runs, {len(runs) - len(left)} of them done")
     for i, run in enumerate(left):
         say(f"[{len(runs) - len(left) + i + 1}/{len(runs)}] {run.command}")
-        start = time.monotonic()
+        start, commit = time.monotonic(), _commit(programs)
         try:
             _call(run, programs)
         finally:
-            taken = {"command": run.command, "commit": _commit(programs), "seconds": round(time.monotonic() - start, 1)}
+            taken = {"command": run.command, "commit": commit, "seconds": round(time.monotonic() - start, 1)}
             lines = log.read_text() if log.exists() else ""
             write_atomically(log, lines + json.dumps(taken) + "\n")
 
