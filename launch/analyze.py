@@ -14,7 +14,7 @@ def main() -> None:
     parser.add_argument(
         "--input", metavar="GLOB", help=".txt, .jsonl, .parquet (default: the documentation of the Python installation)"
     )
-    parser.add_argument("--output", metavar="DIR", help="default: the first checkpoint's folder `analysis`")
+    parser.add_argument("--output", metavar="DIR", default="runs/analysis", help="(runs/analysis)")
     parser.add_argument("--length", type=int, default=64, help="tokens of an instance (64)")
     parser.add_argument("--rows", type=int, default=64, help="multiplexed rows that figures are means over (64)")
     arguments = parser.parse_args()
@@ -24,8 +24,7 @@ def main() -> None:
     from mux_jax.data.sources import TextFiles
 
     source = TextFiles(arguments.input, "text") if arguments.input else PythonDocs()
-    output = arguments.output or f"{arguments.checkpoint[0]}/analysis"
-    analyze(arguments.checkpoint, source, arguments.length, arguments.rows, output)
+    analyze(arguments.checkpoint, source, arguments.length, arguments.rows, arguments.output)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Figures are means over packed text, `rows` rows of N instances without padding.
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from etils import epath
 from jax.sharding import Mesh
 from tokenizers import Tokenizer
 
+from mux_jax.data.packing import cut
 from mux_jax.data.tokenizer import special_tokens
 from mux_jax.errors import InputError
 from mux_jax.models.encoder import split_layers
@@ -44,8 +45,10 @@ def analyze(checkpoints: Sequence[str], source: Any, length: int, rows: int, out
       What `analysis.json` holds, an object for each checkpoint: see `measure`.
 
     Raises:
-      InputError: no such model, or too little text for it.
+      InputError: no such model, too little text for it, a number out of range.
     """
+    if rows < 1:
+        raise InputError(f"--rows={rows} must be at least 1")
     models = [find(path) for path in checkpoints]
     batches = -(-rows // _ROWS)
     given = []
@@ -53,11 +56,8 @@ def analyze(checkpoints: Sequence[str], source: Any, length: int, rows: int, out
         room = found.config.max_position_embeddings - found.config.prefix_length
         if not 2 <= length <= room:
             raise InputError(f"--length={length} must be from 2 to {room}, the positions of {found.folder}")
-        given.append(
-            pack(
-                (text for text, _ in source.documents()), found.tokenizer(), batches * _ROWS, found.config.width, length
-            )
-        )
+        texts = (text for text, _ in source.documents())
+        given.append(pack(texts, found.tokenizer(), batches * _ROWS, found.config.width, length))
     folder, mesh = absolute(output), make_mesh(devices=jax.devices()[:1])
     folder.mkdir(parents=True, exist_ok=True)
     results = []
@@ -79,9 +79,7 @@ def pack(texts: Iterable[str], tokenizer: Tokenizer, rows: int, width: int, leng
     for text in texts:
         ids += [*tokenizer.encode(text, add_special_tokens=False).ids, special.sep]
         if len(ids) >= wanted:
-            tokens = np.full((rows * width, length), special.cls, np.int32)
-            tokens[:, 1:] = np.reshape(ids[:wanted], (rows * width, length - 1))
-            return tokens.reshape(rows, width, length)
+            return cut(np.array(ids[:wanted], np.int32), length, special.cls).reshape(rows, width, length)
     raise InputError(
         f"the text has {len(ids):,} tokens; {rows} rows of {width} instances of {length} tokens need {wanted:,}"
     )
@@ -100,12 +98,9 @@ def measure(found: Pretrained, tokens_BNL: np.ndarray, mesh: Mesh) -> dict[str, 
     model = MuxModel(config, split_layers=True)
     step = Compiled(lambda params, tokens: _figures(model, params, tokens), mesh)
     params = split_layers(found.params(mesh))
-    parts = [jax.device_get(step(params, jnp.asarray(tokens))) for tokens in _batches(tokens_BNL)]
+    batches = np.split(tokens_BNL, len(tokens_BNL) // _ROWS)
+    parts = [jax.device_get(step(params, jnp.asarray(tokens))) for tokens in batches]
     return jax.tree.map(lambda *x: np.mean(x, axis=0).tolist(), *parts)
-
-
-def _batches(tokens_BNL: np.ndarray) -> Iterator[np.ndarray]:
-    yield from np.split(tokens_BNL, len(tokens_BNL) // _ROWS)
 
 
 def _figures(model: MuxModel, params: Any, tokens_BNL: jax.Array) -> dict[str, Any]:

@@ -106,9 +106,7 @@ def _pack(source: Any, tokenizer: Tokenizer, length: int, heldout: float, folder
                 stream = np.concatenate(ids[split])
                 rows = len(stream) // (length - 1)
                 body, left[split] = np.split(stream, [rows * (length - 1)])
-                sequences = np.full((rows, length), special.cls, dtype)
-                sequences[:, 1:] = body.reshape(rows, length - 1)
-                files[split].write(sequences.tobytes())
+                files[split].write(cut(body, length, special.cls).tobytes())
                 written[split] += rows
             report(done, f"{sum(written.values()) * length / 1e6:.1f} M tokens")
     for split, rows in written.items():
@@ -119,6 +117,12 @@ def _pack(source: Any, tokenizer: Tokenizer, length: int, heldout: float, folder
             )
     meta = {"sequence_length": length, "dtype": dtype, **written}
     (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def cut(ids: np.ndarray, length: int, cls: int) -> np.ndarray:
+    """Sequences of `length` ids, [rows, L]: CLS, then the next `length` - 1 of `ids`, which fill them all."""
+    body = ids.reshape(-1, length - 1)
+    return np.concatenate([np.full_like(body[:, :1], cls), body], axis=1)
 
 
 def _chunks(source: Any) -> Iterator[tuple[list[str], float]]:

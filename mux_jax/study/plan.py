@@ -9,8 +9,8 @@ from etils import epath
 from mux_jax.errors import InputError
 
 BACKBONES = ("warm", "scratch")  # sections of the configuration
-# The folder of each task under `config.data`.
-FOLDERS = {"sst2": "sst2", "pos": "ud_ewt", "ner": "wnut17", "cola": "cola"}
+# Each task's folder under `config.data`, and its name in tables.
+TASKS = {"sst2": ("sst2", "SST-2"), "pos": ("ud_ewt", "UD EWT"), "ner": ("wnut17", "WNUT-17"), "cola": ("cola", "CoLA")}
 # What a multiplexed model is also scored with on these: each example in all slots of a row.
 ENSEMBLED = ("sst2", "pos")
 
@@ -54,7 +54,7 @@ def models(config: Any, workdir: epath.Path) -> list[Model]:
     """The models of a study, in the order in which they are made.
 
     Raises:
-      InputError: an unknown model, widths that are no numbers, missing data.
+      InputError: an unknown model or task, widths that are no numbers, missing data.
     """
     widths = _names(config.widths)
     if not widths or not all(width.isdigit() and int(width) for width in widths):
@@ -67,6 +67,9 @@ def models(config: Any, workdir: epath.Path) -> list[Model]:
                 f"models={name!r} must be BACKBONE:VARIANT; there are the backbones {', '.join(BACKBONES)} and the "
                 f"variants {', '.join(config.variants)}"
             )
+        for task in _names(config.variants[variant].tasks):
+            if task not in TASKS:
+                raise InputError(f"variants.{variant}.tasks={task!r} does not exist; there are: {', '.join(TASKS)}")
         if not config[backbone].init and not config.variants[variant].pretrained:
             raise InputError(f"models={name!r}: without pre-training a model needs one to start from")
         if config[backbone].init and not config.init:
@@ -75,7 +78,7 @@ def models(config: Any, workdir: epath.Path) -> list[Model]:
             # Width 1 has neither priming nor multiplexer: variants that differ in these have one in common.
             if width > 1 or variant not in ("unprimed", "contextual"):
                 found.append(_model(config, backbone, variant, width, workdir))
-    for folder in {"corpus"} | {FOLDERS[task] for model in found for task in model.tasks}:
+    for folder in {"corpus"} | {TASKS[task][0] for model in found for task in model.tasks}:
         if not (epath.Path(config.data) / folder).is_dir():
             raise InputError(f"data={config.data}: there is no folder {folder} in it")
     return found
@@ -109,7 +112,7 @@ def _model(config: Any, backbone: str, variant: str, width: int, workdir: epath.
     tasks, ensembles = {}, {}
     for task in _names(described.tasks):
         folder = workdir / backbone / f"{variant}_n{width}_{task}"
-        on = f"--config=configs/finetune.py:task={task},data={config.data}/{FOLDERS[task]}"
+        on = f"--config=configs/finetune.py:task={task},data={config.data}/{TASKS[task][0]}"
         flags = (
             on,
             f"--config.init={start}",

@@ -9,12 +9,10 @@ from etils import epath
 
 from mux_jax.progress import say
 from mux_jax.study import throughput
-from mux_jax.study.plan import Model, Run
+from mux_jax.study.plan import TASKS, Model, Run
 from mux_jax.study.runner import read_log
 from mux_jax.training.checkpoints import write_atomically
 from mux_jax.training.plots import pyplot, save
-
-_TASKS = {"sst2": "SST-2", "pos": "UD EWT", "ner": "WNUT-17", "cola": "CoLA"}
 
 
 def write(models: list[Model], workdir: epath.Path) -> None:
@@ -23,7 +21,7 @@ def write(models: list[Model], workdir: epath.Path) -> None:
     write_atomically(workdir / "results.json", json.dumps(rows, indent=2) + "\n")
     write_atomically(workdir / "results.md", f"{_table(rows)}\n{_commands(models, workdir)}")
     written = ["results.json", "results.md"]
-    for task in _TASKS:
+    for task in TASKS:
         if any(task in row["tasks"] and row["factor"] for row in rows):
             _plot(rows, task, workdir / f"{task}.png")
             written.append(f"{task}.png")
@@ -83,7 +81,16 @@ def _result(run: Run) -> dict[str, Any]:
 
 def _table(rows: list[dict[str, Any]]) -> str:
     """Markdown: scores in points, mean ± standard deviation over compositions (the best), and the drop."""
-    head = ["backbone", "model", "N", "ensemble", "throughput", *_TASKS.values(), "retrieval", "minutes"]
+    head = [
+        "backbone",
+        "model",
+        "N",
+        "ensemble",
+        "throughput",
+        *(title for _, title in TASKS.values()),
+        "retrieval",
+        "minutes",
+    ]
     lines = [head, ["---"] * len(head)]
     for row in rows:
         for ensemble in (False, True):
@@ -99,7 +106,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
                     str(width),
                     str(width) if ensemble else "",
                     f"{factor:.2f}" if factor else "",
-                    *(_score(scores.get(task), width) for task in _TASKS),
+                    *(_score(scores.get(task), width) for task in TASKS),
                     f"{min(row['retrieval']):.3f}" if row["retrieval"] and not ensemble else "",
                     "" if ensemble else f"{row['seconds'] / 60:.0f}",
                 ]
@@ -140,6 +147,6 @@ def _plot(rows: list[dict[str, Any]], task: str, path: epath.Path) -> None:
         for factor, width, mean in zip(factors, widths, means):
             axis.annotate(f"N={width}", (factor, mean), textcoords="offset points", xytext=(5, 5), fontsize=8)
     axis.set_xlabel("throughput over width 1")
-    axis.set_ylabel(f"{_TASKS[task]}, points")
+    axis.set_ylabel(f"{TASKS[task][1]}, points")
     axis.legend(fontsize=8)
     save(figure, path)

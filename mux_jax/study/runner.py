@@ -43,8 +43,14 @@ def carry_out(models: list[Model], programs: Path, log: epath.Path) -> None:
 
 def _call(run: Run, programs: Path) -> None:
     command = [sys.executable, str(programs / f"{run.program}.py"), *run.flags, f"--workdir={run.workdir}"]
-    process = subprocess.Popen(command, cwd=programs.parent)
-    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    process, stopped = subprocess.Popen(command, cwd=programs.parent), False
+
+    def stop(*_: Any) -> None:
+        nonlocal stopped
+        stopped = True
+        process.terminate()
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         status = process.wait()
     except KeyboardInterrupt:
@@ -52,7 +58,7 @@ def _call(run: Run, programs: Path) -> None:
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
-    if status == 0 and not run.result.exists():
+    if stopped or (status == 0 and not run.result.exists()):
         say("stopped; the same command continues")
         raise SystemExit(0)
     if status:

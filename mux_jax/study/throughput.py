@@ -21,7 +21,7 @@ def measure_models(models: list[Model], path: epath.Path) -> None:
     """
     rows = read(path)
     for backbone in dict.fromkeys(model.backbone for model in models):
-        group = [m for m in models if m.backbone == backbone and m.tasks[_TASK].result.exists()]
+        group = [m for m in models if m.backbone == backbone and _TASK in m.tasks and m.tasks[_TASK].result.exists()]
         if all(rows.get(name(model), {}).get("factor") for model in group):
             continue
         mesh = make_mesh()

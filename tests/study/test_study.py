@@ -19,7 +19,7 @@ def study_config(tmp_path, **changes):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     config = module.get_config()
-    for folder in ("corpus", *plan.FOLDERS.values()):
+    for folder in ("corpus", *(folder for folder, _ in plan.TASKS.values())):
         (tmp_path / "data" / folder).mkdir(parents=True, exist_ok=True)
     config.data = str(tmp_path / "data")
     config.update(changes)
@@ -48,6 +48,7 @@ def test_width_1_is_not_primed_and_trains_as_long(tmp_path):
         (dict(models="cold:bert"), "backbones warm, scratch"),
         (dict(models="warm:bert"), "needs an ordinary BERT: --config.init=FOLDER"),
         (dict(models="scratch:direct"), "without pre-training"),
+        (dict(models="scratch:bert", variants=dict(bert=dict(tasks="sst2,magic"))), "there are: sst2, pos, ner, cola"),
         (dict(widths="1,x"), "widths='1,x' must be numbers"),
         (dict(models="scratch:bert", data="/nowhere"), "data=/nowhere: there is no folder"),
     ],
@@ -129,6 +130,18 @@ def test_a_run_that_fails_ends_the_study_and_is_named(tmp_path):
     models = plan.models(study_config(tmp_path, models="scratch:bert"), epath.Path(tmp_path / "out"))
     with pytest.raises(TrainingError, match="exit status 3 of python launch/pretrain.py .*scratch/bert_n1"):
         runner.carry_out(models, programs(tmp_path, "sys.exit(3)"), epath.Path(tmp_path / "runs.jsonl"))
+
+
+def test_sigterm_ends_the_study_after_the_run_that_it_meets(tmp_path):
+    models = plan.models(study_config(tmp_path, models="scratch:bert"), epath.Path(tmp_path / "out"))
+    body = (
+        "import os, signal\nsignal.signal(signal.SIGTERM, lambda *_: None)\nos.kill(os.getppid(), signal.SIGTERM)"
+        + WRITE
+    )
+    with pytest.raises(SystemExit) as stopped:
+        runner.carry_out(models, programs(tmp_path, body), epath.Path(tmp_path / "runs.jsonl"))
+    assert stopped.value.code == 0
+    assert len((tmp_path / "out" / "scratch" / "calls").read_text().split()) == 1
 
 
 def test_a_run_that_was_stopped_stops_the_study(tmp_path):
