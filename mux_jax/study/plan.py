@@ -78,7 +78,7 @@ def models(config: Any, workdir: epath.Path) -> list[Model]:
             # Width 1 has neither priming nor multiplexer: variants that differ in these have one in common.
             if width > 1 or variant not in ("unprimed", "contextual"):
                 found.append(_model(config, backbone, variant, width, workdir))
-    for folder in {"corpus"} | {TASKS[task][0] for model in found for task in model.tasks}:
+    for folder in sorted({"corpus"} | {TASKS[task][0] for model in found for task in model.tasks}):
         if not (epath.Path(config.data) / folder).is_dir():
             raise InputError(f"data={config.data}: there is no folder {folder} in it")
     return found
