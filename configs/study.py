@@ -16,20 +16,33 @@ def get_config():
     config.init = ""
     config.widths = "1,2,5"
     # What is made, in this order: backbones and variants, both below.
-    config.models = "scratch:bert,scratch:unprimed,scratch:contextual,scratch:electra,warm:direct,warm:bert"
+    config.models = "scratch:bert,scratch:unprimed,scratch:contextual,scratch:electra,warm:direct,warm:shared"
     config.seed = 0
 
-    # Variants of pre-training. Those that are not primed train longer, by as many steps; `direct`
-    # is fine-tuned from config.init as it is.
-    bert = dict(file="mux_bert", multiplexer="gaussian", primed=True, pretrained=True, tasks="sst2,pos,ner,cola")
+    # What is done before fine-tuning: instances share config.init out (launch/warm_start.py), priming,
+    # pre-training. Models that are not primed are pre-trained longer, by as many steps. `base` is the
+    # variant whose width 1 it is compared with: at width 1 some have nothing of their own.
+    bert = dict(
+        file="mux_bert",
+        multiplexer="gaussian",
+        shared=False,
+        primed=True,
+        pretrained=True,
+        tasks="sst2,pos,ner,cola",
+        base="bert",
+    )
+    direct = bert | dict(primed=False, pretrained=False, base="direct")
+    shared = dict(shared=True, multiplexer="low_rank_orthogonal")
     config.variants = dict(
         bert=bert,
-        electra=bert | dict(file="mux_electra"),
+        electra=bert | dict(file="mux_electra", base="electra"),
         unprimed=bert | dict(primed=False, tasks="sst2,pos"),
         contextual=bert | dict(multiplexer="contextual", tasks="sst2,pos"),
-        direct=bert | dict(primed=False, pretrained=False, tasks="sst2,pos"),
+        direct=direct,
+        shared=direct | shared,
+        pretrained=bert | shared | dict(primed=False, tasks="sst2,pos"),
     )
-    # Flags of launch/pretrain.py and launch/finetune.py.
+    # The two backbones, with flags of launch/pretrain.py and launch/finetune.py.
     config.warm = dict(
         init=True,  # start from config.init
         priming_steps=400,
@@ -37,10 +50,11 @@ def get_config():
         pretrain="--config.model.dtype=bfloat16 --config.model.scan_layers=False"
         " --config.priming.learning_rate=5e-4 --config.pretraining.learning_rate=5e-4"
         " --config.eval.every=400 --config.checkpoint.every=400",
-        finetune="--config.model.dtype=bfloat16 --config.model.scan_layers=False --config.data.lengths=16,32,64",
+        finetune="--config.model.dtype=bfloat16 --config.model.scan_layers=False --config.data.lengths=16,32,64"
+        " --config.model.hidden_dropout=0.0 --config.model.attention_dropout=0.0",
         tasks=dict(
-            sst2="--config.finetuning.steps=800 --config.finetuning.learning_rate=1e-4",
-            pos="--config.finetuning.steps=600 --config.finetuning.learning_rate=2e-4",
+            sst2="--config.finetuning.steps=1600 --config.finetuning.learning_rate=1e-4",
+            pos="--config.finetuning.steps=1200 --config.finetuning.learning_rate=2e-4",
             ner="--config.finetuning.steps=400 --config.finetuning.learning_rate=3e-4",
             cola="--config.finetuning.steps=400 --config.finetuning.learning_rate=1e-4",
         ),

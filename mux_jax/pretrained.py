@@ -190,8 +190,7 @@ def convert(source: str, destination: str, tokenizer: str = "", overwrite: bool 
       InputError: a source that cannot be read, a destination that exists.
     """
     target = absolute(destination)
-    if target.exists() and not overwrite:
-        raise InputError(f"{target} exists; --overwrite replaces it")
+    check_absent(target, overwrite)
     found = find(source)
     vocabulary = load_tokenizer(tokenizer) if tokenizer else found.find_tokenizer()
     if vocabulary is None:
@@ -200,19 +199,36 @@ def convert(source: str, destination: str, tokenizer: str = "", overwrite: bool 
         found.check_size(vocabulary)
     params = found.params(make_mesh(devices=jax.devices()[:1]))
 
+    return save_model(target, found.config, params, vocabulary, source, overwrite, to_native=found.step is None)
+
+
+def save_model(
+    target: epath.Path,
+    config: ModelConfig,
+    params: Any,
+    vocabulary: Tokenizer | None,
+    source: str,
+    overwrite: bool,
+    to_native: bool = True,
+) -> str:
+    """Writes a model that is no run of its own, as a checkpoint of mux_jax or a Hugging Face folder.
+
+    Returns:
+      One line about what was written.
+    """
+    check_absent(target, overwrite)
     partial = target.parent / f"{target.name}.partial"
     if partial.exists():
         partial.rmtree()
     partial.mkdir(parents=True)
-    to_native = found.step is None
     if to_native:
-        model = dataclasses.asdict(found.config)
+        model = dataclasses.asdict(config)
         checkpoints = Checkpoints(checkpoint_folder(partial), keep=1)
         checkpoints.save(0, params, None, {"stage": "converted", "model": model})
         checkpoints.close()
         write_atomically(partial / "config.json", json.dumps({"source": source, "model": model}, indent=2) + "\n")
     else:
-        huggingface.write(partial, found.config, params)
+        huggingface.write(partial, config, params)
     if vocabulary is not None:
         save_tokenizer(vocabulary, partial, for_transformers=not to_native)
     if target.exists():
@@ -220,4 +236,10 @@ def convert(source: str, destination: str, tokenizer: str = "", overwrite: bool 
     partial.rename(target)
     kind = "a checkpoint of mux_jax" if to_native else "a Hugging Face folder"
     size = sum(x.size for x in jax.tree.leaves(params))
-    return f"{target}: {kind}, {found.config.architecture} of width {found.config.width}, {size:,} parameters"
+    return f"{target}: {kind}, {config.architecture} of width {config.width}, {size:,} parameters"
+
+
+def check_absent(target: epath.Path, overwrite: bool) -> None:
+    """Refuses to write over a folder unless told to."""
+    if target.exists() and not overwrite:
+        raise InputError(f"{target} exists; --overwrite replaces it")

@@ -53,13 +53,19 @@ class PackedTokens:
         return self.__dict__ | {"_rows": None}  # a worker process maps the file itself
 
 
-def check_writable(cache_dir: Path) -> None:
-    """Makes the folder of the caches; `InputError` if nothing can be written there."""
+def cache_folder(given: str = "") -> Path:
+    """The folder of the caches, made if need be: `given`, or MUX_JAX_CACHE, or ~/.cache/mux_jax.
+
+    Raises:
+      InputError: nothing can be written there.
+    """
+    cache_dir = Path(given or os.environ.get("MUX_JAX_CACHE", "~/.cache/mux_jax")).expanduser()
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=cache_dir).close()
     except OSError as e:
         raise InputError(f"cannot write to {cache_dir} (data.cache_dir): {e.strerror}") from e
+    return cache_dir
 
 
 def cached_tokenizer(sources: list[tuple[float, Any]], vocab_size: int, cache_dir: Path) -> Tokenizer:

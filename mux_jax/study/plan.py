@@ -33,12 +33,15 @@ class Run:
 class Model:
     """A pre-trained model of the study, and the runs that make and score it.
 
-    `primed` and `pretrained` are None where there is no such run: width 1 has nothing to separate.
+    `shared`, `primed` and `pretrained` are None where there is no such run: width 1 has nothing to separate.
+    `base` is the variant whose width 1 it is compared with.
     """
 
     backbone: str
     variant: str
     width: int
+    base: str
+    shared: Run | None
     primed: Run | None
     pretrained: Run | None
     tasks: dict[str, Run]
@@ -46,7 +49,7 @@ class Model:
 
     @property
     def runs(self) -> list[Run]:
-        before = [run for run in (self.primed, self.pretrained) if run]
+        before = [run for run in (self.shared, self.primed, self.pretrained) if run]
         return [*before, *self.tasks.values(), *self.ensembles.values()]
 
 
@@ -67,16 +70,16 @@ def models(config: Any, workdir: epath.Path) -> list[Model]:
                 f"models={name!r} must be BACKBONE:VARIANT; there are the backbones {', '.join(BACKBONES)} and the "
                 f"variants {', '.join(config.variants)}"
             )
-        for task in _names(config.variants[variant].tasks):
+        described = config.variants[variant]
+        for task in _names(described.tasks):
             if task not in TASKS:
                 raise InputError(f"variants.{variant}.tasks={task!r} does not exist; there are: {', '.join(TASKS)}")
-        if not config[backbone].init and not config.variants[variant].pretrained:
+        if not config[backbone].init and (described.shared or not described.pretrained):
             raise InputError(f"models={name!r}: without pre-training a model needs one to start from")
         if config[backbone].init and not config.init:
             raise InputError(f"models={name!r} needs an ordinary BERT: --config.init=FOLDER")
         for width in map(int, widths):
-            # Width 1 has neither priming nor multiplexer: variants that differ in these have one in common.
-            if width > 1 or variant not in ("unprimed", "contextual"):
+            if width > 1 or described.base == variant:
                 found.append(_model(config, backbone, variant, width, workdir))
     for folder in sorted({"corpus"} | {TASKS[task][0] for model in found for task in model.tasks}):
         if not (epath.Path(config.data) / folder).is_dir():
@@ -86,7 +89,7 @@ def models(config: Any, workdir: epath.Path) -> list[Model]:
 
 def _model(config: Any, backbone: str, variant: str, width: int, workdir: epath.Path) -> Model:
     section, described = config[backbone], config.variants[variant]
-    primed = pretrained = None
+    shared = primed = pretrained = None
     start = config.init if section.init else ""
     arguments = f"width={width}" + (f",multiplexer={described.multiplexer}" if width > 1 else "")
     common = (
@@ -101,6 +104,12 @@ def _model(config: Any, backbone: str, variant: str, width: int, workdir: epath.
         folder = workdir / backbone / f"{name}_n{width}"
         return Run("pretrain", (*common, f"--config.init={start}", *flags), folder, folder / "result.json")
 
+    if described.shared and width > 1:
+        folder = workdir / backbone / f"start_n{width}"
+        text = f"--input={config.data}/corpus/*.txt"
+        flags = (f"--init={start}", f"--width={width}", text, f"--seed={config.seed}")
+        shared = Run("warm_start", flags, folder, folder / "result.json")
+        start = str(folder)
     if described.primed and width > 1:
         name = f"{described.file}_{described.multiplexer}_primed"
         primed = pretrain(name, "--config.stages=priming", f"--config.priming.steps={section.priming_steps}")
@@ -124,7 +133,7 @@ def _model(config: Any, backbone: str, variant: str, width: int, workdir: epath.
         if width > 1 and task in ENSEMBLED:
             result = folder / f"evaluation_ensemble_{width}" / "result.json"
             ensembles[task] = Run("evaluate", (on, f"--config.ensemble={width}"), folder, result)
-    return Model(backbone, variant, width, primed, pretrained, tasks, ensembles)
+    return Model(backbone, variant, width, described.base, shared, primed, pretrained, tasks, ensembles)
 
 
 def _names(text: str) -> list[str]:

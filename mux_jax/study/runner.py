@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from mux_jax.errors import TrainingError
+from mux_jax.errors import InputError, TrainingError
 from mux_jax.progress import say
 from mux_jax.study.plan import Model, Run
 from mux_jax.training.checkpoints import write_atomically
@@ -24,11 +24,18 @@ def carry_out(models: list[Model], programs: Path, log: epath.Path) -> None:
       programs: the folder of the programs, `launch/`.
 
     Raises:
+      InputError: a run's folder has the result of another command.
       TrainingError: a run that failed, with its command.
       SystemExit(0): SIGTERM came, or a run was stopped; it has saved, and the same command continues.
     """
     runs = {run.result: run for model in models for run in model.runs}
     left = [run for result, run in runs.items() if not result.exists()]
+    made = read_log(log)
+    for run in runs.values():
+        if run.result.exists() and run.command not in made:
+            raise InputError(
+                f"{run.workdir} was made by another command than {run.command}; remove it, or change workdir"
+            )
     say(f"{len(runs)} runs, {len(runs) - len(left)} of them done")
     for i, run in enumerate(left):
         say(f"[{len(runs) - len(left) + i + 1}/{len(runs)}] {run.command}")

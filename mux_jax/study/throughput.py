@@ -45,9 +45,8 @@ def name(model: Model) -> str:
 
 
 def baseline(model: Model, models: list[Model]) -> Model | None:
-    """Width 1 that a model is compared with: of its variant, or of `bert` where that has none."""
-    for variant in (model.variant, "bert"):
-        for other in models:
-            if (other.backbone, other.variant, other.width) == (model.backbone, variant, 1):
-                return other
-    return None
+    """Width 1 that a model is compared with, if it is among `models`."""
+    found = (
+        other for other in models if (other.backbone, other.variant, other.width) == (model.backbone, model.base, 1)
+    )
+    return next(found, None)

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from tokenizers import Tokenizer
 
 from mux_jax import configuration
 from mux_jax.data.loader import Batches
-from mux_jax.data.packing import PackedTokens, cached_tokenizer, cached_tokens, check_writable
+from mux_jax.data.packing import PackedTokens, cache_folder, cached_tokenizer, cached_tokens
 from mux_jax.data.sources import open_sources
 from mux_jax.data.tokenizer import SpecialTokens, load_tokenizer, special_tokens
 from mux_jax.errors import InputError
@@ -97,8 +96,7 @@ def prepare(config: Any, workdir: epath.Path, init: Pretrained | None = None) ->
     Raises:
       InputError: bad text, or text that has changed since the run began.
     """
-    cache_dir = Path(config.data.cache_dir or os.environ.get("MUX_JAX_CACHE", "~/.cache/mux_jax")).expanduser()
-    check_writable(cache_dir)
+    cache_dir = cache_folder(config.data.cache_dir)
     tokenizer_file, caches_file = workdir / "tokenizer.json", workdir / "data.json"
     # config.json is written last: without it, what is here is of a start that failed.
     begun = (workdir / "config.json").exists() and caches_file.exists()

@@ -1,0 +1,36 @@
+"""Makes a multiplexed model out of an ordinary BERT without training, by least squares on text."""
+
+import argparse
+
+from mux_jax import command_line
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Shares an ordinary BERT out among the N instances of a row: each layer is fitted, by least "
+        "squares on text, to compute for each instance what it computes for one. The result is a folder to "
+        "fine-tune or to pre-train from, by --config.init, which learns far sooner than from the BERT itself.",
+    )
+    parser.add_argument("--init", required=True, metavar="MODEL", help="a Hugging Face folder, an id of its hub, a run")
+    parser.add_argument("--width", required=True, type=int, metavar="N", help="instances of a row")
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="the folder to write")
+    parser.add_argument(
+        "--input", metavar="GLOB", help=".txt, .jsonl, .parquet (default: the documentation of the Python installation)"
+    )
+    parser.add_argument("--sequences", type=int, default=1024, help="drawn from the text to fit on (1024)")
+    parser.add_argument("--length", type=int, default=64, help="tokens of a sequence (64)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights that are not fitted (0)")
+    parser.add_argument("--overwrite", action="store_true", help="replace DIR if it exists")
+    arguments = parser.parse_args()
+
+    from mux_jax import warm_start  # slow to import: after the arguments are checked
+    from mux_jax.data.pydocs import PythonDocs
+    from mux_jax.data.sources import TextFiles
+
+    given = vars(arguments)
+    source = given.pop("input")
+    warm_start.make(source=TextFiles(source, "text") if source else PythonDocs(), **given)
+
+
+if __name__ == "__main__":
+    command_line.guard(main)

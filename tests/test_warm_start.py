@@ -1,0 +1,138 @@
+"""`launch/warm_start.py`: mixtures are read before any training."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import mux_jax
+from mux_jax import warm_start
+from mux_jax.data.sources import TextFiles
+from mux_jax.errors import InputError
+from mux_jax.training.loop import train
+from tests.conftest import apply, draw_tokens, init
+from tests.tasks import finetuning, sentences, write_model, write_sentences
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("\n\n".join(sentences(3000)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def ordinary(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("ordinary") / "model", width=1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MUX_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module", params=[2, 3])  # 3 divides neither the dimensions nor the heads nor the neurons
+def made(request, ordinary, text, tmp_path_factory):
+    """The folder of a multiplexed model."""
+    folder = tmp_path_factory.mktemp("made") / "out"
+    make(ordinary, text, folder, request.param)
+    return folder
+
+
+def make(ordinary, text, workdir, width=2, **changes):
+    given = dict(sequences=200, length=12, seed=0, overwrite=False) | changes
+    return warm_start.make(str(ordinary), width, TextFiles(str(text), "text"), workdir=str(workdir), **given)
+
+
+def read_from(states_TD, wanted_TD):
+    """The variance of `wanted` that a linear map of `states` gives, on the half it was not fitted on."""
+    x = np.concatenate([states_TD, np.ones((len(states_TD), 1))], axis=1)
+    (x, left_x), (y, left_y) = (np.array_split(z, 2) for z in (x, wanted_TD))
+    error = left_y - left_x @ np.linalg.lstsq(x, y, rcond=1e-6)[0]
+    return 1 - (error**2).sum() / ((left_y - left_y.mean(0)) ** 2).sum()
+
+
+def test_the_ordinary_states_are_read_from_mixtures(ordinary, made):
+    plain, plain_params = mux_jax.load_pretrained(str(ordinary))
+    model, params = mux_jax.load_pretrained(str(made))
+    tokens_BNL = draw_tokens(model.config, rows=60)
+    wanted_TD = apply(plain, plain_params, tokens_BNL.reshape(-1, 1, tokens_BNL.shape[-1]), method="encode")
+
+    def found(params):
+        def separate(bound):
+            return bound.demultiplexer(bound.encode(tokens_BNL), bound.all_instances)
+
+        states = model.apply({"params": params}, method=separate)
+        return read_from(*(np.asarray(x).reshape(-1, x.shape[-1]) for x in (states, wanted_TD)))
+
+    fresh = init(model.config)[1] | {"embeddings": plain_params["embeddings"], "encoder": plain_params["encoder"]}
+    assert 1 - found(params) < 0.8 * (1 - found(fresh))
+    assert 0.3 < json.loads((made / "result.json").read_text())["explained"] < 1
+
+
+def test_instances_hardly_disturb_each_other(made):
+    model, params = mux_jax.load_pretrained(str(made))
+    tokens_BNL = draw_tokens(model.config, rows=8)
+    others_BNL = tokens_BNL.at[:, 1].set(draw_tokens(model.config, rows=8, seed=2)[:, 1])
+
+    def separate(bound, tokens_BNL):
+        return bound.demultiplexer(bound.encode(tokens_BNL), bound.all_instances)
+
+    a, b = (np.asarray(model.apply({"params": params}, x, method=separate)) for x in (tokens_BNL, others_BNL))
+    changed = [np.square(a[:, i] - b[:, i]).mean() / a[:, i].var(axis=(0, 1)).mean() for i in range(2)]
+    assert changed[0] < 0.1 and changed[1] > 0.5
+
+
+def test_what_is_left_over_can_be_trained(made):
+    model, params = mux_jax.load_pretrained(str(made))
+    attention = jax.tree.map(np.asarray, params["encoder"]["layers"]["attention"])
+    width, head = model.config.width, model.config.head_size
+    used = width * (model.config.num_attention_heads // width) * head
+    assert (np.abs(attention["query"]["kernel"][..., used:]).max((0, 1)) > 0).all()
+    assert not attention["output"]["kernel"][:, used:, : 32 // width * width].any()
+
+
+def test_fine_tuning_starts_from_it(made, tmp_path):
+    config = finetuning(write_sentences(tmp_path / "data"), made, rows=8)
+    train(config, str(tmp_path / "run"))
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["score"]["mean"] >= 0
+    assert mux_jax.load_pretrained(str(tmp_path / "run"))[0].config.multiplexer == "low_rank_orthogonal"
+
+
+@pytest.mark.parametrize(
+    "model, changes, message",
+    [
+        (dict(width=2), {}, "--init has width 2; it must be an ordinary model"),
+        (dict(width=1), dict(width=9), "--width=9 must be from 2 to 8, the heads"),
+        (dict(width=1), dict(width=1), "--width=1 must be from 2"),
+        (dict(width=1), dict(length=41), "--length=41 must be from 2 to 40"),
+        (dict(width=1), dict(sequences=0), "--sequences=0 must be at least 1"),
+        (
+            dict(width=1, architecture="electra", embedding_size=16, head="rtd"),
+            {},
+            "embeddings of 16 and states of 32 dimensions",
+        ),
+    ],
+)
+def test_what_cannot_be_shared_out_is_refused(text, tmp_path, model, changes, message):
+    with pytest.raises(InputError, match=message):
+        make(write_model(tmp_path / "model", **model), text, tmp_path / "out", **changes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_and_a_folder_that_exists(ordinary, text, tmp_path):
+    command = [sys.executable, "launch/warm_start.py", f"--init={ordinary}", "--width=2", f"--workdir={tmp_path}/out"]
+    command += [f"--input={text}", "--sequences=40", "--length=12"]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True)
+    assert done.returncode == 0 and "of the variance of the last states" in done.stdout, done.stderr
+    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True)
+    assert done.returncode == 2 and "exists; --overwrite replaces it" in done.stderr
