@@ -11,6 +11,7 @@ the paper's: multiplexer `low_rank_orthogonal`, demultiplexer `rsa`, with these 
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -151,7 +152,7 @@ def fit(
             embedded_BNLE = bound.embeddings(tokens_BNL)
             return bound.embeddings.place(bound.multiplexer(embedded_BNLE, None)) if mix else embedded_BNLE
 
-        return model.apply({"params": params}, method=embedded)
+        return jax.jit(lambda params: model.apply({"params": params}, method=embedded))(params)
 
     # What the ordinary model computes, in the directions that carry most of its states' variance.
     tokens_BNL = tokens_SL.reshape(-1, N, tokens_SL.shape[-1])
@@ -162,10 +163,11 @@ def fit(
         report(0.3 * i / len(layers), "directions")
         attended, state = _sublayers(config, layer, state)
         for x in (attended, state):
-            centred = (x - x.mean((0, 1))).reshape(-1, D)
-            covariance += np.asarray(centred.T @ centred / (centred**2).sum())
+            moment = jax.device_get(_moments(x, x)[1][0])
+            covariance += moment / moment.trace()
     directions_Dd = np.linalg.eigh(covariance)[1][:, ::-1][:, : D // N].astype(np.float32)
 
+    @jax.jit
     def target(state_SLD: jax.Array) -> jax.Array:
         return (state_SLD - state_SLD.mean((0, 1))) @ directions_Dd
 
@@ -189,10 +191,12 @@ def fit(
     return jax.tree.map(lambda x: np.asarray(x, np.float32), params), readout
 
 
+@functools.partial(jax.jit, static_argnames="config")
 def _attention_sublayer(config: ModelConfig, layer: Params, state: jax.Array) -> jax.Array:
     return _norm(config, layer["attention_norm"], state + _attention(config, layer["attention"], state))
 
 
+@functools.partial(jax.jit, static_argnames="config")
 def _feed_forward_sublayer(config: ModelConfig, layer: Params, state: jax.Array) -> jax.Array:
     inner = gelu(_linear(layer["intermediate"], state))
     return _norm(config, layer["output_norm"], state + _linear(layer["output"], inner))
@@ -204,6 +208,7 @@ def _sublayers(config: ModelConfig, layer: Params, state: jax.Array) -> tuple[ja
     return attended, _feed_forward_sublayer(config, layer, attended)
 
 
+@functools.partial(jax.jit, static_argnames="config")
 def _attention(config: ModelConfig, params: Params, state: jax.Array) -> jax.Array:
     return SelfAttention(config.num_attention_heads, 0.0, "float32", True).apply({"params": params}, state, None)
 
@@ -212,6 +217,7 @@ def _norm(config: ModelConfig, params: Params, state: jax.Array) -> jax.Array:
     return layer_norm(config.layer_norm_eps, "float32").apply({"params": params}, state)
 
 
+@jax.jit
 def _linear(params: Params, x: jax.Array) -> jax.Array:
     return x @ params["kernel"] + params["bias"]
 
@@ -220,12 +226,9 @@ class _Regression:
     """Ridge regression of y [..., O] on x [..., I], or on some of its I inputs."""
 
     def __init__(self, x: jax.Array, y: jax.Array):
-        x, y = (z.reshape(-1, z.shape[-1]) for z in (x, y))
-        mean_x, mean_y = x.mean(0), y.mean(0)
-        x, y = x - mean_x, y - mean_y
-        self.covariance, self.correlation = (np.asarray(x.T @ z, np.float64) for z in (x, y))
+        self._means, moments = jax.device_get(_moments(x, y))
+        self.covariance, self.correlation = (moment.astype(np.float64) for moment in moments)
         self._ridge = _RIDGE * self.covariance.diagonal().mean()
-        self._means = np.asarray(mean_x), np.asarray(mean_y)
 
     def solve(self, inputs: Sequence[int] | slice = slice(None)) -> Params:
         """The kernel [I, O] and bias [O] of the best linear map."""
@@ -243,6 +246,16 @@ class _Regression:
         )
 
 
+@jax.jit
+def _moments(x: jax.Array, y: jax.Array) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    """The means of x [..., I] and of y [..., O]; x'x and x'y about them, sums over all examples."""
+    x, y = (z.reshape(-1, z.shape[-1]) for z in (x, y))
+    means = x.mean(0), y.mean(0)
+    x, y = x - means[0], y - means[1]
+    return means, (x.T @ x, x.T @ y)
+
+
+@functools.partial(jax.jit, static_argnames="N")
 def _parts(mixed_BLD: jax.Array, N: int) -> jax.Array:
     """Each instance's part of the states of rows: [B, L, D] -> [B * N, L, D // N]."""
     B, L, D = mixed_BLD.shape
@@ -359,7 +372,7 @@ def _explained(
 
     def encode(config: ModelConfig, params: Params, tokens_BNL: np.ndarray) -> jax.Array:
         model = MuxModel(dataclasses.replace(config, dtype="float32"))
-        return model.apply({"params": params}, jnp.asarray(tokens_BNL), method="encode")
+        return jax.jit(lambda params: model.apply({"params": params}, tokens_BNL, method="encode"))(params)
 
     N, L = config.width, tokens_SL.shape[-1]
     state = encode(ordinary_config, ordinary, tokens_SL[:, None])

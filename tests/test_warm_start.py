@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 import mux_jax
-from mux_jax import warm_start
+from mux_jax import configuration, pretrained, warm_start
 from mux_jax.data.sources import TextFiles
 from mux_jax.errors import InputError
-from mux_jax.training.loop import train
 from tests.conftest import apply, draw_tokens, init
 from tests.tasks import finetuning, sentences, write_model, write_sentences
 
@@ -101,11 +100,12 @@ def test_what_is_left_over_can_be_trained(made):
     assert not attention["output"]["kernel"][:, used:, : 32 // width * width].any()
 
 
-def test_fine_tuning_starts_from_it(made, tmp_path):
-    config = finetuning(write_sentences(tmp_path / "data"), made, rows=8)
-    train(config, str(tmp_path / "run"))
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["score"]["mean"] >= 0
-    assert mux_jax.load_pretrained(str(tmp_path / "run"))[0].config.multiplexer == "low_rank_orthogonal"
+def test_a_run_takes_the_model_as_it_is(made, tmp_path):
+    found = pretrained.find(str(made))
+    config = finetuning(write_sentences(tmp_path / "data"), made)
+    configuration.resolve(config, found.config)
+    assert (config.model.multiplexer, config.model.width) == ("low_rank_orthogonal", found.config.width)
+    assert found.find_tokenizer() is not None
 
 
 @pytest.mark.parametrize(
@@ -134,5 +134,5 @@ def test_the_command_and_a_folder_that_exists(ordinary, text, tmp_path):
     command += [f"--input={text}", "--sequences=40", "--length=12"]
     done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True)
     assert done.returncode == 0 and "of the variance of the last states" in done.stdout, done.stderr
-    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True)
-    assert done.returncode == 2 and "exists; --overwrite replaces it" in done.stderr
+    with pytest.raises(InputError, match="out exists; --overwrite replaces it"):
+        make(ordinary, text, tmp_path / "out")
