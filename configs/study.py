@@ -45,6 +45,7 @@ def get_config():
     # The two backbones, with flags of launch/pretrain.py and launch/finetune.py.
     config.warm = dict(
         init=True,  # start from config.init
+        share="--steps=500 --dtype=bfloat16",  # of launch/warm_start.py
         priming_steps=400,
         pretraining_steps=800,
         pretrain="--config.model.dtype=bfloat16 --config.model.scan_layers=False"
@@ -53,8 +54,8 @@ def get_config():
         finetune="--config.model.dtype=bfloat16 --config.model.scan_layers=False --config.data.lengths=16,32,64"
         " --config.model.hidden_dropout=0.0 --config.model.attention_dropout=0.0",
         tasks=dict(
-            sst2="--config.finetuning.steps=1600 --config.finetuning.learning_rate=1e-4",
-            pos="--config.finetuning.steps=1200 --config.finetuning.learning_rate=2e-4",
+            sst2="--config.finetuning.steps=800 --config.finetuning.learning_rate=1e-4",
+            pos="--config.finetuning.steps=600 --config.finetuning.learning_rate=2e-4",
             ner="--config.finetuning.steps=400 --config.finetuning.learning_rate=3e-4",
             cola="--config.finetuning.steps=400 --config.finetuning.learning_rate=1e-4",
         ),

@@ -1,4 +1,4 @@
-"""Makes a multiplexed model out of an ordinary BERT without training, by least squares on text."""
+"""Makes a multiplexed model out of an ordinary BERT, by least squares on text."""
 
 import argparse
 
@@ -8,7 +8,8 @@ from mux_jax import command_line
 def main() -> None:
     parser = argparse.ArgumentParser(
         description="Shares an ordinary BERT out among the N instances of a row: each layer is fitted, by least "
-        "squares on text, to compute for each instance what it computes for one. The result is a folder to "
+        "squares on text, to compute for each instance what it computes for one, and gradient steps towards the "
+        "same states follow. The result is a folder to "
         "fine-tune or to pre-train from, by --config.init, which learns far sooner than from the BERT itself.",
     )
     parser.add_argument("--init", required=True, metavar="MODEL", help="a Hugging Face folder, an id of its hub, a run")
@@ -17,8 +18,15 @@ def main() -> None:
     parser.add_argument(
         "--input", metavar="GLOB", help=".txt, .jsonl, .parquet (default: the documentation of the Python installation)"
     )
-    parser.add_argument("--sequences", type=int, default=1024, help="drawn from the text to fit on (1024)")
+    parser.add_argument("--sequences", type=int, default=512, help="drawn from the text to fit on (512)")
     parser.add_argument("--length", type=int, default=64, help="tokens of a sequence (64)")
+    parser.add_argument("--steps", type=int, default=500, help="of gradient descent after that, on 16 rows each (500)")
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        choices=["auto", "float32", "bfloat16"],
+        help="of their matrix products (auto: bfloat16 on TPU and GPU, float32 on CPU)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of weights that are not fitted (0)")
     parser.add_argument("--overwrite", action="store_true", help="replace DIR if it exists")
     arguments = parser.parse_args()

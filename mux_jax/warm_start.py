@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import scipy.linalg
 
 from mux_jax.data.packing import PackedTokens, cache_folder, cached_tokens
@@ -36,6 +37,7 @@ from mux_jax.training.step import init_params
 
 _RIDGE = 1e-3  # of the mean variance of the inputs
 _HELDOUT_FRACTION, _HELDOUT_SEQUENCES = 0.02, 128  # of the documents, and of these, that the result is judged on
+_ROWS, _LEARNING_RATE = 16, 5e-4  # of refinement
 _OPEN, _SHUT = 2.0, -6.0  # added to what a GELU is to pass and to stop
 _SIGNAL = 0.5  # root mean square of what it passes
 
@@ -43,7 +45,16 @@ Params = dict[str, Any]
 
 
 def make(
-    init: str, width: int, source: Any, sequences: int, length: int, seed: int, workdir: str, overwrite: bool
+    init: str,
+    width: int,
+    source: Any,
+    sequences: int,
+    length: int,
+    steps: int,
+    dtype: str,
+    seed: int,
+    workdir: str,
+    overwrite: bool,
 ) -> float:
     """Makes a multiplexed model of the ordinary one `init`, and writes it to the folder `workdir`.
 
@@ -54,6 +65,8 @@ def make(
         pre-training, and kept in the same cache.
       sequences: how many sequences of it, drawn at random, made a multiple of `width`.
       length: their tokens.
+      steps: of `refine`.
+      dtype: of its matrix products, as in `ModelConfig`.
       seed: of the draw, and of what is not fitted: the retrieval head, and what is left over where
         the width does not divide the dimensions, heads or neurons.
       workdir: a folder to fine-tune or to pre-train from.
@@ -72,22 +85,34 @@ def make(
         raise InputError(f"--length={length} must be from 2 to {config.max_position_embeddings}, the model's positions")
     if sequences < 1:
         raise InputError(f"--sequences={sequences} must be at least 1")
+    if steps < 0:
+        raise InputError(f"--steps={steps} must be at least 0")
     target = absolute(workdir)
     check_absent(target, overwrite)
     tokenizer = found.tokenizer()
     cache = cached_tokens(source, tokenizer, length, _HELDOUT_FRACTION, cache_folder())
-    tokens_SL, heldout_SL = (
-        _draw(PackedTokens(cache, split), count, width, seed)
-        for split, count in (("train", sequences), ("heldout", _HELDOUT_SEQUENCES))
-    )
+    train, heldout = (PackedTokens(cache, split) for split in ("train", "heldout"))
+    tokens_SL, heldout_SL = _draw(train, sequences, width, seed), _draw(heldout, _HELDOUT_SEQUENCES, width, seed)
+
     mesh = make_mesh(devices=jax.devices()[:1])
     ordinary = jax.device_get(found.params(mesh))
     fresh = jax.device_get(init_params(MuxModel(config), mesh, seed))
-    with jax.default_matmul_precision("highest"), progress("warm start") as report:
+    with jax.default_matmul_precision("highest"), progress("least squares") as report:
         params, readout = fit(config, ordinary, fresh, tokens_SL, report)
-        explained = _explained(found.config, ordinary, config, params, readout, heldout_SL)
+    if steps:
+        with progress("refinement") as report:
+            params, readout = refine(config, ordinary, params, readout, train, steps, dtype, seed, report)
+    with jax.default_matmul_precision("highest"):
+        parts, state = _encode(dataclasses.replace(config, dtype="float32"), ordinary, params, heldout_SL)
+        error = state - _linear(readout, parts)
+        explained = 1 - float((error**2).mean() / state.var((0, 1)).mean())
+        params |= {"demultiplexer": _demultiplexer(fresh["demultiplexer"], readout, parts, state)}
     say(f"{explained:.0%} of the variance of the last states of {init} is read from mixtures of {width}")
-    say(save_model(target, config, jax.tree.map(jnp.asarray, params), tokenizer, init, overwrite))
+    say(
+        save_model(
+            target, config, jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params), tokenizer, init, overwrite
+        )
+    )
     write_atomically(target / "result.json", json.dumps({"explained": explained}) + "\n")
     return explained
 
@@ -184,11 +209,62 @@ def fit(
         mixed_BLD = _feed_forward_sublayer(config, new, mixed_BLD)
         state = following
         fitted.append(new)
-    parts = _parts(mixed_BLD, N)
-    readout = _Regression(parts, state).solve()
     params["encoder"] = {"layers": jax.tree.map(lambda *x: np.stack(x), *fitted)}
-    params["demultiplexer"] = _demultiplexer(fresh["demultiplexer"], readout, parts, state)
-    return jax.tree.map(lambda x: np.asarray(x, np.float32), params), readout
+    return params, _Regression(_parts(mixed_BLD, N), state).solve()
+
+
+def refine(
+    config: ModelConfig,
+    ordinary: Params,
+    params: Params,
+    readout: Params,
+    packed: PackedTokens,
+    steps: int,
+    dtype: str,
+    seed: int,
+    report: Callable[[float, str], None],
+) -> tuple[Params, Params]:
+    """Goes on with gradient steps: encoder and readout learn to give the ordinary model's last states.
+
+    The loss is the squared error over the variance of the states, on `_ROWS` rows of `packed` at a time.
+    `params`, `readout` and what is returned are those of `fit`.
+    """
+    config = dataclasses.replace(config, dtype=dtype, scan_layers=False)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, _LEARNING_RATE, max(1, steps // 20), max(2, steps))
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+
+    def loss(trained: Params, fixed: Params, ordinary: Params, tokens_SL: jax.Array) -> jax.Array:
+        parts, state = _encode(config, ordinary, fixed | {"encoder": trained["encoder"]}, tokens_SL)
+        return ((_linear(trained["readout"], parts) - state) ** 2).mean() / state.var((0, 1)).mean()
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(
+        trained: Params, moments: Any, fixed: Params, ordinary: Params, tokens_SL: jax.Array
+    ) -> tuple[Params, Any, jax.Array]:
+        found, gradient = jax.value_and_grad(loss)(trained, fixed, ordinary, tokens_SL)
+        updates, moments = optimizer.update(gradient, moments)
+        return optax.apply_updates(trained, updates), moments, found
+
+    fixed, ordinary = jax.device_put(({k: v for k, v in params.items() if k != "encoder"}, ordinary))
+    trained = jax.device_put({"encoder": params["encoder"], "readout": readout})
+    moments, rng = optimizer.init(trained), np.random.default_rng(seed)
+    for i in range(steps):
+        tokens_SL = np.stack([packed[j] for j in rng.integers(len(packed), size=_ROWS * config.width)])
+        trained, moments, found = step(trained, moments, fixed, ordinary, tokens_SL)
+        report((i + 1) / steps, f"step {i + 1}, {1 - float(found):.0%} of the variance")
+    trained = jax.device_get(trained)
+    return params | {"encoder": trained["encoder"]}, trained["readout"]
+
+
+def _encode(config: ModelConfig, ordinary: Params, params: Params, tokens_SL: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Each sequence's part of the multiplexed model's last states, [S, L, D // N]; the ordinary ones, [S, L, D]."""
+
+    def encode(width: int, params: Params) -> jax.Array:
+        model = MuxModel(dataclasses.replace(config, width=width))
+        tokens_BNL = tokens_SL.reshape(-1, width, tokens_SL.shape[-1])
+        return model.apply({"params": params}, tokens_BNL, method="encode").astype(jnp.float32)
+
+    return _parts(encode(config.width, params), config.width), encode(1, ordinary)
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -358,23 +434,3 @@ def _demultiplexer(fresh: Params, readout: Params, parts_SLd: jax.Array, state_S
         "layers_0": {"kernel": gain * np.eye(D), "bias": np.zeros(D)},
         "output": {"kernel": kernel, "bias": readout["bias"] * read_gain + _OPEN - _OPEN * kernel[:d].sum(0)},
     }
-
-
-def _explained(
-    ordinary_config: ModelConfig,
-    ordinary: Params,
-    config: ModelConfig,
-    params: Params,
-    readout: Params,
-    tokens_SL: np.ndarray,
-) -> float:
-    """The part of the variance of the ordinary model's last states that the fitted model's give by `readout`."""
-
-    def encode(config: ModelConfig, params: Params, tokens_BNL: np.ndarray) -> jax.Array:
-        model = MuxModel(dataclasses.replace(config, dtype="float32"))
-        return jax.jit(lambda params: model.apply({"params": params}, tokens_BNL, method="encode"))(params)
-
-    N, L = config.width, tokens_SL.shape[-1]
-    state = encode(ordinary_config, ordinary, tokens_SL[:, None])
-    read = _linear(readout, _parts(encode(config, params, tokens_SL.reshape(-1, N, L)), N))
-    return 1 - float(((state - read) ** 2).sum() / ((state - state.mean((0, 1))) ** 2).sum())

@@ -48,7 +48,7 @@ def made(request, ordinary, text, tmp_path_factory):
 
 
 def make(ordinary, text, workdir, width=2, **changes):
-    given = dict(sequences=200, length=12, seed=0, overwrite=False) | changes
+    given = dict(sequences=200, length=12, steps=0, dtype="auto", seed=0, overwrite=False) | changes
     return warm_start.make(str(ordinary), width, TextFiles(str(text), "text"), workdir=str(workdir), **given)
 
 
@@ -115,6 +115,7 @@ def test_a_run_takes_the_model_as_it_is(made, tmp_path):
         (dict(width=1), dict(width=9), "--width=9 must be from 2 to 8, the heads"),
         (dict(width=1), dict(width=1), "--width=1 must be from 2"),
         (dict(width=1), dict(length=41), "--length=41 must be from 2 to 40"),
+        (dict(width=1), dict(steps=-1), "--steps=-1 must be at least 0"),
         (dict(width=1), dict(sequences=0), "--sequences=0 must be at least 1"),
         (
             dict(width=1, architecture="electra", embedding_size=16, head="rtd"),
@@ -129,10 +130,12 @@ def test_what_cannot_be_shared_out_is_refused(text, tmp_path, model, changes, me
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_and_a_folder_that_exists(ordinary, text, tmp_path):
+def test_the_command_refines_and_spares_a_folder_that_exists(ordinary, text, tmp_path):
     command = [sys.executable, "launch/warm_start.py", f"--init={ordinary}", "--width=2", f"--workdir={tmp_path}/out"]
-    command += [f"--input={text}", "--sequences=40", "--length=12"]
+    command += [f"--input={text}", "--sequences=40", "--length=12", "--steps=30"]
     done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True)
     assert done.returncode == 0 and "of the variance of the last states" in done.stdout, done.stderr
+    refined = json.loads((tmp_path / "out" / "result.json").read_text())["explained"]
+    assert make(ordinary, text, tmp_path / "fitted", sequences=40) < refined < 1
     with pytest.raises(InputError, match="out exists; --overwrite replaces it"):
         make(ordinary, text, tmp_path / "out")

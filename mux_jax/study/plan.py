@@ -107,7 +107,7 @@ def _model(config: Any, backbone: str, variant: str, width: int, workdir: epath.
     if described.shared and width > 1:
         folder = workdir / backbone / f"start_n{width}"
         text = f"--input={config.data}/corpus/*.txt"
-        flags = (f"--init={start}", f"--width={width}", text, f"--seed={config.seed}")
+        flags = (f"--init={start}", f"--width={width}", text, f"--seed={config.seed}", *shlex.split(section.share))
         shared = Run("warm_start", flags, folder, folder / "result.json")
         start = str(folder)
     if described.primed and width > 1:

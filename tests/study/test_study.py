@@ -44,7 +44,7 @@ def test_width_1_is_not_primed_and_trains_as_long(tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        (dict(models="scratch:magic"), "variants bert, contextual, direct, electra, unprimed"),
+        (dict(models="scratch:magic"), "variants bert, contextual, direct, electra, pretrained, shared, unprimed"),
         (dict(models="cold:bert"), "backbones warm, scratch"),
         (dict(models="warm:bert"), "needs an ordinary BERT: --config.init=FOLDER"),
         (dict(models="scratch:direct"), "without pre-training"),
