@@ -32,15 +32,13 @@ def get_config():
         base="bert",
     )
     direct = bert | dict(primed=False, pretrained=False, base="direct")
-    shared = dict(shared=True, multiplexer="low_rank_orthogonal")
     config.variants = dict(
         bert=bert,
         electra=bert | dict(file="mux_electra", base="electra"),
         unprimed=bert | dict(primed=False, tasks="sst2,pos"),
         contextual=bert | dict(multiplexer="contextual", tasks="sst2,pos"),
         direct=direct,
-        shared=direct | shared,
-        pretrained=bert | shared | dict(primed=False, tasks="sst2,pos"),
+        shared=direct | dict(shared=True, multiplexer="low_rank_orthogonal"),
     )
     # The two backbones, with flags of launch/pretrain.py and launch/finetune.py.
     config.warm = dict(

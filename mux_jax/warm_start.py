@@ -1,10 +1,11 @@
-"""A multiplexed model out of an ordinary BERT, by least squares, before any training.
+"""A multiplexed model out of an ordinary BERT: by least squares, then by gradient steps to the same end.
 
 An encoder that has never seen mixtures does not read them, and unlearns what it knows while it is
 taught to. Here the N instances of a row share it out instead: each gets an N-th of the dimensions,
 of the heads and of the neurons, and one layer after the other is fitted, by ridge regression on
 text, to compute in that part what the ordinary model computes. All instances get the same fit, side
 by side in block-diagonal matrices; what is between the blocks is zero, and training's to fill.
+Distillation, which hardly learns from the BERT's own weights, goes on from there.
 
 The method is ours; fitting layer by layer is known from pruning. The model that comes out is one of
 the paper's: multiplexer `low_rank_orthogonal`, demultiplexer `rsa`, with these weights.

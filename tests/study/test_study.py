@@ -41,10 +41,30 @@ def test_width_1_is_not_primed_and_trains_as_long(tmp_path):
     assert len({run.result for run in (*one.runs, *two.runs, *unprimed.runs)}) == 5 + 8 + 5
 
 
+def test_instances_share_an_ordinary_model_out_and_are_compared_with_it(tmp_path):
+    config = study_config(tmp_path, models="warm:direct,warm:shared", widths="1,2", init="bert")
+    one, two, shared = plan.models(config, epath.Path(tmp_path / "out"))
+    assert one.shared is None and two.shared is None and "--config.init=bert" in two.tasks["pos"].flags
+    assert shared.runs[0] is shared.shared and shared.shared.program == "warm_start"
+    assert f"--config.init={shared.shared.workdir}" in shared.tasks["pos"].flags
+    assert throughput.baseline(shared, [one, two, shared]) is one
+
+
+def test_a_folder_that_another_command_has_made_is_refused(tmp_path):
+    workdir = epath.Path(tmp_path / "out")
+    changes = dict(models="scratch:unprimed", widths="2")
+    folder = programs(tmp_path, WRITE)
+    workdir.mkdir()
+    runner.carry_out(plan.models(study_config(tmp_path, **changes), workdir), folder, workdir / "runs.jsonl")
+    other = plan.models(study_config(tmp_path, **changes, seed=1), workdir)
+    with pytest.raises(InputError, match="was made by another command than .*seed=1"):
+        runner.carry_out(other, folder, workdir / "runs.jsonl")
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
-        (dict(models="scratch:magic"), "variants bert, contextual, direct, electra, pretrained, shared, unprimed"),
+        (dict(models="scratch:magic"), "variants bert, contextual, direct, electra, shared, unprimed"),
         (dict(models="cold:bert"), "backbones warm, scratch"),
         (dict(models="warm:bert"), "needs an ordinary BERT: --config.init=FOLDER"),
         (dict(models="scratch:direct"), "without pre-training"),
