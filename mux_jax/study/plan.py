@@ -108,7 +108,7 @@ def _model(config: Any, backbone: str, variant: str, width: int, workdir: epath.
         folder = workdir / backbone / f"start_n{width}"
         text = f"--input={config.data}/corpus/*.txt"
         flags = (f"--init={start}", f"--width={width}", text, f"--seed={config.seed}", *shlex.split(section.share))
-        shared = Run("warm_start", flags, folder, folder / "result.json")
+        shared = Run("warm_start", flags, folder, folder / "config.json")  # the folder appears when it is whole
         start = str(folder)
     if described.primed and width > 1:
         name = f"{described.file}_{described.multiplexer}_primed"
