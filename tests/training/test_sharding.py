@@ -69,6 +69,14 @@ def test_all_parts_of_an_electra_shard_as_well():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), found[1], expected[1])
 
 
+def test_orthogonal_multiplexers_shard_as_well():
+    config = small_model(multiplexer="low_rank_orthogonal", learn_keys=True, num_hidden_layers=1)
+    one, many = make_mesh(devices=jax.devices()[:1]), make_mesh(2, 2, 2)
+    expected, found = one_step(config, "mlm", one), one_step(config, "mlm", many)
+    np.testing.assert_allclose(found[0]["loss"], expected[0]["loss"], rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), found[1], expected[1])
+
+
 def test_accumulated_gradients_are_the_means_of_the_parts():
     config, one = small_model(), make_mesh(devices=jax.devices()[:1])
     metrics, gradients, _ = one_step(config, "retrieval", one, accumulate=4)
