@@ -9,8 +9,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Shares an ordinary BERT out among the N instances of a row: each layer is fitted, by least "
         "squares on text, to compute for each instance what it computes for one, and gradient steps towards the "
-        "same states follow. The result is a folder to "
-        "fine-tune or to pre-train from, by --config.init, which learns far sooner than from the BERT itself.",
+        "same states follow. The result is a folder to fine-tune or to pre-train from, by --config.init, which learns "
+        "far sooner than from the BERT itself.",
     )
     parser.add_argument("--init", required=True, metavar="MODEL", help="a Hugging Face folder, an id of its hub, a run")
     parser.add_argument("--width", required=True, type=int, metavar="N", help="instances of a row")
@@ -27,17 +27,19 @@ def main() -> None:
         choices=["auto", "float32", "bfloat16"],
         help="of their matrix products (auto: bfloat16 on TPU and GPU, float32 on CPU)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of weights that are not fitted (0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the draw of text, and of weights that are not fitted (0)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace DIR if it exists")
     arguments = parser.parse_args()
 
-    from mux_jax import warm_start  # slow to import: after the arguments are checked
-    from mux_jax.data.pydocs import PythonDocs
+    from mux_jax.data.pydocs import PythonDocs  # slow to import: after the arguments are checked
     from mux_jax.data.sources import TextFiles
+    from mux_jax.warm_start.make import make
 
     given = vars(arguments)
     source = given.pop("input")
-    warm_start.make(source=TextFiles(source, "text") if source else PythonDocs(), **given)
+    make(source=TextFiles(source, "text") if source else PythonDocs(), **given)
 
 
 if __name__ == "__main__":

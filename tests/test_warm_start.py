@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import mux_jax
-from mux_jax import configuration, pretrained, warm_start
+from mux_jax import configuration, pretrained
 from mux_jax.data.sources import TextFiles
 from mux_jax.errors import InputError
+from mux_jax.warm_start.make import make as make_warm_start
 from tests.conftest import apply, draw_tokens, init
 from tests.tasks import finetuning, sentences, write_model, write_sentences
 
@@ -49,7 +50,7 @@ def made(request, ordinary, text, tmp_path_factory):
 
 def make(ordinary, text, workdir, width=2, **changes):
     given = dict(sequences=200, length=12, steps=0, dtype="auto", seed=0, overwrite=False) | changes
-    return warm_start.make(str(ordinary), width, TextFiles(str(text), "text"), workdir=str(workdir), **given)
+    return make_warm_start(str(ordinary), width, TextFiles(str(text), "text"), workdir=str(workdir), **given)
 
 
 def read_from(states_TD, wanted_TD):
@@ -115,6 +116,7 @@ def test_a_run_takes_the_model_as_it_is(made, tmp_path):
         (dict(width=1), dict(width=9), "--width=9 must be from 2 to 8, the heads"),
         (dict(width=1), dict(width=1), "--width=1 must be from 2"),
         (dict(width=1), dict(length=41), "--length=41 must be from 2 to 40"),
+        (dict(width=1), dict(seed=-1), "--seed=-1 must be at least 0"),
         (dict(width=1), dict(steps=-1), "--steps=-1 must be at least 0"),
         (dict(width=1), dict(sequences=0), "--sequences=0 must be at least 1"),
         (

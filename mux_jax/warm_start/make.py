@@ -1,0 +1,215 @@
+"""A multiplexed model out of an ordinary BERT: by least squares, then by gradient steps to the same end.
+
+An encoder that has never seen mixtures does not read them, and unlearns what it knows while it is
+taught to. Here the N instances of a row share it out instead: each gets an N-th of the dimensions,
+of the heads and of the neurons, and one layer after the other is fitted, by ridge regression on
+text, to compute in that part what the ordinary model computes. All instances get the same fit, side
+by side in block-diagonal matrices; what is between the blocks is zero, and training's to fill.
+Distillation, which hardly learns from the BERT's own weights, goes on from there.
+
+The method is ours; fitting layer by layer is known from pruning. The model that comes out is one of
+the paper's: multiplexer `low_rank_orthogonal`, demultiplexer `rsa`, with these weights.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from mux_jax.data.packing import PackedTokens, cache_folder, cached_tokens
+from mux_jax.errors import InputError
+from mux_jax.models.config import ModelConfig
+from mux_jax.models.model import MuxModel
+from mux_jax.paths import absolute
+from mux_jax.pretrained import check_absent, find, save_model
+from mux_jax.progress import progress, say
+from mux_jax.training.checkpoints import write_atomically
+from mux_jax.training.mesh import make_mesh
+from mux_jax.training.step import init_params
+from mux_jax.warm_start.least_squares import Params, fit, linear, parts
+
+_HELDOUT_FRACTION, _HELDOUT_SEQUENCES = 0.02, 128  # of the documents, and of these, that the result is judged on
+_ROWS, _LEARNING_RATE = 16, 5e-4  # of refinement
+_OPEN, _SHUT = 2.0, -6.0  # added to what a GELU is to pass and to stop
+_SIGNAL = 0.5  # root mean square of what it passes
+
+
+def make(
+    init: str,
+    width: int,
+    source: Any,
+    sequences: int,
+    length: int,
+    steps: int,
+    dtype: str,
+    seed: int,
+    workdir: str,
+    overwrite: bool,
+) -> float:
+    """Makes a multiplexed model of the ordinary one `init`, and writes it to the folder `workdir`.
+
+    Args:
+      init: a run, a Hugging Face folder or an id of the hub.
+      width: instances of a row.
+      source: of `data.sources`; the text that the fits are made on. It is tokenised once, as for
+        pre-training, and kept in the same cache.
+      sequences: how many sequences of it, drawn at random, made a multiple of `width`.
+      length: their tokens.
+      steps: of `refine`.
+      dtype: of its matrix products, as in `ModelConfig`.
+      seed: of the draw, and of what is not fitted: the retrieval head, and what is left over where
+        the width does not divide the dimensions, heads or neurons.
+      workdir: a folder to fine-tune or to pre-train from.
+      overwrite: whether it may exist.
+
+    Returns:
+      The part of the variance of the ordinary model's last states that is read from mixtures by the
+      linear readout, on held-out text.
+
+    Raises:
+      InputError: no such model, one that cannot be shared out, too little text, `workdir` exists.
+    """
+    found = find(init)
+    config = multiplexed(found.config, width)
+    if not 2 <= length <= config.max_position_embeddings:
+        raise InputError(f"--length={length} must be from 2 to {config.max_position_embeddings}, the model's positions")
+    if sequences < 1:
+        raise InputError(f"--sequences={sequences} must be at least 1")
+    for name, value in (("steps", steps), ("seed", seed)):
+        if value < 0:
+            raise InputError(f"--{name}={value} must be at least 0")
+    target = absolute(workdir)
+    check_absent(target, overwrite)
+    tokenizer = found.tokenizer()
+    cache = cached_tokens(source, tokenizer, length, _HELDOUT_FRACTION, cache_folder())
+    train, heldout = (PackedTokens(cache, split) for split in ("train", "heldout"))
+    tokens_SL, heldout_SL = _draw(train, sequences, width, seed), _draw(heldout, _HELDOUT_SEQUENCES, width, seed)
+
+    mesh = make_mesh(devices=jax.devices()[:1])
+    ordinary = jax.device_get(found.params(mesh))
+    fresh = jax.device_get(init_params(MuxModel(config), mesh, seed))
+    with jax.default_matmul_precision("highest"), progress("least squares") as report:
+        params, readout = fit(config, ordinary, fresh, tokens_SL, report)
+    if steps:
+        with progress("refinement") as report:
+            params, readout = refine(config, ordinary, params, readout, train, steps, dtype, seed, report)
+    with jax.default_matmul_precision("highest"):
+        parts_SLd, state_SLD = _encode(dataclasses.replace(config, dtype="float32"), ordinary, params, heldout_SL)
+        error = state_SLD - linear(readout, parts_SLd)
+        explained = 1 - float((error**2).mean() / state_SLD.var((0, 1)).mean())
+        params |= {"demultiplexer": _demultiplexer(fresh["demultiplexer"], readout, parts_SLd, state_SLD)}
+    say(f"{explained:.0%} of the variance of the last states of {init} is read from mixtures of {width}")
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+    say(save_model(target, config, params, tokenizer, init, overwrite))
+    write_atomically(target / "result.json", json.dumps({"explained": explained}) + "\n")
+    return explained
+
+
+def _draw(packed: PackedTokens, count: int, width: int, seed: int) -> np.ndarray:
+    """int32[S, L]: `count` sequences, fewer if there are fewer, in whole rows."""
+    count = min(-(-count // width), len(packed) // width) * width
+    if not count:
+        raise InputError(f"the text has {len(packed)} sequences in a split; a row of width {width} needs {width}")
+    return np.stack([packed[i] for i in np.random.default_rng(seed).permutation(len(packed))[:count]])
+
+
+def multiplexed(config: ModelConfig, width: int) -> ModelConfig:
+    """The configuration of the multiplexed model.
+
+    Raises:
+      InputError: the model is multiplexed already, has embeddings of another size, or too few heads.
+    """
+    if config.width > 1:
+        raise InputError(f"--init has width {config.width}; it must be an ordinary model")
+    if config.embedding_size != config.hidden_size:
+        raise InputError(
+            f"--init has embeddings of {config.embedding_size} and states of {config.hidden_size} dimensions; "
+            "they must be of one size"
+        )
+    if not 2 <= width <= config.num_attention_heads:
+        raise InputError(
+            f"--width={width} must be from 2 to {config.num_attention_heads}, the heads of --init: "
+            "each instance gets at least one"
+        )
+    changes = dict(multiplexer="low_rank_orthogonal", demultiplexer="rsa", num_demux_layers=2)
+    head = "rtd" if config.architecture == "electra" else "mlm"
+    return dataclasses.replace(config, width=width, head=head, labels=(), generator="uniform", **changes)
+
+
+def refine(
+    config: ModelConfig,
+    ordinary: Params,
+    params: Params,
+    readout: Params,
+    packed: PackedTokens,
+    steps: int,
+    dtype: str,
+    seed: int,
+    report: Callable[[float, str], None],
+) -> tuple[Params, Params]:
+    """Goes on with gradient steps: encoder and readout learn to give the ordinary model's last states.
+
+    The loss is the squared error over the variance of the states, on `_ROWS` rows of `packed` at a time.
+    `params`, `readout` and what is returned are those of `fit`.
+    """
+    config = dataclasses.replace(config, dtype=dtype, scan_layers=False)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, _LEARNING_RATE, max(1, steps // 20), max(2, steps))
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+
+    def loss(trained: Params, fixed: Params, ordinary: Params, tokens_SL: jax.Array) -> jax.Array:
+        parts_SLd, state_SLD = _encode(config, ordinary, fixed | {"encoder": trained["encoder"]}, tokens_SL)
+        return ((linear(trained["readout"], parts_SLd) - state_SLD) ** 2).mean() / state_SLD.var((0, 1)).mean()
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(
+        trained: Params, moments: Any, fixed: Params, ordinary: Params, tokens_SL: jax.Array
+    ) -> tuple[Params, Any, jax.Array]:
+        found, gradient = jax.value_and_grad(loss)(trained, fixed, ordinary, tokens_SL)
+        updates, moments = optimizer.update(gradient, moments)
+        return optax.apply_updates(trained, updates), moments, found
+
+    fixed, ordinary = jax.device_put(({k: v for k, v in params.items() if k != "encoder"}, ordinary))
+    trained = jax.device_put({"encoder": params["encoder"], "readout": readout})
+    moments, rng = optimizer.init(trained), np.random.default_rng(seed)
+    for i in range(steps):
+        tokens_SL = np.stack([packed[j] for j in rng.integers(len(packed), size=_ROWS * config.width)])
+        trained, moments, found = step(trained, moments, fixed, ordinary, tokens_SL)
+        report((i + 1) / steps, f"step {i + 1}, {1 - float(found):.0%} of the variance")
+    trained = jax.device_get(trained)
+    return params | {"encoder": trained["encoder"]}, trained["readout"]
+
+
+def _encode(config: ModelConfig, ordinary: Params, params: Params, tokens_SL: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Each sequence's part of the multiplexed model's last states, [S, L, D // N]; the ordinary ones, [S, L, D]."""
+
+    def encode(width: int, params: Params) -> jax.Array:
+        model = MuxModel(dataclasses.replace(config, width=width))
+        tokens_BNL = tokens_SL.reshape(-1, width, tokens_SL.shape[-1])
+        return model.apply({"params": params}, tokens_BNL, method="encode").astype(jnp.float32)
+
+    return parts(encode(config.width, params), config.width), encode(1, ordinary)
+
+
+def _demultiplexer(fresh: Params, readout: Params, parts_SLd: jax.Array, state_SLD: jax.Array) -> Params:
+    """RSA that passes an instance's part and reads the ordinary model's state from it.
+
+    The instance's key opens the GELU for its own dimensions, in the range where that is nearly linear, and
+    shuts it for the others. The second layer's LayerNorm takes out the size and the offset that are added there.
+    """
+    N, D = fresh["keys"].shape
+    d = parts_SLd.shape[-1]
+    gain, read_gain = (_SIGNAL / float(jnp.sqrt((x**2).mean())) for x in (parts_SLd, state_SLD))
+    gate_ND = np.where(np.arange(D) // d == np.arange(N)[:, None], _OPEN, _SHUT)
+    kernel = np.zeros((D, D), np.float32)
+    kernel[: N * d] = np.tile(readout["kernel"], (N, 1)) * read_gain / gain
+    return fresh | {
+        "dense_keys": {"kernel": np.linalg.pinv(fresh["keys"]) @ gate_ND},
+        "layers_0": {"kernel": gain * np.eye(D), "bias": np.zeros(D)},
+        "output": {"kernel": kernel, "bias": readout["bias"] * read_gain + _OPEN - _OPEN * kernel[:d].sum(0)},
+    }
