@@ -19,9 +19,10 @@ def get_config():
     config.models = "scratch:bert,scratch:unprimed,scratch:contextual,scratch:electra,warm:direct,warm:shared"
     config.seed = 0
 
-    # What is done before fine-tuning: instances share config.init out (launch/warm_start.py), priming,
-    # pre-training. Models that are not primed are pre-trained longer, by as many steps. `base` is the
-    # variant whose width 1 it is compared with: at width 1 some have nothing of their own.
+    # What is done before fine-tuning: priming, pre-training; models that are not primed are pre-trained
+    # longer, by as many steps. Or the instances share out width 1, fine-tuned on the task
+    # (launch/warm_start.py), and learn from it. `base` is the variant whose width 1 a model is compared
+    # with: at width 1 some have nothing of their own.
     bert = dict(
         file="mux_bert",
         multiplexer="gaussian",
@@ -43,7 +44,7 @@ def get_config():
     # The two backbones, with flags of launch/pretrain.py and launch/finetune.py.
     config.warm = dict(
         init=True,  # start from config.init
-        share="--steps=500 --dtype=bfloat16",  # of launch/warm_start.py
+        share="--steps=0",  # of launch/warm_start.py
         priming_steps=400,
         pretraining_steps=800,
         pretrain="--config.model.dtype=bfloat16 --config.model.scan_layers=False"
@@ -55,6 +56,13 @@ def get_config():
             sst2="--config.finetuning.steps=800 --config.finetuning.learning_rate=1e-4",
             pos="--config.finetuning.steps=600 --config.finetuning.learning_rate=2e-4",
             ner="--config.finetuning.steps=400 --config.finetuning.learning_rate=3e-4",
+            cola="--config.finetuning.steps=400 --config.finetuning.learning_rate=1e-4",
+        ),
+        # Those of instances that learn from width 1.
+        taught=dict(
+            sst2="--config.finetuning.steps=1600 --config.finetuning.learning_rate=1e-4",
+            pos="--config.finetuning.steps=600 --config.finetuning.learning_rate=2e-4",
+            ner="--config.finetuning.steps=300 --config.finetuning.learning_rate=3e-4",
             cola="--config.finetuning.steps=400 --config.finetuning.learning_rate=1e-4",
         ),
     )

@@ -151,6 +151,7 @@ def finetuning(task: str, data: str, width: int) -> ml_collections.ConfigDict:
     config.accumulate = 1
     config.stages = ("finetuning",)
     config.init = ""  # a run, a Hugging Face folder or an id of its hub to start from
+    config.teacher = ""  # an ordinary model fine-tuned on the task, to learn from (distillation)
 
     # Zero and empty: as in `init`; where that is an ordinary model, width 1, gaussian, rsa, 3, 1.0.
     config.model = dict(
@@ -187,6 +188,9 @@ def finetuning(task: str, data: str, width: int) -> ml_collections.ConfigDict:
         warmup_steps=-1,  # -1: a tenth of the steps
         task_coefficient=0.9,
         retrieval_coefficient=0.0,  # above 0: token retrieval is an auxiliary loss
+        # With a teacher: the part of its loss, the labels' has the rest, and what divides the logits in it.
+        distillation_coefficient=0.9,
+        temperature=2.0,
     )
     config.compositions = 5  # draws of which examples share rows, that the final score is over
     config.ensemble = 1  # slots that each example is put in when it is evaluated
@@ -357,4 +361,9 @@ def _check_task(config: ml_collections.ConfigDict) -> dict[str, int]:
         raise InputError(f"ensemble={config.ensemble} must be from 1 to model.width={config.model.width}")
     if config.patience < 0:
         raise InputError(f"patience={config.patience} must not be negative")
+    stage = config.finetuning
+    if not 0 <= stage.distillation_coefficient <= 1:
+        raise InputError(f"finetuning.distillation_coefficient={stage.distillation_coefficient} must be from 0 to 1")
+    if not stage.temperature > 0:
+        raise InputError(f"finetuning.temperature={stage.temperature} must be positive")
     return {"compositions": config.compositions}

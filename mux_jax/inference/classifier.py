@@ -27,17 +27,24 @@ def cpu_options(dtype: str) -> dict[str, Any]:
     return eigen | {"xla_cpu_enable_fast_min_max": True}
 
 
-def compile_logits(model: MuxModel, mesh: Mesh, pad_id: int) -> Compiled:
-    """(params of `split_layers`, tokens int32[B, N, L]) -> float32 [B, N, C] or [B, N, L, C], on every device."""
+def compile_logits(model: MuxModel, mesh: Mesh, pad_id: int, sharding: NamedSharding | None = None) -> Compiled:
+    """(params of `split_layers`, tokens int32[B, N, L]) -> float32 [B, N, C] or [B, N, L, C].
+
+    N may be a multiple of the model's width. The logits lie on every device, or by `sharding`.
+    """
     model = model.clone(deterministic=True, split_layers=True)
     prefix = model.config.prefix_length if model.config.head == "token" else 0
 
     def logits(params: Any, tokens_BNL: jax.Array) -> jax.Array:
-        return model.apply({"params": params}, tokens_BNL, tokens_BNL != pad_id)[:, :, prefix:]
+        B, N, L = tokens_BNL.shape
+        rows = tokens_BNL.reshape(-1, model.config.width, L)
+        found = model.apply({"params": params}, rows, rows != pad_id)[:, :, prefix:]
+        return found.reshape(B, N, *found.shape[2:])
 
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     options = cpu_options(model.config.compute_dtype) if on_cpu else {}
-    return Compiled(logits, mesh, out_shardings=NamedSharding(mesh, PartitionSpec()), compiler_options=options)
+    sharding = sharding or NamedSharding(mesh, PartitionSpec())
+    return Compiled(logits, mesh, out_shardings=sharding, compiler_options=options)
 
 
 class Classifier:

@@ -17,8 +17,10 @@ def classification(
     """Cross-entropy of the labels, in nats, or squared error of a model with one label.
 
     The batch holds `tokens` int32[B, N, L], padded, and `labels`: int32[B, N] of sequences, float32
-    for regression, or int32[B, N, L] of tokens; -1 where there is none, NaN for regression. With a
-    `retrieval_coefficient` the retrieval of all tokens that are no padding is an auxiliary loss.
+    for regression, or int32[B, N, L] of tokens; -1 where there is none, NaN for regression. If it
+    holds a `teacher`'s logits, these are learned from too, by every text or every token that is no
+    padding. With a `retrieval_coefficient` the retrieval of all tokens that are no padding is an
+    auxiliary loss.
     """
     tokens, labels = batch["tokens"], batch["labels"]
     rngs = jax.random.split(rng)
@@ -34,6 +36,24 @@ def classification(
     else:
         known = labels >= 0
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
-    outputs = {"task_loss": jnp.where(known, losses, 0.0).sum() / jnp.maximum(known.sum(), 1)}
+    outputs = {"task_loss": _mean(losses, known)}
+    if "teacher" in batch:
+        part = stage.distillation_coefficient
+        taught = real if model.config.head == "token" else jnp.ones_like(known)
+        outputs["label_loss"] = outputs["task_loss"]
+        outputs["teacher_loss"] = _mean(_distance(logits, batch["teacher"], stage.temperature), taught)
+        outputs["task_loss"] = (1 - part) * outputs["label_loss"] + part * outputs["teacher_loss"]
     loss = with_retrieval(bound, outputs["task_loss"], hidden_BLD, tokens, rngs[1], stage, outputs, real)
     return loss, outputs
+
+
+def _mean(losses: jax.Array, counted: jax.Array) -> jax.Array:
+    return jnp.where(counted, losses, 0.0).sum() / jnp.maximum(counted.sum(), 1)
+
+
+def _distance(logits: jax.Array, teacher: jax.Array, temperature: float) -> jax.Array:
+    """How far logits [..., C] are from the teacher's: KL divergence times temperature²; of numbers, squared error."""
+    if logits.shape[-1] == 1:
+        return (logits[..., 0] - teacher[..., 0]) ** 2
+    ours, wanted = (jax.nn.log_softmax(x / temperature) for x in (logits, teacher))
+    return temperature**2 * optax.losses.kl_divergence_with_log_targets(ours, wanted)

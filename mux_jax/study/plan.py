@@ -33,24 +33,25 @@ class Run:
 class Model:
     """A pre-trained model of the study, and the runs that make and score it.
 
-    `shared`, `primed` and `pretrained` are None where there is no such run: width 1 has nothing to separate.
-    `base` is the variant whose width 1 it is compared with.
+    `primed` and `pretrained` are None where there is no such run: width 1 has nothing to separate. `starts`
+    make what `tasks` start from where each has its own: width 1, and its sharing out. `base` is the variant
+    whose width 1 it is compared with.
     """
 
     backbone: str
     variant: str
     width: int
     base: str
-    shared: Run | None
     primed: Run | None
     pretrained: Run | None
+    starts: list[Run]
     tasks: dict[str, Run]
     ensembles: dict[str, Run]
 
     @property
     def runs(self) -> list[Run]:
-        before = [run for run in (self.shared, self.primed, self.pretrained) if run]
-        return [*before, *self.tasks.values(), *self.ensembles.values()]
+        before = [run for run in (self.primed, self.pretrained) if run]
+        return [*before, *self.starts, *self.tasks.values(), *self.ensembles.values()]
 
 
 def models(config: Any, workdir: epath.Path) -> list[Model]:
@@ -89,7 +90,7 @@ def models(config: Any, workdir: epath.Path) -> list[Model]:
 
 def _model(config: Any, backbone: str, variant: str, width: int, workdir: epath.Path) -> Model:
     section, described = config[backbone], config.variants[variant]
-    shared = primed = pretrained = None
+    primed = pretrained = None
     start = config.init if section.init else ""
     arguments = f"width={width}" + (f",multiplexer={described.multiplexer}" if width > 1 else "")
     common = (
@@ -104,12 +105,6 @@ def _model(config: Any, backbone: str, variant: str, width: int, workdir: epath.
         folder = workdir / backbone / f"{name}_n{width}"
         return Run("pretrain", (*common, f"--config.init={start}", *flags), folder, folder / "result.json")
 
-    if described.shared and width > 1:
-        folder = workdir / backbone / f"start_n{width}"
-        text = f"--input={config.data}/corpus/*.txt"
-        flags = (f"--init={start}", f"--width={width}", text, f"--seed={config.seed}", *shlex.split(section.share))
-        shared = Run("warm_start", flags, folder, folder / "config.json")  # the folder appears when it is whole
-        start = str(folder)
     if described.primed and width > 1:
         name = f"{described.file}_{described.multiplexer}_primed"
         primed = pretrain(name, "--config.stages=priming", f"--config.priming.steps={section.priming_steps}")
@@ -118,22 +113,38 @@ def _model(config: Any, backbone: str, variant: str, width: int, workdir: epath.
         steps = section.pretraining_steps + (0 if primed else section.priming_steps)
         pretrained = pretrain(variant, "--config.stages=pretraining", f"--config.pretraining.steps={steps}")
         start = str(pretrained.workdir)
-    tasks, ensembles = {}, {}
+    starts, tasks, ensembles = [], {}, {}
+    shared = described.shared and width > 1
+    teachers = _model(config, backbone, described.base, 1, workdir).tasks if shared else {}
     for task in _names(described.tasks):
         folder = workdir / backbone / f"{variant}_n{width}_{task}"
         on = f"--config=configs/finetune.py:task={task},data={config.data}/{TASKS[task][0]}"
+        taught, steps = (), section.tasks[task]
+        if shared:
+            teacher = teachers[task]
+            shares = _share(config, section.share, teacher, width, workdir / backbone / f"start_n{width}_{task}")
+            starts += [teacher, shares]
+            start, taught, steps = shares.workdir, (f"--config.teacher={teacher.workdir}",), section.taught[task]
         flags = (
             on,
             f"--config.init={start}",
+            *taught,
             f"--config.model.width={width}",
             f"--config.seed={config.seed}",
-            *shlex.split(f"{section.finetune} {section.tasks[task]}"),
+            *shlex.split(f"{section.finetune} {steps}"),
         )
         tasks[task] = Run("finetune", flags, folder, folder / "result.json")
         if width > 1 and task in ENSEMBLED:
             result = folder / f"evaluation_ensemble_{width}" / "result.json"
             ensembles[task] = Run("evaluate", (on, f"--config.ensemble={width}"), folder, result)
-    return Model(backbone, variant, width, described.base, shared, primed, pretrained, tasks, ensembles)
+    return Model(backbone, variant, width, described.base, primed, pretrained, starts, tasks, ensembles)
+
+
+def _share(config: Any, flags: str, teacher: Run, width: int, folder: epath.Path) -> Run:
+    """What shares a fine-tuned model out; its folder appears when it is whole."""
+    text = f"--input={config.data}/corpus/*.txt"
+    given = (f"--init={teacher.workdir}", f"--width={width}", text, f"--seed={config.seed}", *shlex.split(flags))
+    return Run("warm_start", given, folder, folder / "config.json")
 
 
 def _names(text: str) -> list[str]:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,10 +25,14 @@ from mux_jax.objectives.objectives import Objective
 from mux_jax.paths import absolute
 from mux_jax.pretrained import Pretrained, find
 from mux_jax.progress import progress, say
+from mux_jax.training import distillation
 from mux_jax.training.checkpoints import write_atomically
 from mux_jax.training.logbook import print_score
 from mux_jax.training.mesh import make_mesh
 from mux_jax.training.plots import plot_confusion, plot_scores
+
+# Of a slot that only fills, or of a text that only the teacher labels.
+_NO_LABEL = {"sequence": -1, "regression": np.nan, "token": np.empty(0, np.int32)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +133,9 @@ class Finetuning:
 class TaskBatches:
     """`batches[step]` has this host's rows of the batch of a step, a function of (seed, step) alone.
 
-    An epoch holds every example once, drawn anew each time, the batches of all lengths mixed.
+    An epoch holds every example once, drawn anew each time, the batches of all lengths mixed. With a
+    teacher, which needs no labels, as many texts are made by joining some: dev texts may be longer
+    than those to train on, and each joined one is new.
     """
 
     def __init__(self, data: Finetuning, config: Any, mine: np.ndarray):
@@ -137,9 +143,12 @@ class TaskBatches:
         self._seed, self._lengths, self._width = config.seed, configuration.row_lengths(config), config.model.width
         self._slots = config.rows * config.model.width
         self._mine = (mine[:, None] * self._width + np.arange(self._width)).ravel()
-        self._sizes = np.array([len(ids) for ids in self._split.encoded.ids])
+        self._ids = self._split.encoded.ids
         numbers = {label: i for i, label in enumerate(data.labels)}
         self._labels = [self._encode(i, example, numbers) for i, example in enumerate(self._split.examples)]
+        self._joined = bool(config.teacher) and not isinstance(self._split.examples[0].text, tuple)  # pairs are not
+        if self._joined:
+            self._labels += [_NO_LABEL[self._kind]] * len(self._ids)
         self._epoch = functools.lru_cache(maxsize=2)(self._compose)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -151,29 +160,31 @@ class TaskBatches:
 
     @property
     def per_epoch(self) -> int:
-        return -(-len(self._sizes) // self._slots)
+        return -(-len(self._ids) * (1 + self._joined) // self._slots)
 
     def __len__(self) -> int:
         return 2**31  # as long as anybody trains
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         epoch, position = divmod(int(step), self.per_epoch)
-        slots = self._epoch(epoch)[position]
+        ids, batches = self._epoch(epoch)
+        slots = batches[position]
         examples, real = slots.examples[self._mine], slots.real[self._mine]
-        tokens = pad(self._split.encoded.ids, examples, slots.length, self._width, self._pad)
+        tokens = pad(ids, examples, slots.length, self._width, self._pad)
         if self._kind == "token":
             labels = pad(self._labels, examples, slots.length, self._width, -1)
             labels = np.where(real.reshape(-1, self._width, 1), labels, -1)
         else:
-            nothing = np.nan if self._kind == "regression" else -1
-            labels = np.array([self._labels[e] if r else nothing for e, r in zip(examples, real)])
+            labels = np.array([self._labels[e] if r else _NO_LABEL[self._kind] for e, r in zip(examples, real)])
             labels = labels.reshape(-1, self._width).astype(np.float32 if self._kind == "regression" else np.int32)
         return {"tokens": tokens, "labels": labels}
 
-    def _compose(self, epoch: int) -> list[Slots]:
+    def _compose(self, epoch: int) -> tuple[list[np.ndarray], list[Slots]]:
+        """The ids of an epoch's texts, and its batches."""
         rng = np.random.default_rng([self._seed, epoch])
-        batches = list(compose(self._sizes, self._lengths, self._slots, rng))
-        return [batches[i] for i in rng.permutation(len(batches))]
+        ids = [*self._ids, *_join(self._ids, self._lengths[-1], rng)] if self._joined else self._ids
+        batches = list(compose(np.array([len(x) for x in ids]), self._lengths, self._slots, rng))
+        return ids, [batches[i] for i in rng.permutation(len(batches))]
 
     def _encode(self, index: int, example: Example, numbers: dict[str, int]) -> Any:
         """The label as the objective wants it; of words at their first pieces."""
@@ -181,20 +192,31 @@ class TaskBatches:
             return example.label
         if self._kind == "sequence":
             return numbers[example.label]
-        labels = np.full(self._sizes[index], -1, np.int32)
+        labels = np.full(len(self._ids[index]), -1, np.int32)
         for place, tag in zip(self._split.encoded.places[index], example.label):
             if place >= 0:
                 labels[place] = numbers[tag]
         return labels
 
 
+def _join(ids: list[np.ndarray], limit: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """As many texts as there are, each two or three of them, [CLS] and [SEP] at the ends alone."""
+    for count, drawn in zip(rng.integers(2, 4, len(ids)), rng.integers(len(ids), size=(len(ids), 3))):
+        body = np.concatenate([ids[i][1:-1] for i in drawn[:count]])[: limit - 2]
+        first = ids[drawn[0]]
+        yield np.concatenate([first[:1], body, first[-1:]])
+
+
 def prepare(config: Any, workdir: epath.Path, init: Pretrained) -> Finetuning:
     """Reads and encodes the examples; labels are those of the training data.
 
     Raises:
-      InputError: bad data, by file and line; no tokenizer.
+      InputError: bad data, by file and line; no tokenizer; a teacher of something else.
     """
     data = load(config, init.tokenizer(config.data.tokenizer))
+    if config.teacher:
+        model = data.model_config(config, init)
+        distillation.check(find(config.teacher), model, data.tokenizer, config.data.sequence_length)
     write_atomically(workdir / "tokenizer.json", data.tokenizer.to_str())
     return data
 

@@ -19,6 +19,7 @@ from mux_jax.objectives import objectives
 from mux_jax.progress import progress, say
 from mux_jax.training import finetuning, hosts, pretraining
 from mux_jax.training.checkpoints import Checkpoints, checkpoint_folder, write_atomically
+from mux_jax.training.distillation import Teacher
 from mux_jax.training.logbook import Logbook, Meter, peak_memory_bytes, plot_curves, print_summary
 from mux_jax.training.mesh import check_rows, local_rows, make_mesh
 from mux_jax.training.optimizer import learning_rate, make_optimizer
@@ -77,6 +78,9 @@ class _Run:
         self.model_config = data.model_config(config, init)
         self.model = MuxModel(self.model_config, deterministic=False)
         self.evaluate = data.evaluator(config, self.model, mesh)
+        self.teach = lambda batch: batch
+        if config.get("teacher"):
+            self.teach = Teacher(pretrained.find(config.teacher), mesh, data.special.pad)
         self.checkpoints = Checkpoints(checkpoint_folder(workdir), config.checkpoint.keep)
         self.results: dict[str, dict[str, Any]] = {}  # held-out figures of the stages that have ended
         self.best: dict[str, Any] | None = None  # of a task: score and step of the best evaluation
@@ -136,7 +140,11 @@ class _Run:
         objective, rate = objectives.make(stage, self.data.special), learning_rate(stage)
         mine = local_rows(mesh, config.rows)
         batches = iterate(self.data.batches(config, mine), step, config.data.workers)
-        batch = to_device(next(batches), mesh, config.rows)
+
+        def load() -> dict[str, jax.Array]:
+            return self.teach(to_device(next(batches), mesh, config.rows))
+
+        batch = load()
         train_step = make_train_step(objective, self.model, optimizer, mesh, config.seed, config.accumulate)
         train_step.prepare(state, batch)
 
@@ -148,7 +156,7 @@ class _Run:
                     train_step.prepare(state, batch)
                 state, metrics = train_step(state, batch)
                 self.meter.add(metrics, batch["tokens"].size)
-                batch = to_device(next(batches), mesh, config.rows)  # while the device works
+                batch = load()  # while the device works
                 step += 1
                 last, stopping, improved = step == end, self.stop.requested(step), False
                 evaluating = last or step % config.eval.every == 0

@@ -41,12 +41,14 @@ def test_width_1_is_not_primed_and_trains_as_long(tmp_path):
     assert len({run.result for run in (*one.runs, *two.runs, *unprimed.runs)}) == 5 + 8 + 5
 
 
-def test_instances_share_an_ordinary_model_out_and_are_compared_with_it(tmp_path):
+def test_instances_share_width_1_out_learn_from_it_and_are_compared_with_it(tmp_path):
     config = study_config(tmp_path, models="warm:direct,warm:shared", widths="1,2", init="bert")
     one, two, shared = plan.models(config, epath.Path(tmp_path / "out"))
-    assert one.shared is None and two.shared is None and "--config.init=bert" in two.tasks["pos"].flags
-    assert shared.runs[0] is shared.shared and shared.shared.program == "warm_start"
-    assert f"--config.init={shared.shared.workdir}" in shared.tasks["pos"].flags
+    assert not one.starts and not two.starts and "--config.init=bert" in two.tasks["pos"].flags
+    teacher, start = shared.runs[2:4]
+    assert teacher == one.tasks["pos"] and start.program == "warm_start"
+    assert f"--init={teacher.workdir}" in start.flags
+    assert {f"--config.init={start.workdir}", f"--config.teacher={teacher.workdir}"} <= set(shared.tasks["pos"].flags)
     assert throughput.baseline(shared, [one, two, shared]) is one
 
 
