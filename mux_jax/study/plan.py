@@ -75,6 +75,10 @@ def models(config: Any, workdir: epath.Path) -> list[Model]:
         for task in _names(described.tasks):
             if task not in TASKS:
                 raise InputError(f"variants.{variant}.tasks={task!r} does not exist; there are: {', '.join(TASKS)}")
+            if described.shared and task not in _names(config.variants[described.base].tasks):
+                raise InputError(
+                    f"variants.{variant}.tasks={task!r} has no teacher: variants.{described.base} lacks it"
+                )
         if not config[backbone].init and (described.shared or not described.pretrained):
             raise InputError(f"models={name!r}: without pre-training a model needs one to start from")
         if config[backbone].init and not config.init:

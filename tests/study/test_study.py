@@ -71,6 +71,7 @@ def test_a_folder_that_another_command_has_made_is_refused(tmp_path):
         (dict(models="warm:bert"), "needs an ordinary BERT: --config.init=FOLDER"),
         (dict(models="scratch:direct"), "without pre-training"),
         (dict(models="scratch:bert", variants=dict(bert=dict(tasks="sst2,magic"))), "there are: sst2, pos, ner, cola"),
+        (dict(models="warm:shared", variants=dict(direct=dict(tasks="pos"))), "'sst2' has no teacher: variants.direct"),
         (dict(widths="1,x"), "widths='1,x' must be numbers"),
         (dict(models="scratch:bert", data="/nowhere"), "data=/nowhere: there is no folder"),
     ],

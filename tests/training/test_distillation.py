@@ -26,11 +26,13 @@ from tests.tasks import finetuning as task_config
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A multiplexed model to train, a teacher, and data of both kinds."""
+    """A multiplexed model to train, teachers that fit and that do not, and data of both kinds."""
     root = tmp_path_factory.mktemp("distillation")
     write_model(root / "model")
     write_model(root / "teacher", width=1, head="sequence", labels=LABELS)
     write_model(root / "word_teacher", width=1, head="token", labels=("long", "short"))
+    write_model(root / "other", width=1, head="sequence", labels=("a", "b"))
+    write_model(root / "short", width=1, head="sequence", labels=LABELS, max_position_embeddings=30)
     write_sentences(root / "data")
     write_words(root / "words")
     return root
@@ -125,8 +127,7 @@ def test_half_of_the_texts_are_joined_ones_without_labels(folders, kind):
         for first, *body, last in new:
             assert (first, last) == (special.cls, special.sep) and len(body) <= 22
             assert special.sep not in body
-            starts = [b for b in bodies if tuple(body[: len(b)]) == b[: len(body)]]
-            assert starts and any(tuple(body[-len(b) :]) == b for b in bodies) or len(body) == 22
+            assert any(tuple(body[: len(b)]) == b[: len(body)] for b in bodies)  # the limit may cut the rest
         joined.append(new)
     assert sorted(joined[0]) != sorted(joined[1])
 
@@ -176,9 +177,6 @@ def test_a_run_learns_what_its_teacher_says_and_goes_on_where_it_stopped(folders
     ],
 )
 def test_a_teacher_of_something_else_is_refused(fields, message, folders, tmp_path, one_device):
-    if not (folders / "other").exists():
-        write_model(folders / "other", width=1, head="sequence", labels=("a", "b"))
-        write_model(folders / "short", width=1, head="sequence", labels=LABELS, max_position_embeddings=30)
     fields = {k: str(folders / v) if k == "teacher" else v for k, v in fields.items()}
     config = task_config(folders / "data", folders / "model", **fields)
     with pytest.raises(InputError, match=message):
