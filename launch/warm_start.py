@@ -16,7 +16,10 @@ def main() -> None:
     parser.add_argument("--width", required=True, type=int, metavar="N", help="instances of a row")
     parser.add_argument("--workdir", required=True, metavar="DIR", help="the folder to write")
     parser.add_argument(
-        "--input", metavar="GLOB", help=".txt, .jsonl, .parquet (default: the documentation of the Python installation)"
+        "--input",
+        metavar="GLOB",
+        help="text: .txt, .jsonl, .parquet (default: what --init was fine-tuned on; if it was not, the documentation "
+        "of the Python installation)",
     )
     parser.add_argument("--sequences", type=int, default=512, help="drawn from the text to fit on (512)")
     parser.add_argument("--length", type=int, default=64, help="tokens of a sequence (64)")
@@ -33,13 +36,12 @@ def main() -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace DIR if it exists")
     arguments = parser.parse_args()
 
-    from mux_jax.data.pydocs import PythonDocs  # slow to import: after the arguments are checked
-    from mux_jax.data.sources import TextFiles
+    from mux_jax.data.sources import TextFiles  # slow to import: after the arguments are checked
     from mux_jax.warm_start.make import make
 
     given = vars(arguments)
     source = given.pop("input")
-    make(source=TextFiles(source, "text") if source else PythonDocs(), **given)
+    make(source=TextFiles(source, "text") if source else None, **given)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ import mux_jax
 from mux_jax import configuration, pretrained
 from mux_jax.data.sources import TextFiles
 from mux_jax.errors import InputError
+from mux_jax.training import loop
 from mux_jax.warm_start.make import make as make_warm_start
 from tests.conftest import apply, draw_tokens, init
-from tests.tasks import finetuning, sentences, write_model, write_sentences
+from tests.tasks import finetuning, sentences, write_model, write_sentences, write_words
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,7 +51,8 @@ def made(request, ordinary, text, tmp_path_factory):
 
 def make(ordinary, text, workdir, width=2, **changes):
     given = dict(sequences=200, length=12, steps=0, dtype="auto", seed=0, overwrite=False) | changes
-    return make_warm_start(str(ordinary), width, TextFiles(str(text), "text"), workdir=str(workdir), **given)
+    source = TextFiles(str(text), "text") if text else None
+    return make_warm_start(str(ordinary), width, source, workdir=str(workdir), **given)
 
 
 def read_from(states_TD, wanted_TD):
@@ -107,6 +109,19 @@ def test_a_run_takes_the_model_as_it_is(made, tmp_path):
     configuration.resolve(config, found.config)
     assert (config.model.multiplexer, config.model.width) == ("low_rank_orthogonal", found.config.width)
     assert found.find_tokenizer() is not None
+
+
+@pytest.mark.parametrize("kind, write", [("sequence", write_sentences), ("token", write_words)])
+def test_a_fine_tuned_model_is_fitted_on_the_texts_of_its_task(ordinary, tmp_path, one_device, capsys, kind, write):
+    loop.train(finetuning(write(tmp_path / "data", train=3000), ordinary, kind), str(tmp_path / "run"))
+    capsys.readouterr()
+    found = make(tmp_path / "run", None, tmp_path / "own")
+    assert f"text: the training examples of custom, from {tmp_path}/data" in capsys.readouterr().out
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n\n".join(sentences(3000)))  # what both tasks are written from
+    assert found == make(tmp_path / "run", texts, tmp_path / "given")
+    own, given = (mux_jax.load_pretrained(str(tmp_path / name))[1] for name in ("own", "given"))
+    jax.tree.map(np.testing.assert_array_equal, own, given)
 
 
 @pytest.mark.parametrize(

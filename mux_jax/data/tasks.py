@@ -5,8 +5,10 @@ task is distributed, from TensorFlow Datasets, or from the Python installation.
 """
 
 import dataclasses
+import hashlib
 import math
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
@@ -227,3 +229,22 @@ def describe(data: Any) -> str:
     if task and task.embedded:
         return "the Python installation"
     return os.path.abspath(os.path.expanduser(data.folder)) if data.folder else f"TFDS {task.tfds}"
+
+
+class TaskTexts:
+    """The training texts of a task as a source of text (see `sources`); words have spaces between them, so do pairs.
+
+    Raises:
+      InputError: as `read`.
+    """
+
+    def __init__(self, data: Any):
+        self.name = data.task
+        examples = read(get_task(data), data, ("train",))["train"]
+        self._texts = [e.text if isinstance(e.text, str) else " ".join(e.text) for e in examples]
+
+    def fingerprint(self) -> str:
+        return hashlib.blake2b(repr(self._texts).encode(), digest_size=16).hexdigest()
+
+    def documents(self) -> Iterator[tuple[str, float]]:
+        yield from ((text, (i + 1) / len(self._texts)) for i, text in enumerate(self._texts))

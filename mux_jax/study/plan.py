@@ -146,8 +146,7 @@ def _model(config: Any, backbone: str, variant: str, width: int, workdir: epath.
 
 def _share(config: Any, flags: str, teacher: Run, width: int, folder: epath.Path) -> Run:
     """What shares a fine-tuned model out; its folder appears when it is whole."""
-    text = f"--input={config.data}/corpus/*.txt"
-    given = (f"--init={teacher.workdir}", f"--width={width}", text, f"--seed={config.seed}", *shlex.split(flags))
+    given = (f"--init={teacher.workdir}", f"--width={width}", f"--seed={config.seed}", *shlex.split(flags))
     return Run("warm_start", given, folder, folder / "config.json")
 
 

@@ -21,13 +21,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from ml_collections import ConfigDict
 
 from mux_jax.data.packing import PackedTokens, cache_folder, cached_tokens
+from mux_jax.data.pydocs import PythonDocs
+from mux_jax.data.tasks import TaskTexts, describe
 from mux_jax.errors import InputError
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.model import MuxModel
 from mux_jax.paths import absolute
-from mux_jax.pretrained import check_absent, find, save_model
+from mux_jax.pretrained import Pretrained, check_absent, find, save_model
 from mux_jax.progress import progress, say
 from mux_jax.training.checkpoints import write_atomically
 from mux_jax.training.mesh import make_mesh
@@ -43,7 +46,7 @@ _SIGNAL = 0.5  # root mean square of what it passes
 def make(
     init: str,
     width: int,
-    source: Any,
+    source: Any | None,
     sequences: int,
     length: int,
     steps: int,
@@ -58,7 +61,8 @@ def make(
       init: a run, a Hugging Face folder or an id of the hub.
       width: instances of a row.
       source: of `data.sources`; the text that the fits are made on. It is tokenised once, as for
-        pre-training, and kept in the same cache.
+        pre-training, and kept in the same cache. None: the training texts of the task that `init` was
+        fine-tuned on, and for other models the documentation of the Python installation.
       sequences: how many sequences of it, drawn at random, made a multiple of `width`.
       length: their tokens.
       steps: of `refine`.
@@ -87,6 +91,7 @@ def make(
     target = absolute(workdir)
     check_absent(target, overwrite)
     tokenizer = found.tokenizer()
+    source = source or _own_text(found)
     cache = cached_tokens(source, tokenizer, length, _HELDOUT_FRACTION, cache_folder())
     train, heldout = (PackedTokens(cache, split) for split in ("train", "heldout"))
     tokens_SL, heldout_SL = _draw(train, sequences, width, seed), _draw(heldout, _HELDOUT_SEQUENCES, width, seed)
@@ -109,6 +114,16 @@ def make(
     say(save_model(target, config, params, tokenizer, init, overwrite))
     write_atomically(target / "result.json", json.dumps({"explained": explained}) + "\n")
     return explained
+
+
+def _own_text(found: Pretrained) -> Any:
+    """The text that a model knows best: that of its task."""
+    if found.run and "task" in found.run["data"]:
+        data = ConfigDict(found.run["data"])
+        say(f"text: the training examples of {data.task}, from {describe(data)}")
+        return TaskTexts(data)
+    say("text: the documentation of the Python installation")
+    return PythonDocs()
 
 
 def _draw(packed: PackedTokens, count: int, width: int, seed: int) -> np.ndarray:
