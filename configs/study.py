@@ -53,18 +53,12 @@ def get_config():
         finetune="--config.model.dtype=bfloat16 --config.model.scan_layers=False --config.data.lengths=16,32,64"
         " --config.model.hidden_dropout=0.0 --config.model.attention_dropout=0.0",
         tasks=dict(
-            sst2="--config.finetuning.steps=800 --config.finetuning.learning_rate=1e-4",
-            pos="--config.finetuning.steps=600 --config.finetuning.learning_rate=2e-4",
-            ner="--config.finetuning.steps=400 --config.finetuning.learning_rate=3e-4",
-            cola="--config.finetuning.steps=400 --config.finetuning.learning_rate=1e-4",
+            sst2=dict(steps=800, learning_rate="1e-4"),
+            pos=dict(steps=600, learning_rate="2e-4"),
+            ner=dict(steps=400, learning_rate="3e-4"),
+            cola=dict(steps=400, learning_rate="1e-4"),
         ),
-        # Those of instances that learn from width 1.
-        taught=dict(
-            sst2="--config.finetuning.steps=1600 --config.finetuning.learning_rate=1e-4",
-            pos="--config.finetuning.steps=600 --config.finetuning.learning_rate=2e-4",
-            ner="--config.finetuning.steps=300 --config.finetuning.learning_rate=3e-4",
-            cola="--config.finetuning.steps=400 --config.finetuning.learning_rate=1e-4",
-        ),
+        taught=dict(sst2=800, pos=300, ner=150, cola=200),  # steps, times N, of instances that learn from width 1
     )
     config.scratch = dict(
         init=False,
@@ -73,10 +67,10 @@ def get_config():
         pretrain="--config.eval.every=500 --config.checkpoint.every=500",
         finetune="--config.model.scan_layers=False --config.data.sequence_length=64 --config.data.lengths=16,32",
         tasks=dict(
-            sst2="--config.finetuning.steps=1000 --config.finetuning.learning_rate=5e-4",
-            pos="--config.finetuning.steps=1000 --config.finetuning.learning_rate=1e-3",
-            ner="--config.finetuning.steps=500 --config.finetuning.learning_rate=1e-3",
-            cola="--config.finetuning.steps=500 --config.finetuning.learning_rate=5e-4",
+            sst2=dict(steps=1000, learning_rate="5e-4"),
+            pos=dict(steps=1000, learning_rate="1e-3"),
+            ner=dict(steps=500, learning_rate="1e-3"),
+            cola=dict(steps=500, learning_rate="5e-4"),
         ),
     )
     return config

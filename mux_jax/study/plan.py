@@ -123,19 +123,22 @@ def _model(config: Any, backbone: str, variant: str, width: int, workdir: epath.
     for task in _names(described.tasks):
         folder = workdir / backbone / f"{variant}_n{width}_{task}"
         on = f"--config=configs/finetune.py:task={task},data={config.data}/{TASKS[task][0]}"
-        taught, steps = (), section.tasks[task]
+        taught, steps = (), section.tasks[task].steps
         if shared:
             teacher = teachers[task]
             shares = _share(config, section.share, teacher, width, workdir / backbone / f"start_n{width}_{task}")
             starts += [teacher, shares]
-            start, taught, steps = shares.workdir, (f"--config.teacher={teacher.workdir}",), section.taught[task]
+            start, taught = shares.workdir, (f"--config.teacher={teacher.workdir}",)
+            steps = width * section.taught[task]
         flags = (
             on,
             f"--config.init={start}",
             *taught,
             f"--config.model.width={width}",
             f"--config.seed={config.seed}",
-            *shlex.split(f"{section.finetune} {steps}"),
+            *shlex.split(section.finetune),
+            f"--config.finetuning.steps={steps}",
+            f"--config.finetuning.learning_rate={section.tasks[task].learning_rate}",
         )
         tasks[task] = Run("finetune", flags, folder, folder / "result.json")
         if width > 1 and task in ENSEMBLED:

@@ -44,6 +44,8 @@ def test_width_1_is_not_primed_and_trains_as_long(tmp_path):
 def test_instances_share_width_1_out_learn_from_it_and_are_compared_with_it(tmp_path):
     config = study_config(tmp_path, models="warm:direct,warm:shared", widths="1,2", init="bert")
     one, two, shared = plan.models(config, epath.Path(tmp_path / "out"))
+    assert f"--config.finetuning.steps={config.warm.tasks.pos.steps}" in two.tasks["pos"].flags
+    assert f"--config.finetuning.steps={2 * config.warm.taught.pos}" in shared.tasks["pos"].flags
     assert not one.starts and not two.starts and "--config.init=bert" in two.tasks["pos"].flags
     teacher, start = shared.runs[2:4]
     assert teacher == one.tasks["pos"] and start.program == "warm_start"
