@@ -37,13 +37,13 @@ class TextFiles:
 
     def __init__(self, patterns: str, field: str):
         if not patterns:
-            raise InputError("data.files is empty; give one or more globs, separated by commas")
+            raise InputError("no files to read: data.files (or --input) takes one or more globs, separated by commas")
         self._field = field
         self.files = []
         for pattern in patterns.split(","):
             found = _glob(pattern.strip())
             if not found:
-                raise InputError(f"data.files: no file matches {pattern.strip()!r}")
+                raise InputError(f"no file matches {pattern.strip()!r}")
             self.files += found
         for path in self.files:
             if _suffix(path) not in self._READERS:
@@ -120,7 +120,7 @@ class TextFiles:
                 raise InputError(f"{path}:{number}: not JSON: {e}") from e
             text = record.get(self._field) if isinstance(record, dict) else None
             if not isinstance(text, str):
-                raise InputError(f"{path}:{number}: no text in field {self._field!r} (data.text_field)")
+                raise InputError(f"{path}:{number}: no text in field {self._field!r} (text_field)")
             if any("\ud800" <= c <= "\udfff" for c in text):
                 raise InputError(f"{path}:{number}: field {self._field!r} has half of a surrogate pair")
             if text.strip():
@@ -134,10 +134,10 @@ class TextFiles:
         table = pyarrow.parquet.ParquetFile(stream)
         names = table.schema_arrow.names
         if self._field not in names:
-            raise InputError(f"{path}: no column {self._field!r} (data.text_field); there are: {', '.join(names)}")
+            raise InputError(f"{path}: no column {self._field!r} (text_field); there are: {', '.join(names)}")
         kind = table.schema_arrow.field(self._field).type
         if kind not in (pyarrow.string(), pyarrow.large_string()):
-            raise InputError(f"{path}: column {self._field!r} (data.text_field) is of type {kind}, not string")
+            raise InputError(f"{path}: column {self._field!r} (text_field) is of type {kind}, not string")
         for batch in table.iter_batches(batch_size=1024, columns=[self._field]):
             for text in batch.column(0).to_pylist():
                 if text and text.strip():

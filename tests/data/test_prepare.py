@@ -92,7 +92,7 @@ def test_bad_input_is_refused_before_work(texts, tmp_path, changes, message):
 
 def test_a_bad_file_is_named_with_the_line_and_leaves_nothing(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n{"body": "not"}\n')
-    with pytest.raises(InputError, match=r"^/.*a.jsonl:2: no text in field 'text' \(data.text_field\)$"):
+    with pytest.raises(InputError, match=r"^/.*a.jsonl:2: no text in field 'text' \(text_field\)$"):
         prepare(TextFiles(str(tmp_path / "a.jsonl"), "text"), "books", str(tmp_path / "out"))
     assert not list((tmp_path / "out").glob("*/*"))
 
