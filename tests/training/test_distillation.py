@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import types
 
 import jax
@@ -19,7 +20,7 @@ from mux_jax.training import finetuning, loop
 from mux_jax.training.distillation import Teacher
 from mux_jax.training.mesh import make_mesh
 from mux_jax.training.step import split_batch
-from tests.conftest import SPECIAL, apply, draw_tokens, init, small_model
+from tests.conftest import SPECIAL, WORDS, apply, draw_tokens, init, small_model
 from tests.tasks import LABELS, write_model, write_sentences, write_words
 from tests.tasks import finetuning as task_config
 
@@ -33,6 +34,11 @@ def folders(tmp_path_factory):
     write_model(root / "word_teacher", width=1, head="token", labels=("long", "short"))
     write_model(root / "other", width=1, head="sequence", labels=("a", "b"))
     write_model(root / "short", width=1, head="sequence", labels=LABELS, max_position_embeddings=30)
+    shutil.copytree(root / "teacher", root / "foreign")
+    vocabulary = json.loads((root / "foreign" / "tokenizer.json").read_text())
+    words = vocabulary["model"]["vocab"]
+    words[WORDS[0]], words[WORDS[1]] = words[WORDS[1]], words[WORDS[0]]
+    (root / "foreign" / "tokenizer.json").write_text(json.dumps(vocabulary))
     write_sentences(root / "data")
     write_words(root / "words")
     return root
@@ -170,6 +176,7 @@ def test_a_run_learns_what_its_teacher_says_and_goes_on_where_it_stopped(folders
         ({"teacher": "model"}, "teacher=.*model: its width is 2; it must be an ordinary model"),
         ({"teacher": "word_teacher"}, "its head is 'token'; the task's is 'sequence'"),
         ({"teacher": "other"}, "its labels are a, b; the task's are fruit, stone"),
+        ({"teacher": "foreign"}, "it has another vocabulary than init"),
         ({"teacher": "nothing"}, "no model there"),
         ({"data.sequence_length": 40, "teacher": "short"}, "it has 30 positions for data.sequence_length=40"),
         ({"finetuning.distillation_coefficient": 1.5}, "distillation_coefficient=1.5 must be from 0 to 1"),
