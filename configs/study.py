@@ -16,7 +16,9 @@ def get_config():
     config.init = ""
     config.widths = "1,2,5"
     # What is made, in this order: backbones and variants, both below.
-    config.models = "scratch:bert,scratch:unprimed,scratch:contextual,scratch:electra,warm:direct,warm:shared"
+    config.models = (
+        "scratch:bert,scratch:unprimed,scratch:contextual,scratch:electra,warm:bert,warm:electra,warm:shared"
+    )
     config.seed = 0
 
     # What is done before fine-tuning: priming, pre-training; models that are not primed are pre-trained

@@ -24,8 +24,8 @@ def main() -> None:
     workdir = absolute(_WORKDIR.value)
     models = plan.models(_CONFIG.value, workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    if not _REPORT.value:
-        runner.carry_out(models, Path(__file__).parent, workdir / "runs.jsonl")
+    log = workdir / "runs.jsonl"
+    runner.check(models, log) if _REPORT.value else runner.carry_out(models, Path(__file__).parent, log)
     throughput.measure_models(models, workdir / "throughput.json")
     results.write(models, workdir)
 

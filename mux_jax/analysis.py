@@ -62,9 +62,9 @@ def analyze(checkpoints: Sequence[str], source: Any, length: int, rows: int, out
     folder.mkdir(parents=True, exist_ok=True)
     results = []
     with progress("analysis") as report:
-        for i, (found, tokens) in enumerate(zip(models, given)):
-            results.append({"model": str(found.folder), "width": found.config.width} | measure(found, tokens, mesh))
-            report((i + 1) / len(models), str(found.folder))
+        for i, (path, found, tokens) in enumerate(zip(checkpoints, models, given)):
+            results.append({"model": path, "width": found.config.width} | measure(found, tokens, mesh))
+            report((i + 1) / len(models), path)
     write_atomically(folder / "analysis.json", json.dumps(results, indent=2) + "\n")
     for name in ("analysis.json", *plot(results, folder)):
         say(f"  {folder / name}")

@@ -118,8 +118,8 @@ def _pack(source: Any, tokenizer: Tokenizer, length: int, heldout: float, folder
     for split, rows in written.items():
         if not rows:
             raise InputError(
-                f"data.source={source.name}: too little text for one {split} sequence of {length} tokens; "
-                f"give more text or change data.heldout_fraction={heldout}"
+                f"{source.name}: too little text: no {split} sequence of {length} tokens, "
+                f"with {heldout:.2%} of the documents held out (data.heldout_fraction)"
             )
     meta = {"sequence_length": length, "dtype": dtype, **written}
     (folder / "meta.json").write_text(json.dumps(meta))

@@ -11,7 +11,7 @@ from mux_jax.errors import InputError
 BACKBONES = ("warm", "scratch")  # sections of the configuration
 # Each task's folder under `config.data`, and its name in tables.
 TASKS = {"sst2": ("sst2", "SST-2"), "pos": ("ud_ewt", "UD EWT"), "ner": ("wnut17", "WNUT-17"), "cola": ("cola", "CoLA")}
-# What a multiplexed model is also scored with on these: each example in all slots of a row.
+# These a multiplexed model is also scored on with an ensemble: each text in N slots drawn at random.
 ENSEMBLED = ("sst2", "pos")
 
 
@@ -55,7 +55,7 @@ class Model:
 
 
 def models(config: Any, workdir: epath.Path) -> list[Model]:
-    """The models of a study, in the order in which they are made.
+    """The models of a study, in the order in which they are made; before each the width 1 it is compared with.
 
     Raises:
       InputError: an unknown model or task, widths that are no numbers, missing data.
@@ -71,21 +71,26 @@ def models(config: Any, workdir: epath.Path) -> list[Model]:
                 f"models={name!r} must be BACKBONE:VARIANT; there are the backbones {', '.join(BACKBONES)} and the "
                 f"variants {', '.join(config.variants)}"
             )
-        described = config.variants[variant]
-        for task in _names(described.tasks):
+        described, section = config.variants[variant], config[backbone]
+        if described.base not in config.variants:
+            raise InputError(f"variants.{variant}.base={described.base!r} is not among: {', '.join(config.variants)}")
+        if described.shared and not ("share" in section and "taught" in section):
+            raise InputError(f"models={name!r}: the backbone {backbone} has no `share` and `taught`")
+        taught = _names(config.variants[described.base].tasks)
+        for task in (*_names(described.tasks), *taught):
             if task not in TASKS:
-                raise InputError(f"variants.{variant}.tasks={task!r} does not exist; there are: {', '.join(TASKS)}")
-            if described.shared and task not in _names(config.variants[described.base].tasks):
+                raise InputError(f"task {task!r} of the variants does not exist; there are: {', '.join(TASKS)}")
+            if described.shared and task not in taught:
                 raise InputError(
                     f"variants.{variant}.tasks={task!r} has no teacher: variants.{described.base} lacks it"
                 )
-        if not config[backbone].init and (described.shared or not described.pretrained):
+        if not section.init and not described.pretrained:
             raise InputError(f"models={name!r}: without pre-training a model needs one to start from")
-        if config[backbone].init and not config.init:
+        if section.init and not config.init:
             raise InputError(f"models={name!r} needs an ordinary BERT: --config.init=FOLDER")
-        for width in map(int, widths):
-            if width > 1 or described.base == variant:
-                found.append(_model(config, backbone, variant, width, workdir))
+        for model in (described.base, 1), *((variant, int(width)) for width in widths if int(width) > 1):
+            if (backbone, *model) not in [(m.backbone, m.variant, m.width) for m in found]:
+                found.append(_model(config, backbone, *model, workdir))
     for folder in sorted({"corpus"} | {TASKS[task][0] for model in found for task in model.tasks}):
         if not (epath.Path(config.data) / folder).is_dir():
             raise InputError(f"data={config.data}: there is no folder {folder} in it")

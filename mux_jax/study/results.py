@@ -38,7 +38,7 @@ def collect(models: list[Model], workdir: epath.Path) -> list[dict[str, Any]]:
       and `ensembles`, the scores with `drop`, the points lost against width 1; `seconds` of its runs.
     """
     speed = throughput.read(workdir / "throughput.json")
-    taken = {command: row["seconds"] for command, row in read_log(workdir / "runs.jsonl").items()}
+    log = read_log(workdir / "runs.jsonl")
     rows = []
     for model in models:
         base = throughput.baseline(model, models)
@@ -57,7 +57,7 @@ def collect(models: list[Model], workdir: epath.Path) -> list[dict[str, Any]]:
                 "pretraining": stages.get("pretraining"),
                 "tasks": tasks,
                 "ensembles": ensembles,
-                "seconds": sum(taken.get(run.command, 0.0) for run in model.runs),
+                "seconds": sum(log[str(run.result)]["seconds"] for run in model.runs if run.result.exists()),
             }
         )
     return rows
@@ -127,8 +127,9 @@ def _score(score: dict[str, Any] | None, width: int) -> str:
 def _commands(models: list[Model], workdir: epath.Path) -> str:
     """Markdown: each run that is done, its time, the commit, and its command."""
     log, here = read_log(workdir / "runs.jsonl"), f"{Path.cwd()}{os.sep}"
-    runs = {run.command: run for model in models for run in model.runs if run.command in log and run.result.exists()}
-    lines = [f"{log[c]['seconds'] / 60:5.1f} min  {log[c]['commit']}  {c.replace(here, '')}\n" for c in runs]
+    done = dict.fromkeys(str(run.result) for model in models for run in model.runs if run.result.exists())
+    rows = [log[result] for result in done]
+    lines = [f"{row['seconds'] / 60:5.1f} min  {row['commit']}  {row['command'].replace(here, '')}\n" for row in rows]
     return f"```\n{''.join(lines)}```\n"
 
 

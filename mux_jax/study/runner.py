@@ -24,28 +24,47 @@ def carry_out(models: list[Model], programs: Path, log: epath.Path) -> None:
       programs: the folder of the programs, `launch/`.
 
     Raises:
-      InputError: a run's folder has the result of another command.
+      InputError: as `check`.
       TrainingError: a run that failed, with its command.
       SystemExit(0): SIGTERM came, or a run was stopped; it has saved, and the same command continues.
     """
-    runs = {run.result: run for model in models for run in model.runs}
-    left = [run for result, run in runs.items() if not result.exists()]
-    made = read_log(log)
-    for run in runs.values():
-        if run.result.exists() and run.command not in made:
-            raise InputError(
-                f"{run.workdir} was made by another command than {run.command}; remove it, or change workdir"
-            )
+    runs = check(models, log)
+    left = [run for run in runs if not run.result.exists()]
     say(f"{len(runs)} runs, {len(runs) - len(left)} of them done")
     for i, run in enumerate(left):
         say(f"[{len(runs) - len(left) + i + 1}/{len(runs)}] {run.command}")
-        start, commit = time.monotonic(), _commit(programs)
+        row = {"result": str(run.result), "command": run.command, "commit": _commit(programs), "seconds": 0.0}
+        _append(log, row | {"anew": not run.result.parent.exists()})  # now: nobody may be here when it ends
+        start = time.monotonic()
         try:
             _call(run, programs)
         finally:
-            taken = {"command": run.command, "commit": commit, "seconds": round(time.monotonic() - start, 1)}
-            lines = log.read_text() if log.exists() else ""
-            write_atomically(log, lines + json.dumps(taken) + "\n")
+            _append(log, row | {"anew": False, "seconds": round(time.monotonic() - start, 1)})
+
+
+def check(models: list[Model], log: epath.Path) -> list[Run]:
+    """The runs of the models, each once, in an order in which each comes after what it starts from.
+
+    Raises:
+      InputError: a run was made by another command, or from something that was made anew since.
+    """
+    runs = list({run.result: run for model in models for run in model.runs}.values())
+    made = read_log(log)
+    for i, run in enumerate(runs):
+        if not run.result.exists():
+            continue
+        row = made.get(str(run.result), {"command": ""})
+        if row["command"] != run.command:
+            raise InputError(
+                f"{run.workdir} was made by another command than {run.command}; remove it, or change workdir"
+            )
+        folders = {flag.partition("=")[2] for flag in run.flags} | {str(run.workdir)}
+        for other in (other for other in runs[:i] if str(other.workdir) in folders):
+            if not other.result.exists() or made[str(other.result)]["line"] > row["line"]:
+                raise InputError(
+                    f"{run.workdir} was made from {other.workdir} before that was made anew; remove it too"
+                )
+    return runs
 
 
 def _call(run: Run, programs: Path) -> None:
@@ -80,11 +99,18 @@ def _commit(programs: Path) -> str:
     return found.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
+def _append(log: epath.Path, row: dict[str, Any]) -> None:
+    lines = log.read_text() if log.exists() else ""
+    write_atomically(log, lines + json.dumps(row) + "\n")
+
+
 def read_log(log: epath.Path) -> dict[str, dict[str, Any]]:
-    """`seconds` that each command has taken, all its processes together, and the last one's `commit`."""
+    """What made each result: `command`, `commit` and `line` of its last process, `seconds` of all of them."""
     found: dict[str, dict[str, Any]] = {}
-    for line in log.read_text().splitlines() if log.exists() else ():
-        row = json.loads(line)
-        row["seconds"] += found.get(row["command"], {"seconds": 0.0})["seconds"]
-        found[row["command"]] = row
+    for line, text in enumerate(log.read_text().splitlines() if log.exists() else ()):
+        row = json.loads(text) | {"line": line}
+        before = found.get(row["result"])
+        if before and before["command"] == row["command"] and not row["anew"]:
+            row["seconds"] += before["seconds"]
+        found[row["result"]] = row
     return found

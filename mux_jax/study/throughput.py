@@ -14,22 +14,23 @@ _TASK, _ROWS, _LENGTH, _REPEATS = "sst2", 32, 64, 10
 
 
 def measure_models(models: list[Model], path: epath.Path) -> None:
-    """Measures the models that are done, unless `path` has a factor for each, and writes it there.
+    """Measures the models that are done with their width 1, unless `path` has them all, and writes it there.
 
     Those of a backbone take turns. The file is a list of objects as `launch/benchmark.py --json`
     writes it, named BACKBONE/VARIANT/WIDTH.
     """
     rows = read(path)
     for backbone in dict.fromkeys(model.backbone for model in models):
-        group = [m for m in models if m.backbone == backbone and _TASK in m.tasks and m.tasks[_TASK].result.exists()]
-        if all(rows.get(name(model), {}).get("factor") for model in group):
+        done = [m for m in models if m.backbone == backbone and _TASK in m.tasks and m.tasks[_TASK].result.exists()]
+        group = [model for model in done if baseline(model, done)]
+        if all(name(model) in rows for model in group):
             continue
         mesh = make_mesh()
         made = []
         for model in group:
             config = find(str(model.tasks[_TASK].workdir)).config
-            base = baseline(model, group)
-            made.append(cases.forward(name(model), "sequence", config, _ROWS, _LENGTH, mesh, base and name(base)))
+            base = name(baseline(model, group))
+            made.append(cases.forward(name(model), "sequence", config, _ROWS, _LENGTH, mesh, base))
         dtype = find(str(group[0].tasks[_TASK].workdir)).config.compute_dtype
         rows |= {row["name"]: row for row in measure.measure(made, dtype, _REPEATS)}
         write_atomically(path, json.dumps(list(rows.values()), indent=2) + "\n")

@@ -90,11 +90,14 @@ def make(
             raise InputError(f"--{name}={value} must be at least 0")
     target = absolute(workdir)
     check_absent(target, overwrite)
+    if target == found.folder:
+        raise InputError(f"--workdir={workdir} is --init; it must be another folder")
     tokenizer = found.tokenizer()
     source = source or _own_text(found)
     cache = cached_tokens(source, tokenizer, length, _HELDOUT_FRACTION, cache_folder())
     train, heldout = (PackedTokens(cache, split) for split in ("train", "heldout"))
     tokens_SL, heldout_SL = _draw(train, sequences, width, seed), _draw(heldout, _HELDOUT_SEQUENCES, width, seed)
+    say(f"fitted on {len(tokens_SL):,} of {len(train):,} sequences of {length} tokens")
 
     mesh = make_mesh(devices=jax.devices()[:1])
     ordinary = jax.device_get(found.params(mesh))
@@ -121,7 +124,10 @@ def _own_text(found: Pretrained) -> Any:
     if found.run and "task" in found.run["data"]:
         data = ConfigDict(found.run["data"])
         say(f"text: the training examples of {data.task}, from {describe(data)}")
-        return TaskTexts(data)
+        try:
+            return TaskTexts(data)
+        except InputError as e:
+            raise InputError(f"{e}; --input names other text") from e
     say("text: the documentation of the Python installation")
     return PythonDocs()
 

@@ -54,15 +54,49 @@ def test_instances_share_width_1_out_learn_from_it_and_are_compared_with_it(tmp_
     assert throughput.baseline(shared, [one, two, shared]) is one
 
 
-def test_a_folder_that_another_command_has_made_is_refused(tmp_path):
-    workdir = epath.Path(tmp_path / "out")
-    changes = dict(models="scratch:unprimed", widths="2")
-    folder = programs(tmp_path, WRITE)
+def test_what_another_command_has_made_is_refused(tmp_path):
+    workdir, folder = epath.Path(tmp_path / "out"), programs(tmp_path, WRITE)
+    log = workdir / "runs.jsonl"
     workdir.mkdir()
-    runner.carry_out(plan.models(study_config(tmp_path, **changes), workdir), folder, workdir / "runs.jsonl")
-    other = plan.models(study_config(tmp_path, **changes, seed=1), workdir)
+
+    def models(seed):
+        return plan.models(study_config(tmp_path, models="scratch:unprimed", widths="2", seed=seed), workdir)
+
+    runner.carry_out(models(0), folder, log)
+    runner.check(models(0), log)
     with pytest.raises(InputError, match="was made by another command than .*seed=1"):
-        runner.carry_out(other, folder, workdir / "runs.jsonl")
+        runner.carry_out(models(1), folder, log)
+    (workdir / "scratch").rmtree()
+    runner.carry_out(models(1), folder, log)
+    with pytest.raises(InputError, match="was made by another command than .*seed=0"):
+        runner.check(models(0), log)
+
+
+def test_what_was_made_from_something_that_was_made_anew_is_refused(tmp_path):
+    config = study_config(tmp_path, models="scratch:bert", widths="2", variants=dict(bert=dict(tasks="sst2")))
+    workdir, folder = epath.Path(tmp_path / "out"), programs(tmp_path, WRITE)
+    log = workdir / "runs.jsonl"
+    workdir.mkdir()
+
+    def models(steps):
+        config.scratch.pretraining_steps = steps
+        return plan.models(config, workdir)
+
+    runner.carry_out(models(5), folder, log)
+    removed = []
+    with pytest.raises(InputError, match="made by another command"):
+        runner.check(models(6), log)
+    for model in models(6):  # what the errors ask for, one after the other
+        model.pretrained.workdir.rmtree()
+    for _ in range(2):
+        with pytest.raises(InputError, match="was made from .*bert_n. before that was made anew") as refused:
+            runner.check(models(6), log)
+        removed.append(epath.Path(str(refused.value).split()[0]))
+        removed[-1].rmtree()
+    assert {path.name for path in removed} == {"bert_n1_sst2", "bert_n2_sst2"}
+    runner.carry_out(models(6), folder, log)
+    seconds = [row["seconds"] for row in runner.read_log(log).values()]
+    assert len(seconds) == 6 and len(log.read_text().splitlines()) == 2 * (6 + 5)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +107,8 @@ def test_a_folder_that_another_command_has_made_is_refused(tmp_path):
         (dict(models="warm:bert"), "needs an ordinary BERT: --config.init=FOLDER"),
         (dict(models="scratch:direct"), "without pre-training"),
         (dict(models="scratch:bert", variants=dict(bert=dict(tasks="sst2,magic"))), "there are: sst2, pos, ner, cola"),
+        (dict(models="scratch:bert", variants=dict(bert=dict(base="magic"))), "base='magic' is not among: bert"),
+        (dict(models="scratch:shared"), "the backbone scratch has no `share`"),
         (dict(models="warm:shared", variants=dict(direct=dict(tasks="pos"))), "'sst2' has no teacher: variants.direct"),
         (dict(widths="1,x"), "widths='1,x' must be numbers"),
         (dict(models="scratch:bert", data="/nowhere"), "data=/nowhere: there is no folder"),
@@ -144,7 +180,7 @@ def test_throughput_is_over_width_1_once_that_is_there(tmp_path):
     make(two)
     path = workdir / "throughput.json"
     throughput.measure_models([one, two], path)
-    assert throughput.read(path)["scratch/bert/2"]["factor"] is None
+    assert not throughput.read(path)
     make(one)
     throughput.measure_models([one, two], path)
     found = throughput.read(path)
