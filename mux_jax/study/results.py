@@ -33,7 +33,7 @@ def collect(models: list[Model], workdir: epath.Path) -> list[dict[str, Any]]:
     """An object for each model that a task has been scored with.
 
     Returns:
-      `backbone`, `variant`, `width`; `factor`, the measured throughput over width 1; `retrieval`, the
+      `backbone`, `variant`, `width`, `base`; `factor`, the measured throughput over width 1; `retrieval`, the
       accuracy on held-out text after priming, by slot; `pretraining`, the figures at its end; `tasks`
       and `ensembles`, the scores with `drop`, the points lost against width 1; `seconds` of its runs.
     """
@@ -52,6 +52,7 @@ def collect(models: list[Model], workdir: epath.Path) -> list[dict[str, Any]]:
                 "backbone": model.backbone,
                 "variant": model.variant,
                 "width": model.width,
+                "base": model.base,
                 "factor": speed.get(throughput.name(model), {}).get("factor"),
                 "retrieval": primed.get("priming", {}).get("retrieval_accuracy_per_slot"),
                 "pretraining": stages.get("pretraining"),
@@ -134,17 +135,18 @@ def _commands(models: list[Model], workdir: epath.Path) -> str:
 
 
 def _plot(rows: list[dict[str, Any]], task: str, path: epath.Path) -> None:
-    """The score against the throughput over width 1, a curve for each backbone and variant."""
+    """The score against the throughput over width 1, a curve from there for each backbone and variant."""
     plt = pyplot()
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
-    for name in dict.fromkeys((row["backbone"], row["variant"]) for row in rows):
-        group = [r for r in rows if (r["backbone"], r["variant"]) == name and task in r["tasks"] and r["factor"]]
+    scored = [row for row in rows if task in row["tasks"] and row["factor"]]
+    for name in dict.fromkeys((row["backbone"], row["variant"], row["base"]) for row in scored if row["width"] > 1):
+        backbone, variant, base = name
+        curve = [(backbone, base, 1), *((backbone, variant, row["width"]) for row in scored)]
+        group = [row for row in scored if (row["backbone"], row["variant"], row["width"]) in curve]
         points = sorted((row["factor"], row["width"], row["tasks"][task]) for row in group)
-        if not points:
-            continue
         factors, widths, scores = zip(*points)
         means, stds = ([100 * score[key] for score in scores] for key in ("mean", "std"))
-        axis.errorbar(factors, means, stds, marker="o", capsize=3, label=" ".join(name))
+        axis.errorbar(factors, means, stds, marker="o", capsize=3, label=f"{backbone} {variant}")
         for factor, width, mean in zip(factors, widths, means):
             axis.annotate(f"N={width}", (factor, mean), textcoords="offset points", xytext=(5, 5), fontsize=8)
     axis.set_xlabel("throughput over width 1")
