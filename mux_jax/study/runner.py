@@ -109,6 +109,8 @@ def read_log(log: epath.Path) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for line, text in enumerate(log.read_text().splitlines() if log.exists() else ()):
         row = json.loads(text) | {"line": line}
+        if "result" not in row:
+            raise InputError(f"{log}:{line + 1}: written by an earlier version of the study; change workdir")
         before = found.get(row["result"])
         if before and before["command"] == row["command"] and not row["anew"]:
             row["seconds"] += before["seconds"]

@@ -70,6 +70,9 @@ def test_what_another_command_has_made_is_refused(tmp_path):
     runner.carry_out(models(1), folder, log)
     with pytest.raises(InputError, match="was made by another command than .*seed=0"):
         runner.check(models(0), log)
+    log.write_text('{"command": "python", "commit": "", "seconds": 1.0}\n')
+    with pytest.raises(InputError, match="runs.jsonl:1: written by an earlier version"):
+        runner.check(models(1), log)
 
 
 def test_what_was_made_from_something_that_was_made_anew_is_refused(tmp_path):
