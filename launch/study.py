@@ -25,7 +25,10 @@ def main() -> None:
     models = plan.models(_CONFIG.value, workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     log = workdir / "runs.jsonl"
-    runner.check(models, log) if _REPORT.value else runner.carry_out(models, Path(__file__).parent, log)
+    if _REPORT.value:
+        runner.check(models, log)
+    else:
+        runner.carry_out(models, Path(__file__).parent, log)
     throughput.measure_models(models, workdir / "throughput.json")
     results.write(models, workdir)
 

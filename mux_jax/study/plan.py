@@ -76,11 +76,11 @@ def models(config: Any, workdir: epath.Path) -> list[Model]:
             raise InputError(f"variants.{variant}.base={described.base!r} is not among: {', '.join(config.variants)}")
         if described.shared and not ("share" in section and "taught" in section):
             raise InputError(f"models={name!r}: the backbone {backbone} has no `share` and `taught`")
-        taught = _names(config.variants[described.base].tasks)
-        for task in (*_names(described.tasks), *taught):
+        of_base = _names(config.variants[described.base].tasks)
+        for task in (*_names(described.tasks), *of_base):
             if task not in TASKS:
-                raise InputError(f"task {task!r} of the variants does not exist; there are: {', '.join(TASKS)}")
-            if described.shared and task not in taught:
+                raise InputError(f"variants: the task {task!r} does not exist; there are: {', '.join(TASKS)}")
+            if described.shared and task not in of_base:
                 raise InputError(
                     f"variants.{variant}.tasks={task!r} has no teacher: variants.{described.base} lacks it"
                 )
