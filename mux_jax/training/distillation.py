@@ -26,6 +26,10 @@ class Teacher:
         at = "" if found.step is None else f" at step {found.step}"
         say(f"teacher: {found.folder}{at}")
 
+    def prepare(self, batch: dict[str, jax.Array]) -> None:
+        """Compiles for rows of this length, if that was not done before."""
+        self._logits.prepare(self._params, batch["tokens"])
+
     def __call__(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return batch | {"teacher": self._logits(self._params, batch["tokens"])}
 

@@ -51,6 +51,7 @@ class Finetuning:
     tokenizer: Tokenizer
     labels: tuple[str, ...]
     splits: dict[str, Split]
+    teacher: Pretrained | None = None  # of `config.teacher`
     classifiers: dict[ModelConfig, Classifier] = dataclasses.field(default_factory=dict)  # compiled once
 
     @property
@@ -215,8 +216,9 @@ def prepare(config: Any, workdir: epath.Path, init: Pretrained) -> Finetuning:
     """
     data = load(config, init.tokenizer(config.data.tokenizer))
     if config.teacher:
+        data = dataclasses.replace(data, teacher=find(config.teacher))
         model = data.model_config(config, init)
-        distillation.check(find(config.teacher), model, data.tokenizer, config.data.sequence_length)
+        distillation.check(data.teacher, model, data.tokenizer, config.data.sequence_length)
     write_atomically(workdir / "tokenizer.json", data.tokenizer.to_str())
     return data
 

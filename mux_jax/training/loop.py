@@ -78,9 +78,7 @@ class _Run:
         self.model_config = data.model_config(config, init)
         self.model = MuxModel(self.model_config, deterministic=False)
         self.evaluate = data.evaluator(config, self.model, mesh)
-        self.teach = lambda batch: batch
-        if config.get("teacher"):
-            self.teach = Teacher(pretrained.find(config.teacher), mesh, data.special.pad)
+        self.teacher = Teacher(data.teacher, mesh, data.special.pad) if config.get("teacher") else None
         self.checkpoints = Checkpoints(checkpoint_folder(workdir), config.checkpoint.keep)
         self.results: dict[str, dict[str, Any]] = {}  # held-out figures of the stages that have ended
         self.best: dict[str, Any] | None = None  # of a task: score and step of the best evaluation
@@ -142,7 +140,12 @@ class _Run:
         batches = iterate(self.data.batches(config, mine), step, config.data.workers)
 
         def load() -> dict[str, jax.Array]:
-            return self.teach(to_device(next(batches), mesh, config.rows))
+            batch = to_device(next(batches), mesh, config.rows)
+            if not self.teacher:
+                return batch
+            with self.meter.paused():
+                self.teacher.prepare(batch)
+            return self.teacher(batch)
 
         batch = load()
         train_step = make_train_step(objective, self.model, optimizer, mesh, config.seed, config.accumulate)
