@@ -41,8 +41,10 @@ def test_last_hidden_state_equals_pytorchs(capsys):
     model, params = mux_jax.load_pretrained(folder)
     assert model.config.width == 1 and model.config.head == "none"
     found = jax.jit(model.apply)({"params": params}, tokens[:, None], mask[:, None].astype(bool))[:, 0]
-    differences = {name: np.abs(found - expected).max() for name, expected in (("32", single), ("64", double))}
+    # At padding, which nothing reads, PyTorch's own float32 is several times as far from float64.
+    expected = {"32": single, "64": double}
+    differences = {name: np.abs(found - states)[mask == 1].max() for name, states in expected.items()}
     with capsys.disabled():
         print(f"\nlargest difference from PyTorch in float32 and float64: {differences}")
-    assert differences["32"] < 1e-4
+    assert differences["32"] < 2e-5
     assert differences["64"] < 2e-5
