@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from sklearn.metrics import f1_score, roc_auc_score
 
 
 def evaluate(eval_step: Callable, params: Any, batches: Iterable[jax.Array]) -> dict[str, Any]:
@@ -35,6 +34,8 @@ def figures(outputs: dict[str, np.ndarray]) -> dict[str, Any]:
         weights = outputs["mlm_weights"]
         result["mlm_accuracy"] = float((outputs["mlm_correct"] * weights).sum() / max(weights.sum(), 1))
     if "rtd_logits" in outputs:
+        from sklearn.metrics import f1_score, roc_auc_score  # slow to import
+
         real = outputs["rtd_real"]
         labels, logits = outputs["rtd_labels"][real], outputs["rtd_logits"][real]
         result["rtd_roc_auc"] = float(roc_auc_score(labels, logits))

@@ -113,11 +113,11 @@ def whole_rows(workdir):
 
 
 def test_killed_and_continued_equals_uninterrupted(run_config, tmp_path):
-    run_config.priming.steps = run_config.pretraining.steps = 30
+    run_config.priming.steps = run_config.pretraining.steps = 16
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     output, _ = (process := command(run_config, undisturbed)).communicate()
     assert process.returncode == 0, output
-    for step in (8, 36):  # within priming, then within pre-training
+    for step in (8, 20):  # within priming, then within pre-training
         process = command(run_config, killed)
         wait_for_step(process, killed, step)
         process.send_signal(signal.SIGKILL)
