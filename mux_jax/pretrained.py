@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from etils import epath
 from tokenizers import Tokenizer
 
@@ -131,8 +132,9 @@ def start_from(init: Pretrained, config: ModelConfig, params: Any) -> Any:
     """`params`, fresh ones of the model `config`, with what `init` gives in their place.
 
     An ordinary model gives a multiplexed one its embeddings and encoder; otherwise all that has the
-    same name and shape is taken, and a multiplexer or demultiplexer only by its like. What is taken
-    and what is new is printed.
+    same name and shape is taken, and a multiplexer or demultiplexer only by its like. A new decoder
+    with weights of its own, ELECTRA's, starts as the embeddings, which are BERT's decoder. What is
+    taken and what is new is printed.
 
     Raises:
       InputError: nothing fits.
@@ -162,6 +164,11 @@ def start_from(init: Pretrained, config: ModelConfig, params: Any) -> Any:
     say(f"init: {len(taken)} arrays from {init.folder}{at}: {_parts(taken, new)}")
     if new:
         say(f"init: {len(new)} new: {_parts(new, taken)}")
+    words, head = params["embeddings"]["word"], params.get("vocabulary_head", {})
+    if "vocabulary_head/kernel" in new and head["kernel"].shape == words.shape:
+        kernel = jax.device_put(jnp.copy(words), head["kernel"].sharding)  # not the same buffer: both are donated
+        params = params | {"vocabulary_head": head | {"kernel": kernel}}
+        say("init: vocabulary_head/kernel starts as the embeddings")
     left = {"/".join(key.key for key in path) for path, _ in jax.tree.leaves_with_path(found)} - set(taken)
     if left:
         say(f"init: not taken: {_parts(sorted(left), taken)}")

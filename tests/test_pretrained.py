@@ -146,6 +146,19 @@ def test_an_electra_gives_its_projected_embeddings_and_not_its_head(tmp_path):
     assert_identical(params["detection_head"], fresh["detection_head"])
 
 
+def test_an_electra_starts_to_name_tokens_with_the_embeddings(tmp_path, capsys):
+    theirs, _, params = start(
+        tmp_path / "m", small_model(width=1), small_model(width=2, architecture="electra", head="rtd")
+    )
+    assert_identical(params["vocabulary_head"]["kernel"], theirs["embeddings"]["word"])
+    buffers = {
+        params[part][name].unsafe_buffer_pointer()
+        for part, name in (("vocabulary_head", "kernel"), ("embeddings", "word"))
+    }
+    assert len(buffers) == 2  # a step donates both
+    assert "vocabulary_head/kernel starts as the embeddings" in capsys.readouterr().out
+
+
 def test_width_1_goes_on_with_its_head(tmp_path):
     theirs, _, params = start(tmp_path / "m", small_model(width=1), small_model(width=1))
     assert_identical(params, theirs)
