@@ -15,6 +15,7 @@ from mux_jax import configuration, pretrained
 from mux_jax.data.sources import TextFiles
 from mux_jax.errors import InputError
 from mux_jax.training import loop
+from mux_jax.training.finetuning import evaluate
 from mux_jax.warm_start.make import make as make_warm_start
 from tests.conftest import apply, draw_tokens, init
 from tests.tasks import finetuning, sentences, write_model, write_sentences, write_words
@@ -68,16 +69,20 @@ def test_the_ordinary_states_are_read_from_mixtures(ordinary, made):
     model, params = mux_jax.load_pretrained(str(made))
     tokens_BNL = draw_tokens(model.config, rows=60)
     wanted_TD = apply(plain, plain_params, tokens_BNL.reshape(-1, 1, tokens_BNL.shape[-1]), method="encode")
+    wanted_TD = np.asarray(wanted_TD).reshape(-1, wanted_TD.shape[-1])
 
     def found(params):
         def separate(bound):
-            return bound.demultiplexer(bound.encode(tokens_BNL), bound.all_instances)
+            return bound.separate(bound.encode(tokens_BNL))
 
         states = model.apply({"params": params}, method=separate)
-        return read_from(*(np.asarray(x).reshape(-1, x.shape[-1]) for x in (states, wanted_TD)))
+        return np.asarray(states).reshape(wanted_TD.shape)
 
     fresh = init(model.config)[1] | {"embeddings": plain_params["embeddings"], "encoder": plain_params["encoder"]}
-    assert 1 - found(params) < 0.8 * (1 - found(fresh))
+    read = read_from(found(params), wanted_TD)
+    assert 1 - read < 0.8 * (1 - read_from(found(fresh), wanted_TD))
+    # The states are the ordinary ones, not only a linear map away.
+    assert 1 - ((found(params) - wanted_TD) ** 2).mean() / wanted_TD.var(0).mean() > read - 0.1
     assert 0.3 < json.loads((made / "result.json").read_text())["explained"] < 1
 
 
@@ -87,7 +92,7 @@ def test_instances_hardly_disturb_each_other(made):
     others_BNL = tokens_BNL.at[:, 1].set(draw_tokens(model.config, rows=8, seed=2)[:, 1])
 
     def separate(bound, tokens_BNL):
-        return bound.demultiplexer(bound.encode(tokens_BNL), bound.all_instances)
+        return bound.separate(bound.encode(tokens_BNL))
 
     a, b = (np.asarray(model.apply({"params": params}, x, method=separate)) for x in (tokens_BNL, others_BNL))
     changed = [np.square(a[:, i] - b[:, i]).mean() / a[:, i].var(axis=(0, 1)).mean() for i in range(2)]
@@ -113,15 +118,24 @@ def test_a_run_takes_the_model_as_it_is(made, tmp_path):
 
 @pytest.mark.parametrize("kind, write", [("sequence", write_sentences), ("token", write_words)])
 def test_a_fine_tuned_model_is_fitted_on_the_texts_of_its_task(ordinary, tmp_path, one_device, capsys, kind, write):
-    loop.train(finetuning(write(tmp_path / "data", train=3000), ordinary, kind), str(tmp_path / "run"))
+    config = finetuning(write(tmp_path / "data", train=3000, dev=100), ordinary, kind)
+    config.finetuning.steps = 60
+    loop.train(config, str(tmp_path / "run"))
     capsys.readouterr()
     found = make(tmp_path / "run", None, tmp_path / "own")
     assert f"text: the training examples of custom, from {tmp_path}/data" in capsys.readouterr().out
     texts = tmp_path / "texts.txt"
     texts.write_text("\n\n".join(sentences(3000)))  # what both tasks are written from
     assert found == make(tmp_path / "run", texts, tmp_path / "given")
-    own, given = (mux_jax.load_pretrained(str(tmp_path / name))[1] for name in ("own", "given"))
+    run, own, given = (mux_jax.load_pretrained(str(tmp_path / name))[1] for name in ("run", "own", "given"))
     jax.tree.map(np.testing.assert_array_equal, own, given)
+    # It does the task at once, with the same classifier.
+    jax.tree.map(np.testing.assert_array_equal, own["classifier"], run["classifier"])
+    score = {}
+    for name in ("run", "own"):
+        again = finetuning(tmp_path / "data", tmp_path / name, kind)
+        score[name] = evaluate(again, str(tmp_path / f"score_{name}"))["score"]["mean"]
+    assert score["own"] > score["run"] - 0.1 and (kind == "sequence" or score["run"] > 0.9)
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ class MuxModel(nn.Module):
         if config.head == "rtd":
             return self.detection_logits(hidden_BLD)
         if config.head == "none":
-            return self.demultiplexer(hidden_BLD, self.all_instances).astype(jnp.float32)
+            return self.separate(hidden_BLD).astype(jnp.float32)
         return self.class_logits(hidden_BLD)
 
     @property
@@ -146,6 +146,10 @@ class MuxModel(nn.Module):
         B, L, _ = hidden_BLD.shape
         return jnp.broadcast_to(jnp.arange(self.config.prefix_length, L), (B, 1, L - self.config.prefix_length))
 
+    def separate(self, hidden_BLD: jax.Array) -> jax.Array:
+        """The demultiplexed states of all instances at all positions, as task heads read them: [B, N, L, D]."""
+        return self.demultiplexer(hidden_BLD, self.all_instances)
+
     def vocabulary_logits(
         self, hidden_BLD: jax.Array, instance: jax.Array, positions: jax.Array | None = None
     ) -> jax.Array:
@@ -170,12 +174,12 @@ class MuxModel(nn.Module):
 
     def detection_logits(self, hidden_BLD: jax.Array) -> jax.Array:
         """The logit, for every token of every instance, that it was replaced: [B, N, L]."""
-        return self.detection_head(self.demultiplexer(hidden_BLD, self.all_instances))
+        return self.detection_head(self.separate(hidden_BLD))
 
     def class_logits(self, hidden_BLD: jax.Array) -> jax.Array:
         """Logits of the classes: [B, N, C] at CLS for the head `sequence`, [B, N, L, C] for `token`."""
         if self.config.head == "token":
-            return self.classifier(self.demultiplexer(hidden_BLD, self.all_instances))
+            return self.classifier(self.separate(hidden_BLD))
         # CLS comes first, in a prefix last.
         place = max(0, self.config.prefix_length - 1)
         positions_BNP = jnp.full((len(hidden_BLD), self.config.width, 1), place)
@@ -184,7 +188,7 @@ class MuxModel(nn.Module):
     def init_all(self, tokens_BNL: jax.Array) -> None:
         """Touches every part, so that `model.init(rng, tokens, method="init_all")` makes them all."""
         hidden_BLD = self.encode(tokens_BNL)
-        self.demultiplexer(hidden_BLD, self.all_instances)
+        self.separate(hidden_BLD)
         if self.config.width > 1 or self.config.head == "mlm":
             self.vocabulary_logits(hidden_BLD, jnp.zeros((1, 1, 1), int))
         if self.config.head == "rtd":

@@ -11,11 +11,14 @@ import numpy as np
 import scipy.linalg
 
 from mux_jax.models.config import ModelConfig
+from mux_jax.models.demultiplexers import RSA
 from mux_jax.models.encoder import split_layers
 from mux_jax.models.layers import SelfAttention, TransformerLayer, gelu, transformer_layer
 from mux_jax.models.model import MuxModel
 
 _RIDGE = 1e-3  # of the mean variance of the inputs
+_OPEN, _SHUT = 2.0, -6.0  # added to what a GELU is to pass and to stop
+_SIGNAL = 0.5  # root mean square of what it passes
 
 Params = dict[str, Any]
 
@@ -84,6 +87,49 @@ def fit(
         fitted.append(new)
     params["encoder"] = {"layers": jax.tree.map(lambda *x: np.stack(x), *fitted)}
     return params, _Regression(parts(mixed_BLD, N), state).solve()
+
+
+def fit_demultiplexer(config: ModelConfig, fresh: Params, mixed_BLD: jax.Array, state_SLD: jax.Array) -> Params:
+    """RSA that reads the ordinary model's states from those of rows.
+
+    The instance's key opens the GELU of the first layer for its own dimensions, in the range where that is
+    nearly linear, and shuts it for the others. What is then missing is fitted: the second layer by ridge
+    regression, its LayerNorm, which takes out the size and the offset that its GELU is given, by dimension.
+
+    Args:
+      config: of the multiplexed model.
+      fresh: initial parameters of its demultiplexer.
+      mixed_BLD: the multiplexed model's last states.
+      state_SLD: the ordinary model's last states.
+    """
+    N, D = config.width, config.hidden_size
+    rsa = RSA(config)
+
+    @jax.jit
+    def separate(params: Params) -> jax.Array:
+        return rsa.apply({"params": params}, mixed_BLD, jnp.arange(N)[None, :, None]).reshape(state_SLD.shape)
+
+    def norm(scale: Any, bias: Any) -> Params:
+        return {"output_norm": {"scale": scale + np.zeros(D, np.float32), "bias": bias + np.zeros(D, np.float32)}}
+
+    gate_ND = np.where(np.arange(D) // (D // N) == np.arange(N)[:, None], _OPEN, _SHUT)
+    params = fresh | {
+        "dense_keys": {"kernel": np.linalg.pinv(fresh["keys"]) @ gate_ND},
+        "layers_0": {"kernel": _SIGNAL / _size(parts(mixed_BLD, N)) * np.eye(D), "bias": np.zeros(D)},
+    }
+    passed_SLD = separate(params | norm(0, 0))
+    missing_SLD = state_SLD - passed_SLD
+    output = _Regression(passed_SLD, missing_SLD).solve()
+    gain = _SIGNAL / _size(linear(output, passed_SLD))
+    params["output"] = {"kernel": gain * output["kernel"], "bias": gain * output["bias"] + 2 * _OPEN}
+    found_SLD = separate(params | norm(1, 0)) - passed_SLD
+    means = found_SLD.mean((0, 1)), missing_SLD.mean((0, 1))
+    scale_D = ((found_SLD - means[0]) * (missing_SLD - means[1])).mean((0, 1)) / found_SLD.var((0, 1))
+    return params | norm(scale_D, means[1] - scale_D * means[0])
+
+
+def _size(x: jax.Array) -> float:
+    return float(jnp.sqrt((x**2).mean()))
 
 
 @jax.jit

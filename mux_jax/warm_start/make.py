@@ -35,12 +35,10 @@ from mux_jax.progress import progress, say
 from mux_jax.training.checkpoints import write_atomically
 from mux_jax.training.mesh import make_mesh
 from mux_jax.training.step import init_params
-from mux_jax.warm_start.least_squares import Params, fit, linear, parts
+from mux_jax.warm_start.least_squares import Params, fit, fit_demultiplexer, linear, parts
 
 _HELDOUT_FRACTION, _HELDOUT_SEQUENCES = 0.02, 128  # of the documents, and of these, that the result is judged on
 _ROWS, _LEARNING_RATE = 16, 5e-4  # of refinement
-_OPEN, _SHUT = 2.0, -6.0  # added to what a GELU is to pass and to stop
-_SIGNAL = 0.5  # root mean square of what it passes
 
 
 def make(
@@ -73,8 +71,8 @@ def make(
       overwrite: whether it may exist.
 
     Returns:
-      The part of the variance of the ordinary model's last states that is read from mixtures by the
-      linear readout, on held-out text.
+      The part of the variance of the ordinary model's last states that the demultiplexed ones have, on
+      held-out text.
 
     Raises:
       InputError: no such model, one that cannot be shared out, too little text, `workdir` exists.
@@ -106,12 +104,14 @@ def make(
         params, readout = fit(config, ordinary, fresh, tokens_SL, report)
     if steps:
         with progress("refinement") as report:
-            params, readout = refine(config, ordinary, params, readout, train, steps, dtype, seed, report)
+            params = refine(config, ordinary, params, readout, train, steps, dtype, seed, report)
     with jax.default_matmul_precision("highest"):
-        parts_SLd, state_SLD = _encode(dataclasses.replace(config, dtype="float32"), ordinary, params, heldout_SL)
-        error = state_SLD - linear(readout, parts_SLd)
-        explained = 1 - float((error**2).mean() / state_SLD.var((0, 1)).mean())
-        params |= {"demultiplexer": _demultiplexer(fresh["demultiplexer"], readout, parts_SLd, state_SLD)}
+        exact = dataclasses.replace(config, dtype="float32")
+        mixed_BLD, state_SLD = _encode(exact, ordinary, params, tokens_SL)
+        params |= {"demultiplexer": fit_demultiplexer(exact, fresh["demultiplexer"], mixed_BLD, state_SLD)}
+        explained = _explained(exact, ordinary, params, heldout_SL)
+    if config.labels:
+        params |= {"classifier": ordinary["classifier"]}
     say(f"{explained:.0%} of the variance of the last states of {init} is read from mixtures of {width}")
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
     say(save_model(target, config, params, tokenizer, init, overwrite))
@@ -159,8 +159,8 @@ def multiplexed(config: ModelConfig, width: int) -> ModelConfig:
             "each instance gets at least one"
         )
     changes = dict(multiplexer="low_rank_orthogonal", demultiplexer="rsa", num_demux_layers=2)
-    head = "rtd" if config.architecture == "electra" else "mlm"
-    return dataclasses.replace(config, width=width, head=head, labels=(), generator="uniform", **changes)
+    head = config.head if config.labels else "rtd" if config.architecture == "electra" else "mlm"
+    return dataclasses.replace(config, width=width, head=head, generator="uniform", **changes)
 
 
 def refine(
@@ -173,19 +173,20 @@ def refine(
     dtype: str,
     seed: int,
     report: Callable[[float, str], None],
-) -> tuple[Params, Params]:
+) -> Params:
     """Goes on with gradient steps: encoder and readout learn to give the ordinary model's last states.
 
     The loss is the squared error over the variance of the states, on `_ROWS` rows of `packed` at a time.
-    `params`, `readout` and what is returned are those of `fit`.
+    `params`, which are returned, and `readout` are those of `fit`.
     """
     config = dataclasses.replace(config, dtype=dtype, scan_layers=False)
     schedule = optax.warmup_cosine_decay_schedule(0.0, _LEARNING_RATE, max(1, steps // 20), max(2, steps))
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
 
     def loss(trained: Params, fixed: Params, ordinary: Params, tokens_SL: jax.Array) -> jax.Array:
-        parts_SLd, state_SLD = _encode(config, ordinary, fixed | {"encoder": trained["encoder"]}, tokens_SL)
-        return ((linear(trained["readout"], parts_SLd) - state_SLD) ** 2).mean() / state_SLD.var((0, 1)).mean()
+        mixed_BLD, state_SLD = _encode(config, ordinary, fixed | {"encoder": trained["encoder"]}, tokens_SL)
+        found_SLD = linear(trained["readout"], parts(mixed_BLD, config.width))
+        return ((found_SLD - state_SLD) ** 2).mean() / state_SLD.var((0, 1)).mean()
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(
@@ -202,35 +203,22 @@ def refine(
         tokens_SL = np.stack([packed[j] for j in rng.integers(len(packed), size=_ROWS * config.width)])
         trained, moments, found = step(trained, moments, fixed, ordinary, tokens_SL)
         report((i + 1) / steps, f"step {i + 1}, {1 - float(found):.0%} of the variance")
-    trained = jax.device_get(trained)
-    return params | {"encoder": trained["encoder"]}, trained["readout"]
+    return params | {"encoder": jax.device_get(trained["encoder"])}
+
+
+def _explained(config: ModelConfig, ordinary: Params, params: Params, tokens_SL: np.ndarray) -> float:
+    """The part of the variance of the ordinary model's last states that the demultiplexed ones have."""
+    mixed_BLD, state_SLD = _encode(config, ordinary, params, tokens_SL)
+    found_SLD = MuxModel(config).apply({"params": params}, mixed_BLD, method="separate").reshape(state_SLD.shape)
+    return 1 - float(((state_SLD - found_SLD) ** 2).mean() / state_SLD.var((0, 1)).mean())
 
 
 def _encode(config: ModelConfig, ordinary: Params, params: Params, tokens_SL: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Each sequence's part of the multiplexed model's last states, [S, L, D // N]; the ordinary ones, [S, L, D]."""
+    """The multiplexed model's last states, of rows [S / N, L, D]; the ordinary ones, of sequences [S, L, D]."""
 
     def encode(width: int, params: Params) -> jax.Array:
         model = MuxModel(dataclasses.replace(config, width=width))
         tokens_BNL = tokens_SL.reshape(-1, width, tokens_SL.shape[-1])
         return model.apply({"params": params}, tokens_BNL, method="encode").astype(jnp.float32)
 
-    return parts(encode(config.width, params), config.width), encode(1, ordinary)
-
-
-def _demultiplexer(fresh: Params, readout: Params, parts_SLd: jax.Array, state_SLD: jax.Array) -> Params:
-    """RSA that passes an instance's part and reads the ordinary model's state from it.
-
-    The instance's key opens the GELU for its own dimensions, in the range where that is nearly linear, and
-    shuts it for the others. The second layer's LayerNorm takes out the size and the offset that are added there.
-    """
-    N, D = fresh["keys"].shape
-    d = parts_SLd.shape[-1]
-    gain, read_gain = (_SIGNAL / float(jnp.sqrt((x**2).mean())) for x in (parts_SLd, state_SLD))
-    gate_ND = np.where(np.arange(D) // d == np.arange(N)[:, None], _OPEN, _SHUT)
-    kernel = np.zeros((D, D), np.float32)
-    kernel[: N * d] = np.tile(readout["kernel"], (N, 1)) * read_gain / gain
-    return fresh | {
-        "dense_keys": {"kernel": np.linalg.pinv(fresh["keys"]) @ gate_ND},
-        "layers_0": {"kernel": gain * np.eye(D), "bias": np.zeros(D)},
-        "output": {"kernel": kernel, "bias": readout["bias"] * read_gain + _OPEN - _OPEN * kernel[:d].sum(0)},
-    }
+    return encode(config.width, params), encode(1, ordinary)
