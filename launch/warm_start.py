@@ -10,7 +10,8 @@ def main() -> None:
         description="Shares an ordinary BERT out among the N instances of a row: each layer is fitted, by least "
         "squares on text, to compute for each instance what it computes for one, and gradient steps towards the "
         "same states follow. The result is a folder to fine-tune or to pre-train from, by --config.init, which learns "
-        "far sooner than from the BERT itself.",
+        "far sooner than from the BERT itself. It keeps the classifier of a fine-tuned model, and does its task at "
+        "once.",
     )
     parser.add_argument("--init", required=True, metavar="MODEL", help="a Hugging Face folder, an id of its hub, a run")
     parser.add_argument("--width", required=True, type=int, metavar="N", help="instances of a row")
