@@ -60,10 +60,13 @@ def start(configs, folders):
 
 
 def finish(processes, timeout=150):
-    """(exit status, what it printed) of each."""
+    """(exit status, what it printed but for Gloo's lines) of each.
+
+    Gloo's threads write a line and its end apart, so that an end may come late and stand as an empty line.
+    """
     printed = [process.communicate(timeout=timeout)[0].splitlines(keepends=True) for process in processes]
-    lines = ["".join(line for line in text if not line.startswith("[Gloo]")) for text in printed]
-    return [(process.returncode, text) for process, text in zip(processes, lines)]
+    texts = ["".join(line for line in lines if line.strip() and not line.startswith("[Gloo]")) for lines in printed]
+    return [(process.returncode, text) for process, text in zip(processes, texts)]
 
 
 def rows(workdir):
