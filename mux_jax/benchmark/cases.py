@@ -19,7 +19,7 @@ from mux_jax.benchmark.peer import peer
 from mux_jax.data import formats
 from mux_jax.data.encoding import Encoder
 from mux_jax.data.tasks import to_text
-from mux_jax.data.tokenizer import SpecialTokens, special_tokens, train_tokenizer
+from mux_jax.data.tokenizer import BERT_TOKENS, special_tokens, train_tokenizer
 from mux_jax.errors import InputError
 from mux_jax.inference.classifier import Classifier, compile_logits
 from mux_jax.inference.files import check_input
@@ -37,7 +37,6 @@ from mux_jax.training.optimizer import make_optimizer
 from mux_jax.training.step import Compiled, init_params, init_state, make_train_step, split_batch
 
 _VOCABULARY, _LABELS = 30522, ("0", "1")
-_SPECIAL = SpecialTokens(pad=0, unk=100, cls=101, sep=102, mask=103)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +200,7 @@ def forward(
     model = MuxModel(config)
     params = split_layers(init_params(model, mesh, seed=0))
     tokens = split_batch(_tokens(rows, config.width, length, config.vocab_size), mesh)
-    logits = compile_logits(model, mesh, _SPECIAL.pad)
+    logits = compile_logits(model, mesh, BERT_TOKENS.pad)
 
     def run() -> None:
         logits(params, tokens).block_until_ready()
@@ -220,7 +219,7 @@ def _step(settings: Settings, mesh: Mesh, task: str, multiplexer: str, width: in
     stage.objective = "retrieval" if task == "priming" else "mlm"
     config = configuration.model_config(run_config, _VOCABULARY)
     model, optimizer = MuxModel(config), make_optimizer(stage, run_config.optimizer)
-    step = make_train_step(objectives.make(stage, _SPECIAL), model, optimizer, mesh, seed=0, accumulate=1)
+    step = make_train_step(objectives.make(stage, BERT_TOKENS), model, optimizer, mesh, seed=0, accumulate=1)
     state = init_state(init_params(model, mesh, seed=0), optimizer, 0, mesh)
     batch = split_batch({"tokens": _tokens(settings.rows, width, settings.length)}, mesh)
 

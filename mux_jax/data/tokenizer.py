@@ -26,6 +26,9 @@ class SpecialTokens:
     mask: int
 
 
+BERT_TOKENS = SpecialTokens(pad=0, unk=100, cls=101, sep=102, mask=103)  # of bert-base-uncased, 30,522 tokens
+
+
 def special_tokens(tokenizer: Tokenizer, where: str = "the tokenizer") -> SpecialTokens:
     """The special tokens' ids.
 

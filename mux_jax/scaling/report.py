@@ -17,7 +17,7 @@ from rich.table import Table
 
 from mux_jax import configuration
 from mux_jax.benchmark.measure import memory
-from mux_jax.data.tokenizer import SpecialTokens
+from mux_jax.data.tokenizer import BERT_TOKENS
 from mux_jax.errors import InputError, TrainingError
 from mux_jax.inference.classifier import compile_logits
 from mux_jax.models import flops
@@ -31,7 +31,6 @@ from mux_jax.training.mesh import AXES, batch_sharding, check_rows, make_mesh
 from mux_jax.training.optimizer import make_optimizer
 from mux_jax.training.step import abstract_params, abstract_state, make_train_step
 
-_SPECIAL = SpecialTokens(pad=0, unk=100, cls=101, sep=102, mask=103)
 _PRODUCT = 8192  # a plain product of this size is taken to reach 90 % of a chip's rate: that tells the clock
 
 
@@ -158,9 +157,9 @@ def advice(config: Any, mesh: Mesh) -> str:
 def _training(config: Any, mesh: Mesh) -> tuple[Any, tuple[Any, ...], int]:
     """The step of the last stage, its arguments' shapes, and its FLOPs."""
     stage = configuration.stages(config)[-1][1]
-    model_config = configuration.model_config(config, config.data.vocab_size, _SPECIAL.cls)
+    model_config = configuration.model_config(config, config.data.vocab_size, BERT_TOKENS.cls)
     model, optimizer = MuxModel(model_config, deterministic=False), make_optimizer(stage, config.optimizer)
-    objective = objectives.make(stage, _SPECIAL)
+    objective = objectives.make(stage, BERT_TOKENS)
     step = make_train_step(objective, model, optimizer, mesh, config.seed, config.accumulate)
     length = config.data.sequence_length
     batch = {"tokens": _tokens(config, mesh)}
@@ -169,12 +168,12 @@ def _training(config: Any, mesh: Mesh) -> tuple[Any, tuple[Any, ...], int]:
 
 
 def _inference(config: Any, mesh: Mesh) -> tuple[Any, tuple[Any, ...], int]:
-    model_config = configuration.model_config(config, config.data.vocab_size, _SPECIAL.cls)
+    model_config = configuration.model_config(config, config.data.vocab_size, BERT_TOKENS.cls)
     model_config = dataclasses.replace(model_config, head="sequence", labels=("0", "1"))
     model = MuxModel(model_config)
     params = _split_layers(abstract_params(model, mesh))
     count = config.rows * flops.classification(model_config, config.data.sequence_length)
-    return compile_logits(model, mesh, _SPECIAL.pad), (params, _tokens(config, mesh)), count
+    return compile_logits(model, mesh, BERT_TOKENS.pad), (params, _tokens(config, mesh)), count
 
 
 def _split_layers(params: Any) -> Any:
