@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -62,11 +63,10 @@ def start(configs, folders):
 def finish(processes, timeout=150):
     """(exit status, what it printed but for Gloo's lines) of each.
 
-    Gloo's threads write a line and its end apart, so that an end may come late and stand as an empty line.
+    Gloo's threads write a line and its end apart: two lines may share one, and an empty one follows.
     """
-    printed = [process.communicate(timeout=timeout)[0].splitlines(keepends=True) for process in processes]
-    texts = ["".join(line for line in lines if line.strip() and not line.startswith("[Gloo]")) for lines in printed]
-    return [(process.returncode, text) for process, text in zip(processes, texts)]
+    printed = [process.communicate(timeout=timeout)[0] for process in processes]
+    return [(process.returncode, re.sub(r"\[Gloo\].*\n*", "", text)) for process, text in zip(processes, printed)]
 
 
 def rows(workdir):
