@@ -22,7 +22,7 @@ def write(models: list[Model], workdir: epath.Path) -> None:
     write_atomically(workdir / "results.md", f"{_table(rows)}\n{_commands(models, workdir)}")
     written = ["results.json", "results.md"]
     for task in TASKS:
-        if any(task in row["tasks"] and row["factor"] for row in rows):
+        if any(task in row["tasks"] and row["factors"][task] for row in rows):
             _plot(rows, task, workdir / f"{task}.png")
             written.append(f"{task}.png")
     for name in written:
@@ -33,9 +33,10 @@ def collect(models: list[Model], workdir: epath.Path) -> list[dict[str, Any]]:
     """An object for each model that a task has been scored with.
 
     Returns:
-      `backbone`, `variant`, `width`, `base`; `factor`, the measured throughput over width 1; `retrieval`, the
-      accuracy on held-out text after priming, by slot; `pretraining`, the figures at its end; `tasks`
-      and `ensembles`, the scores with `drop`, the points lost against width 1; `seconds` of its runs.
+      `backbone`, `variant`, `width`, `base`; `factors`, the measured throughput over width 1, by task;
+      `retrieval`, the accuracy on held-out text after priming, by slot; `pretraining`, the figures at its
+      end; `tasks` and `ensembles`, the scores with `drop`, the points lost against width 1; `seconds` of
+      its runs.
     """
     speed = throughput.read(workdir / "throughput.json")
     log = read_log(workdir / "runs.jsonl")
@@ -45,6 +46,11 @@ def collect(models: list[Model], workdir: epath.Path) -> list[dict[str, Any]]:
         tasks, ensembles = _scores(model.tasks, base), _scores(model.ensembles, base)
         if not tasks:
             continue
+        factors = {
+            task: speed.get(throughput.name(model, timed), {}).get("factor")
+            for timed, tasks in throughput.TIMED.items()
+            for task in tasks
+        }
         stages = _result(model.pretrained)["stages"] if model.pretrained else {}
         primed = _result(model.primed)["stages"] if model.primed else {}
         rows.append(
@@ -53,7 +59,7 @@ def collect(models: list[Model], workdir: epath.Path) -> list[dict[str, Any]]:
                 "variant": model.variant,
                 "width": model.width,
                 "base": model.base,
-                "factor": speed.get(throughput.name(model), {}).get("factor"),
+                "factors": factors,
                 "retrieval": primed.get("priming", {}).get("retrieval_accuracy_per_slot"),
                 "pretraining": stages.get("pretraining"),
                 "tasks": tasks,
@@ -87,7 +93,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
         "model",
         "N",
         "ensemble",
-        "throughput",
+        *(f"throughput, {TASKS[task][1]}" for task in throughput.TIMED),
         *(title for _, title in TASKS.values()),
         "retrieval",
         "minutes",
@@ -98,15 +104,15 @@ def _table(rows: list[dict[str, Any]]) -> str:
             scores = row["ensembles"] if ensemble else row["tasks"]
             if not scores:
                 continue
-            width, factor = row["width"], row["factor"]
-            factor = factor / width if factor and ensemble else factor
+            width = row["width"]
+            factors = [row["factors"][task] for task in throughput.TIMED]
             lines.append(
                 [
                     row["backbone"],
                     row["variant"],
                     str(width),
                     str(width) if ensemble else "",
-                    f"{factor:.2f}" if factor else "",
+                    *(f"{factor / (width if ensemble else 1):.2f}" if factor else "" for factor in factors),
                     *(_score(scores.get(task), width) for task in TASKS),
                     f"{min(row['retrieval']):.3f}" if row["retrieval"] and not ensemble else "",
                     "" if ensemble else f"{row['seconds'] / 60:.0f}",
@@ -138,12 +144,12 @@ def _plot(rows: list[dict[str, Any]], task: str, path: epath.Path) -> None:
     """The score against the throughput over width 1, a curve from there for each backbone and variant."""
     plt = pyplot()
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
-    scored = [row for row in rows if task in row["tasks"] and row["factor"]]
+    scored = [row for row in rows if task in row["tasks"] and row["factors"][task]]
     for name in dict.fromkeys((row["backbone"], row["variant"], row["base"]) for row in scored if row["width"] > 1):
         backbone, variant, base = name
         curve = [(backbone, base, 1), *((backbone, variant, row["width"]) for row in scored)]
         group = [row for row in scored if (row["backbone"], row["variant"], row["width"]) in curve]
-        points = sorted((row["factor"], row["width"], row["tasks"][task]) for row in group)
+        points = sorted((row["factors"][task], row["width"], row["tasks"][task]) for row in group)
         factors, widths, scores = zip(*points)
         means, stds = ([100 * score[key] for score in scores] for key in ("mean", "std"))
         axis.errorbar(factors, means, stds, marker="o", capsize=3, label=f"{backbone} {variant}")

@@ -157,15 +157,18 @@ def test_each_run_is_made_once_and_the_table_has_them(tmp_path):
     calls = (workdir / "scratch" / "calls").read_text().split()
     assert len(calls) == 18 and len(runner.read_log(workdir / "runs.jsonl")) == 18
 
-    speed = [{"name": f"scratch/{variant}/{n}", "factor": float(n)} for variant, n in (("bert", 1), ("bert", 2))]
+    speed = [
+        {"name": f"scratch/bert/{n}/{task}", "factor": factor}
+        for n, task, factor in ((1, "sst2", 1.0), (1, "pos", 1.0), (2, "sst2", 2.0), (2, "pos", 1.5))
+    ]
     (workdir / "throughput.json").write_text(json.dumps(speed))
     results.write(models, workdir)
-    assert (workdir / "sst2.png").exists()
+    assert all((workdir / f"{task}.png").exists() for task in plan.TASKS)
     table = (workdir / "results.md").read_text()
-    assert "| scratch | bert | 1 |  | 1.00 | 80.0 | 80.0 | 80.0 | 80.0 |" in table
-    assert "| scratch | bert | 2 |  | 2.00 | 75.0 ± 1.0 (76.0), -5.0 |" in table
-    assert "| scratch | bert | 2 | 2 | 1.00 | 75.0 ± 1.0 (76.0), -5.0 |" in table
-    assert "| scratch | unprimed | 2 |  |  | 75.0 ± 1.0 (76.0), -5.0 |" in table
+    assert "| scratch | bert | 1 |  | 1.00 | 1.00 | 80.0 | 80.0 | 80.0 | 80.0 |" in table
+    assert "| scratch | bert | 2 |  | 2.00 | 1.50 | 75.0 ± 1.0 (76.0), -5.0 |" in table
+    assert "| scratch | bert | 2 | 2 | 1.00 | 0.75 | 75.0 ± 1.0 (76.0), -5.0 |" in table
+    assert "| scratch | unprimed | 2 |  |  |  | 75.0 ± 1.0 (76.0), -5.0 |" in table
     assert table.count("python launch/finetune.py") == 10
 
 
@@ -173,20 +176,25 @@ def test_throughput_is_over_width_1_once_that_is_there(tmp_path):
     workdir = epath.Path(tmp_path / "out")
     one, two = plan.models(study_config(tmp_path, models="scratch:bert", widths="1,2"), workdir)
 
-    def make(model):
-        folder = model.tasks["sst2"].workdir
-        changes = dict(width=model.width, head="sequence", labels=("0", "1"), max_position_embeddings=64)
-        write_model(folder, **changes)
-        model.tasks["sst2"].result.write_text("{}")
+    def make(model, task, head):
+        changes = dict(width=model.width, head=head, labels=("0", "1"), max_position_embeddings=64)
+        write_model(model.tasks[task].workdir, **changes)
+        model.tasks[task].result.write_text("{}")
 
-    make(two)
+    make(two, "sst2", "sequence")
+    make(two, "pos", "token")
     path = workdir / "throughput.json"
     throughput.measure_models([one, two], path)
     assert not throughput.read(path)
-    make(one)
+    make(one, "sst2", "sequence")
     throughput.measure_models([one, two], path)
     found = throughput.read(path)
-    assert found["scratch/bert/1"]["factor"] == 1 and found["scratch/bert/2"]["factor"] > 0
+    assert set(found) == {"scratch/bert/1/sst2", "scratch/bert/2/sst2"}
+    assert found["scratch/bert/1/sst2"]["factor"] == 1 and found["scratch/bert/2/sst2"]["factor"] > 0
+    make(one, "pos", "token")
+    throughput.measure_models([one, two], path)
+    found = throughput.read(path)
+    assert found["scratch/bert/2/pos"]["task"] == "token" and found["scratch/bert/2/pos"]["factor"] > 0
 
 
 def test_a_run_that_fails_ends_the_study_and_is_named(tmp_path):
