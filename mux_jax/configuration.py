@@ -153,7 +153,8 @@ def finetuning(task: str, data: str, width: int) -> ml_collections.ConfigDict:
     config.init = ""  # a run, a Hugging Face folder or an id of its hub to start from
     config.teacher = ""  # an ordinary model fine-tuned on the task, to learn from (distillation)
 
-    # Zero and empty: as in `init`; where that is an ordinary model, width 1, gaussian, rsa, 3, 1.0.
+    # Zero and empty: as in `init`; where that is an ordinary model, width 1, gaussian, rsa, 3, 1.0. A multiplexed
+    # one may get other num_demux_layers: the paper pre-trains with 2 and fine-tunes with 3.
     config.model = dict(
         width=width,
         multiplexer="",
@@ -213,16 +214,16 @@ def resolve(config: ml_collections.ConfigDict, init: ModelConfig | None) -> None
     Sizes and limits that the model changes are printed.
 
     Raises:
-      InputError: a width that is not that of the model to fine-tune, or no model to start from.
+      InputError: multiplexing that is not that of the model to fine-tune, or no model to start from.
     """
     if is_finetuning(config):
         if init is None:
             raise InputError("fine-tuning starts from a model: --config.init=RUN, a Hugging Face folder or a hub id")
-        if init.width > 1 and config.model.width not in (0, init.width):
-            raise InputError(f"model.width={config.model.width}, but init={config.init} has width {init.width}")
         for name, default in _MULTIPLEXING_FIELDS.items():
-            if init.width > 1 or not config.model[name]:
-                config.model[name] = getattr(init, name) if init.width > 1 else default
+            given, known = config.model[name], getattr(init, name) if init.width > 1 else default
+            if init.width > 1 and given not in ("", 0, known) and name != "num_demux_layers":
+                raise InputError(f"model.{name}={given}, but init={config.init} has {name} {known}")
+            config.model[name] = given or known
         tenth = max(1, config.finetuning.steps // 10)
         for section, name in (
             (config.finetuning, "warmup_steps"),

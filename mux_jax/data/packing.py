@@ -118,8 +118,8 @@ def _pack(source: Any, tokenizer: Tokenizer, length: int, heldout: float, folder
     for split, rows in written.items():
         if not rows:
             raise InputError(
-                f"{source.name}: too little text: no {split} sequence of {length} tokens, "
-                f"with {heldout:.2%} of the documents held out (data.heldout_fraction)"
+                f"{source.name}: too little text: no {split} sequence of {length} tokens, with {heldout:.2%} of the "
+                "documents held out; give more text or shorter sequences"
             )
     meta = {"sequence_length": length, "dtype": dtype, **written}
     (folder / "meta.json").write_text(json.dumps(meta))

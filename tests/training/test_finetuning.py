@@ -236,6 +236,7 @@ def test_batches_are_a_function_of_the_step_and_hold_each_example_once_an_epoch(
     ("fields", "message"),
     [
         ({"model.width": 3}, "model.width=3, but init=.* has width 2"),
+        ({"model.multiplexer": "contextual"}, "model.multiplexer=contextual, but init=.* has multiplexer gaussian"),
         ({"init": ""}, "fine-tuning starts from a model"),
         ({"ensemble": 3}, "ensemble=3 must be from 1 to model.width=2"),
         ({"data.metric": "bleu"}, "data.metric='bleu' does not exist; there are: accuracy"),
@@ -267,6 +268,17 @@ def test_a_configuration_resolves_tenths_and_the_models_positions(model, capsys)
     assert (config.finetuning.warmup_steps, config.eval.every, config.model.width) == (2000, 2000, 2)
     assert config.data.sequence_length == 40 and "has no positions for 128" in capsys.readouterr().out
     assert configuration.row_lengths(config) == (32, 40)
+
+
+def test_fine_tuning_may_add_a_layer_to_the_demultiplexer(model, tmp_path, one_device):
+    config = task_config(write_sentences(tmp_path / "data"), model, **{"model.num_demux_layers": 3})
+    config.finetuning.update(steps=1, warmup_steps=1)  # a first step of rate 0
+    loop.train(config, str(tmp_path / "run"))
+    (_, theirs), (found, ours) = (mux_jax.load_pretrained(str(path)) for path in (model, tmp_path / "run"))
+    assert found.config.num_demux_layers == 3
+    layers = ours["demultiplexer"]
+    assert layers.pop("layers_2") and layers.pop("norms_2")
+    jax.tree.map(np.testing.assert_array_equal, layers, theirs["demultiplexer"])
 
 
 def test_a_damaged_best_checkpoint_gives_way_to_the_newest(finished, tmp_path, capsys, one_device):
