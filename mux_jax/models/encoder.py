@@ -1,5 +1,6 @@
 """The Transformer encoder: a stack of post-LayerNorm layers with stacked parameters."""
 
+import operator
 from typing import Any
 
 import jax
@@ -52,11 +53,13 @@ def split_layers(params: Any) -> Any:
     """The parameters of a `MuxModel` with `split_layers`: each layer has arrays of its own.
 
     No weight is then cut out of a larger array at each pass, and the last layer is computed only
-    where it is read.
+    where it is read. The arrays stay split over devices as they were.
     """
-    arrays, structure = jax.tree.flatten(params["encoder"]["layers"])
-    layers = [structure.unflatten(layer) for layer in zip(*arrays)]
-    return params | {"encoder": {f"layers_{i}": layer for i, layer in enumerate(layers)}}
+    layers = params["encoder"]["layers"]
+    count = len(jax.tree.leaves(layers)[0])
+    # By index: to iterate over an array brings it to one device, and fails if another host has some of it.
+    split = {f"layers_{i}": jax.tree.map(operator.itemgetter(i), layers) for i in range(count)}
+    return params | {"encoder": split}
 
 
 class _Layer(TransformerLayer):

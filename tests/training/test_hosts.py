@@ -18,6 +18,7 @@ import pytest
 from mux_jax import load_pretrained
 from mux_jax.training.loop import train
 from tests.conftest import small_run, write_text
+from tests.tasks import finetuning, write_model, write_sentences
 
 ROOT = Path(__file__).parents[2]
 
@@ -122,6 +123,18 @@ def test_two_processes_stop_together_and_train_to_the_parameters_of_one(alone, t
     ours, theirs = (json.loads((run / "result.json").read_text())["stages"] for run in (tmp_path / "run", workdir))
     assert ours["pretraining"]["mlm_loss"] == pytest.approx(theirs["pretraining"]["mlm_loss"], rel=1e-4)
     assert ours["pretraining"]["unigram_entropy"] == theirs["pretraining"]["unigram_entropy"]
+
+
+def test_two_processes_fine_tune_a_split_model_as_one_does(tmp_path, monkeypatch):
+    config = finetuning(write_sentences(tmp_path / "data"), write_model(tmp_path / "model"), **{"mesh.fsdp": 2})
+    config.finetuning.steps = 2
+    first, second = finish(start([config] * 2, [tmp_path] * 2))
+    assert first[0] == second[0] == 0, (first, second)
+    four = jax.devices()[:4]
+    monkeypatch.setattr(jax, "devices", lambda *backend: four)
+    result = train(config, str(tmp_path / "alone"))
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["score"] == result["score"]
+    assert_close(params_of(tmp_path / "run"), params_of(tmp_path / "alone"))
 
 
 @pytest.mark.parametrize("lost", [0, 1])

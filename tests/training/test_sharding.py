@@ -1,5 +1,6 @@
 """The step on any mesh of eight devices computes what one device computes."""
 
+import operator
 import types
 
 import jax
@@ -8,6 +9,7 @@ import optax
 import pytest
 
 from mux_jax.errors import InputError
+from mux_jax.models.encoder import split_layers
 from mux_jax.models.model import MuxModel
 from mux_jax.objectives import objectives
 from mux_jax.training import step as steps
@@ -52,6 +54,15 @@ def test_loss_and_gradients_equal_one_device(on_one_device, shape):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), sharded_gradients, gradients)
     kernel = state.params["encoder"]["layers"]["intermediate"]["kernel"]
     assert kernel.addressable_shards[0].data.size == kernel.size // (shape[1] * shape[2])
+
+
+def test_layers_apart_stay_split_as_they_were():
+    params = steps.init_params(MuxModel(small_model()), make_mesh(2, 2, 2), seed=0)
+    whole, apart = params["encoder"]["layers"], split_layers(params)["encoder"]
+    for i, layer in enumerate(apart.values()):
+        jax.tree.map(np.testing.assert_array_equal, layer, jax.tree.map(operator.itemgetter(i), jax.device_get(whole)))
+        kernel = layer["intermediate"]["kernel"]
+        assert kernel.committed and kernel.addressable_shards[0].data.size == kernel.size // 4
 
 
 def test_all_parts_of_an_electra_shard_as_well():
