@@ -10,6 +10,7 @@ model and writes to DIR.
 from absl import flags
 
 from mux_jax import command_line
+from mux_jax.errors import InputError
 
 _CONFIG = command_line.define_config("configs/finetune.py:task=sst2,data=FOLDER")
 _WORKDIR = flags.DEFINE_string("workdir", None, "A fine-tuned run, or the folder for the result if init is given.")
@@ -17,9 +18,11 @@ _COMPARE = flags.DEFINE_list("compare", [], "Folders with other results, for the
 
 
 def main() -> None:
+    config = _CONFIG.value
+    if config.init and not _WORKDIR.value:
+        raise InputError("--config.init needs --workdir=DIR, the folder for its result")
     from mux_jax.training.finetuning import evaluate  # slow to import: after the flags are checked
 
-    config = _CONFIG.value
     evaluate(config, _WORKDIR.value or f"runs/{config.name}", _COMPARE.value)
 
 

@@ -26,7 +26,7 @@ from mux_jax.paths import absolute
 from mux_jax.pretrained import Pretrained, find
 from mux_jax.progress import progress, say
 from mux_jax.training import distillation
-from mux_jax.training.checkpoints import write_atomically
+from mux_jax.training.checkpoints import checkpoint_folder, write_atomically
 from mux_jax.training.logbook import print_score
 from mux_jax.training.mesh import make_mesh
 from mux_jax.training.plots import plot_confusion, plot_scores
@@ -280,7 +280,7 @@ def evaluate(config: Any, workdir: str, compare: Sequence[str] = ()) -> dict[str
       compare: folders with other results, to draw scores against width and ensemble size.
 
     Raises:
-      InputError: a model without a head for the task, or bad data.
+      InputError: a model without a head for the task, bad data, or a `workdir` with another run.
     """
     folder = absolute(workdir)
     found = find(config.init or workdir)
@@ -291,7 +291,7 @@ def evaluate(config: Any, workdir: str, compare: Sequence[str] = ()) -> dict[str
         )
     if (len(found.config.labels) == 1) != (task.kind == "regression"):
         raise InputError(f"{found.folder}: its labels are {', '.join(found.config.labels)}; the task is {task.kind}")
-    others = [json.loads(_result_file(path).read_text()) for path in compare]
+    others = [_read_result(path) for path in compare]
     config.init = str(found.folder)
     configuration.resolve(config, found.config)
     if found.run and "task" in found.run["data"]:
@@ -299,6 +299,8 @@ def evaluate(config: Any, workdir: str, compare: Sequence[str] = ()) -> dict[str
     configuration.check(config)
     if folder == found.folder:
         folder = folder / f"evaluation_ensemble_{config.ensemble}"
+    elif checkpoint_folder(folder).exists():
+        raise InputError(f"--workdir={workdir} holds another run, whose results stay; name a folder for this result")
     folder.mkdir(parents=True, exist_ok=True)
 
     mesh = make_mesh(**config.mesh)
@@ -314,8 +316,11 @@ def evaluate(config: Any, workdir: str, compare: Sequence[str] = ()) -> dict[str
     return result
 
 
-def _result_file(path: str) -> epath.Path:
+def _read_result(path: str) -> dict[str, Any]:
     file = epath.Path(path).expanduser() / "result.json"
     if not file.exists():
         raise InputError(f"--compare: no file {file}")
-    return file
+    result = json.loads(file.read_text())
+    if "score" not in result:
+        raise InputError(f"--compare: {file} has no score on a task")
+    return result

@@ -240,7 +240,7 @@ class _Run:
         """Writes `result.json`; finds it written if the run had ended before."""
         path = self.workdir / "result.json"
         written = hosts.gather(json.loads(path.read_text()) if path.exists() else None)[0]
-        if written and written["stages"] == self.results:
+        if written and written.get("stages") == self.results:
             return written
         tokens, seconds = self.meter.total
         if self.best:

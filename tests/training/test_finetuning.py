@@ -129,6 +129,17 @@ def test_evaluation_of_the_run_gives_its_score_and_ensembles_are_reported(finish
         finetuning.evaluate(config, str(workdir))
 
 
+def test_results_that_do_not_fit_are_refused_and_those_of_a_run_stay(finished, tmp_path, one_device):
+    workdir, result, config = finished
+    shutil.copytree(workdir, tmp_path / "other")
+    (tmp_path / "result.json").write_text('{"stages": {}}')
+    with pytest.raises(InputError, match="result.json has no score on a task"):
+        finetuning.evaluate(task_config(config.data.folder, ""), str(workdir), [str(tmp_path)])
+    with pytest.raises(InputError, match="run holds another run, whose results stay; name a folder"):
+        finetuning.evaluate(task_config(config.data.folder, tmp_path / "other"), str(workdir))
+    assert json.loads((workdir / "result.json").read_text()) == result
+
+
 def test_a_stopped_run_continues_to_the_same_parameters(finished, tmp_path, monkeypatch, one_device):
     workdir, result, config = finished
     check = loop._Run.check_finite
@@ -239,7 +250,8 @@ def test_batches_are_a_function_of_the_step_and_hold_each_example_once_an_epoch(
         ({"model.multiplexer": "contextual"}, "model.multiplexer=contextual, but init=.* has multiplexer gaussian"),
         ({"init": ""}, "fine-tuning starts from a model"),
         ({"ensemble": 3}, "ensemble=3 must be from 1 to model.width=2"),
-        ({"data.metric": "bleu"}, "data.metric='bleu' does not exist; there are: accuracy"),
+        ({"data.metric": "bleu"}, "data.metric='bleu': a sequence task has accuracy, f1, macro_f1, matthews"),
+        ({"data.metric": "f1", "data.kind": "regression"}, "data.metric='f1': a regression task has pearson_spearman"),
         ({"data.lengths": "8,x"}, "must be numbers"),
         ({"data.label_column": "tag"}, "no column 'tag'; there are: text, label"),
         ({"compositions": 0}, "compositions=0 must be at least 1"),
