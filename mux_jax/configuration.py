@@ -11,7 +11,7 @@ import ml_collections
 
 from mux_jax.data.tasks import get_task
 from mux_jax.errors import InputError
-from mux_jax.metrics import METRICS
+from mux_jax.metrics import OF_KIND
 from mux_jax.models.config import SIZES, ModelConfig
 from mux_jax.objectives import objectives
 from mux_jax.progress import say
@@ -237,6 +237,8 @@ def resolve(config: ml_collections.ConfigDict, init: ModelConfig | None) -> None
             config.data.sequence_length = room
     elif init is not None:
         fields = {name: getattr(init, name) for name in _BACKBONE_FIELDS}
+        if init.width > 1 and init.demultiplexer == config.model.demultiplexer:
+            fields["num_demux_layers"] = init.num_demux_layers  # they are one function, and hardly work apart
         changed = [f"{name}={value}" for name, value in fields.items() if config.model[name] != value]
         config.model.update(fields)
         if changed:
@@ -353,8 +355,8 @@ def _check_pretraining(config: ml_collections.ConfigDict) -> ModelConfig:
 def _check_task(config: ml_collections.ConfigDict) -> dict[str, int]:
     """Checks what only tasks have; returns what must be at least 1."""
     task = get_task(config.data)
-    if task.metric not in METRICS:
-        raise InputError(f"data.metric={task.metric!r} does not exist; there are: {', '.join(METRICS)}")
+    if task.metric not in OF_KIND[task.kind]:
+        raise InputError(f"data.metric={task.metric!r}: a {task.kind} task has {', '.join(OF_KIND[task.kind])}")
     if config.data.sequence_length < 8:
         raise InputError(f"data.sequence_length={config.data.sequence_length} must be at least 8")
     row_lengths(config)

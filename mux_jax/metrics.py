@@ -80,3 +80,9 @@ METRICS = {
     "pearson_spearman": _pearson_spearman,
     "span_f1": _span_f1,
 }
+# Those that a kind of task can be judged by.
+OF_KIND = {
+    "sequence": ("accuracy", "f1", "macro_f1", "matthews"),
+    "regression": ("pearson_spearman",),
+    "token": ("accuracy", "f1", "macro_f1", "span_f1"),
+}

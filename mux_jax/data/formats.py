@@ -10,6 +10,7 @@ import io
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
+from types import ModuleType
 from typing import Any, BinaryIO, TextIO
 
 from etils import epath
@@ -91,7 +92,10 @@ def column_names(path: epath.Path, columns: tuple[str, ...] = ()) -> list[str]:
     if path.suffix in _TABLES and not columns:
         _require_file(path)
         with _text(path.open("rb")) as stream:
-            return next(_rows(path, stream))[1]
+            header = next(_rows(path, stream))[1]
+        if isinstance(header, csv.Error):
+            raise InputError(f"{path}:1: {header}")
+        return header
     good = next((record for record in read(path, columns) if not record.error), None)
     return list(good.fields) if good else []
 
@@ -160,12 +164,18 @@ def _json_lines(path: epath.Path, stream: TextIO) -> Iterator[Record]:
             yield Record(f"{path}:{number}", {}, "not a JSON object")
 
 
-def _parquet(path: epath.Path, raw: BinaryIO) -> Iterator[Record]:
+def import_pyarrow(path: Any) -> ModuleType:
+    """`pyarrow`, with `pyarrow.parquet`; `InputError` with the name of the file that needs it if it is not there."""
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError as e:
-        raise InputError(f"{path}: reading Parquet needs pyarrow: pip install 'mux_jax[parquet]'") from e
+        raise InputError(f"{path}: Parquet needs pyarrow: pip install 'mux_jax[parquet]'") from e
+    return pyarrow
+
+
+def _parquet(path: epath.Path, raw: BinaryIO) -> Iterator[Record]:
+    pyarrow = import_pyarrow(path)
     number = 0
     try:
         for batch in pyarrow.parquet.ParquetFile(raw).iter_batches(batch_size=1024):

@@ -16,6 +16,7 @@ from typing import Any
 
 from etils import epath
 
+from mux_jax.data.formats import import_pyarrow
 from mux_jax.data.pydocs import PythonDocs
 from mux_jax.errors import InputError
 
@@ -127,10 +128,7 @@ class TextFiles:
                 yield text
 
     def _parquet(self, path: epath.Path, stream: Any) -> Iterator[str]:
-        try:
-            import pyarrow.parquet
-        except ImportError as e:
-            raise InputError(f"{path}: reading Parquet needs pyarrow: pip install 'mux_jax[parquet]'") from e
+        pyarrow = import_pyarrow(path)
         table = pyarrow.parquet.ParquetFile(stream)
         names = table.schema_arrow.names
         if self._field not in names:
@@ -185,11 +183,10 @@ def open_tfds(name: str, split: str, features: tuple[str, ...], data_dir: str) -
         )
     builder = tfds.builder_from_directory(folder)
     info = builder.info
-    wanted = [("split", split, "data.tfds_split", info.splits)]
-    wanted += [("feature", feature, "data.text_field", info.features) for feature in features]
-    for kind, value, field, there in wanted:
+    wanted = [("split", split, info.splits), *(("feature", feature, info.features) for feature in features)]
+    for kind, value, there in wanted:
         if value not in there:
-            raise InputError(f"{folder}: no {kind} {value!r} ({field}); there are: {', '.join(sorted(there))}")
+            raise InputError(f"{folder}: no {kind} {value!r}; there are: {', '.join(sorted(there))}")
     if info.file_format.value != "array_record":
         raise InputError(
             f"{folder} is in {info.file_format.value} format, which needs TensorFlow; "

@@ -17,6 +17,7 @@ from mux_jax.data import embedded, formats
 from mux_jax.data.encoding import Text
 from mux_jax.data.sources import open_tfds
 from mux_jax.errors import InputError
+from mux_jax.progress import say
 
 KINDS = ("sequence", "regression", "token")
 # A file of a split may be called so.
@@ -31,9 +32,10 @@ class Task:
     text: the column of the text, or of both texts of a pair; label: that of the label;
     header: the columns of files that have no header line;
     dev: the splits to evaluate on, of which the first counts;
-    tfds, tfds_text, tfds_label: the data set of TensorFlow Datasets, and the names of its features
-    where they are others; steps: of training, as released;
-    embedded: the function of `embedded` that gives the examples.
+    tfds, tfds_text, tfds_label, tfds_dev: the data set of TensorFlow Datasets, and the names of its
+    features and of its dev split where they are others; steps: of training, as released;
+    embedded: the function of `embedded` that gives the examples; broken: whether the file, as it is
+    distributed, has broken lines, which are left out.
     """
 
     kind: str
@@ -45,19 +47,23 @@ class Task:
     tfds: str = ""
     tfds_text: tuple[str, ...] = ()
     tfds_label: str = "label"
+    tfds_dev: str = "validation"
     steps: int = 10_000
     embedded: str = ""
+    broken: bool = False
 
 
 _PAIR = ("sentence1", "sentence2")
-_WORDS = dict(kind="token", text=("words",), label="tags", tfds_text=("tokens",))
+_WORDS = dict(kind="token", text=("words",), label="tags", tfds_text=("tokens",), tfds_dev="dev")
 
 TASKS = {
     "cola": Task("sequence", "matthews", header=("source", "label", "star", "sentence"), tfds="glue/cola"),
     "sst2": Task("sequence", "accuracy", tfds="glue/sst2", steps=20_000),
     "mrpc": Task("sequence", "f1", ("#1 String", "#2 String"), "Quality", tfds="glue/mrpc", tfds_text=_PAIR),
     "stsb": Task("regression", "pearson_spearman", _PAIR, "score", tfds="glue/stsb"),
-    "qqp": Task("sequence", "f1", ("question1", "question2"), "is_duplicate", tfds="glue/qqp", steps=100_000),
+    "qqp": Task(
+        "sequence", "f1", ("question1", "question2"), "is_duplicate", tfds="glue/qqp", steps=100_000, broken=True
+    ),
     "mnli": Task(
         "sequence",
         "accuracy",
@@ -138,11 +144,16 @@ def _from_file(task: Task, path: epath.Path) -> list[Example]:
     words = task.kind == "token"
     if not words:
         formats.require_columns(path, (*task.text, task.label), header)
-    examples = []
+    examples, broken = [], []
     for record in formats.read(path, header, words=words):
-        if record.error:
+        if record.error and task.broken:
+            broken.append(record.where)
+        elif record.error:
             raise InputError(f"{record.where}: {record.error}")
-        examples.append(to_example(task, record))
+        else:
+            examples.append(to_example(task, record))
+    if broken:
+        say(f"{path}: {len(broken)} broken lines left out, the first is {broken[0]}")
     if not examples:
         raise InputError(f"{path}: no examples in the file")
     return examples
@@ -193,7 +204,7 @@ def to_text(record: formats.Record, columns: tuple[str, ...]) -> Text:
 
 def _from_tfds(task: Task, data: Any, splits: tuple[str, ...]) -> dict[str, list[Example]]:
     """Examples of a prepared data set, read without TensorFlow."""
-    in_tfds = {"train": "train", "dev": "validation"}
+    in_tfds = {"train": "train", "dev": task.tfds_dev}
     in_tfds |= {"dev_matched": "validation_matched", "dev_mismatched": "validation_mismatched"}
     names = task.tfds_text or task.text
     examples = {}

@@ -22,7 +22,7 @@ _WINDOW = 16_384  # records held at once, among which rows are composed
 
 
 def check_output(path: str, overwrite: bool) -> epath.Path:
-    """The path to write; `InputError` if it exists, or its name has an unknown end."""
+    """The path to write; `InputError` if it exists, its name has an unknown end, or it needs what is not installed."""
     output = absolute(path)
     if output.suffix not in OUTPUTS:
         raise InputError(f"{output}: the name must end in {', '.join(OUTPUTS)}")
@@ -30,6 +30,8 @@ def check_output(path: str, overwrite: bool) -> epath.Path:
         raise InputError(f"{output} exists; --overwrite replaces it")
     if not output.parent.is_dir():
         raise InputError(f"{output.parent}: no such folder")
+    if output.suffix == ".parquet":
+        formats.import_pyarrow(output)
     return output
 
 
@@ -140,9 +142,7 @@ def _writer(path: epath.Path, predictor: Predictor) -> Iterator[Callable[[list[d
         return row
 
     if path.suffix == ".parquet":
-        import pyarrow
-        import pyarrow.parquet
-
+        pyarrow = formats.import_pyarrow(path)
         kinds = {"label": pyarrow.string(), "error": pyarrow.string()}
         kinds |= dict.fromkeys(("words", "tags"), pyarrow.list_(pyarrow.string()))
         schema = pyarrow.schema([(name, kinds.get(name, pyarrow.float64())) for name in names])

@@ -97,6 +97,7 @@ def test_ones_own_files(tmp_path):
         ("sst2", {}, "no file for the split 'train'; it may be called train.tsv"),
         ("stsb", {"train.tsv": "sentence1\tsentence2\tscore\na\tb\tc\n"}, "train.tsv:2: score='c' is not a number"),
         ("ner", {"train.conll": "word\tO\nalone\n"}, "train.conll:1: line 2 has no word and tag"),
+        ("custom", {"train.csv": '"a"b,text\n1,2\n'}, "train.csv:1: ',' expected after '\"'"),
         ("custom", {"train.jsonl": '{"text": "a"}\nnot json\n'}, "no column 'label'; there are: text"),
         ("custom", {"train.jsonl": '{"text": "a", "label": "b"}\nno\n'}, "train.jsonl:2: not JSON"),
         ("custom", {"train.jsonl": '{"text": "a", "label": "b"}\n{"text": 3, "label": "b"}'}, ":2: no text in column"),
@@ -106,6 +107,15 @@ def test_bad_files_are_named_with_their_line(task, files, message, tmp_path):
     write(tmp_path, files)
     with pytest.raises(InputError, match=message):
         examples(tmp_path, task)
+
+
+def test_broken_lines_of_qqp_are_left_out_and_counted(tmp_path, capsys):
+    header = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
+    rows = "0\t1\t2\tWhy?\tHow?\t0\n1\t3\t4\n2\t5\t6\tWho?\tWhose?\t1\n"
+    write(tmp_path, {"train.tsv": header + rows, "dev.tsv": header + rows})
+    found = examples(tmp_path, "qqp")["train"]
+    assert [(e.text, e.label) for e in found] == [(("Why?", "How?"), "0"), (("Who?", "Whose?"), "1")]
+    assert "train.tsv: 1 broken lines left out, the first is" in capsys.readouterr().out
 
 
 def test_unknown_tasks_and_folders(tmp_path):
@@ -153,9 +163,15 @@ def test_tfds_gives_labels_by_name(tmp_path):
     tags = tfds.features.ClassLabel(names=["O", "B-PER"])
     features = {"tokens": tfds.features.Sequence(tfds.features.Text()), "ner": tfds.features.Sequence(tags)}
     records = [{"tokens": ["Ada", "wrote"], "ner": [1, 0]}]
-    write_prepared(tmp_path / "conll2003" / "conll2003" / "1.0.0", features, {"train": records, "validation": records})
+    write_prepared(tmp_path / "conll2003" / "conll2003" / "1.0.0", features, {"train": records, "dev": records})
     found = examples("", "ner", tfds_dir=str(tmp_path))
     assert [(e.text, e.label) for e in found["dev"]] == [(["Ada", "wrote"], ["B-PER", "O"])]
+
+    features = {"tokens": tfds.features.Sequence(tfds.features.Text()), "upos": tfds.features.Sequence(tags)}
+    records = [{"tokens": ["Ada", "wrote"], "upos": [1, 0]}]
+    folder = tmp_path / "universal_dependencies" / "en_ewt" / "1.0.1"
+    write_prepared(folder, features, {"train": records, "dev": records})
+    assert examples("", "pos", tfds_dir=str(tmp_path))["dev"][0].where == "universal_dependencies/en_ewt:dev:0"
 
     features = {"sentence1": tfds.features.Text(), "sentence2": tfds.features.Text(), "label": np.float32}
     records = [{"sentence1": "a", "sentence2": "b", "label": 2.5}]
