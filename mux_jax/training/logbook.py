@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import resource
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -128,7 +129,8 @@ def peak_memory_bytes() -> int:
     """The accelerators' peak where they report one (the fullest device), else the process's."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     peaks = [s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s]
-    return max(peaks) if peaks else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return max(peaks) if peaks else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def plot_curves(rows: list[dict[str, Any]], path: epath.Path) -> None:
