@@ -65,7 +65,9 @@ class Pretrained:
             raise InputError(f"data.tokenizer={given} has another vocabulary than {self.folder}")
         tokenizer = own or other
         if tokenizer is None:
-            raise InputError(f"{self.folder} has no tokenizer; name its vocabulary with data.tokenizer")
+            raise InputError(
+                f"{self.folder} has no tokenizer; put its vocab.txt there, or in training name it with data.tokenizer"
+            )
         self.check_size(tokenizer)
         return tokenizer
 

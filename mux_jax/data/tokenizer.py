@@ -51,7 +51,8 @@ def load_tokenizer(path: str) -> Tokenizer:
     """Loads a `tokenizer.json`, a `vocab.txt`, or the folder that holds one.
 
     A `vocab.txt` does not say whether it is lower-cased, but a `tokenizer_config.json` beside it
-    does. Without that a vocabulary with no capital letter is taken to be, and that is printed.
+    does. Without that a vocabulary with no capital letter is taken to be, and that is printed. A
+    tokenizer without [CLS] and [SEP] around a text gets them, which is printed too.
 
     Raises:
       InputError: no such file, not a tokenizer, or special tokens missing.
@@ -81,7 +82,10 @@ def load_tokenizer(path: str) -> Tokenizer:
             lowercase = not any(word != word.lower() for word in words if not word.startswith("["))
             say(f"{file}: taken to be {'lower-cased' if lowercase else 'cased'}")
         tokenizer = _wordpiece(vocabulary, lowercase)
-    special_tokens(tokenizer, str(file))
+    special = special_tokens(tokenizer, str(file))
+    if tokenizer.encode("").ids != [special.cls, special.sep]:
+        say(f"{file}: puts no [CLS] and [SEP] around a text; they are put there")
+        tokenizer.post_processor = processors.BertProcessing(("[SEP]", special.sep), ("[CLS]", special.cls))
     return tokenizer
 
 

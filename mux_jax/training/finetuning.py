@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -25,7 +26,7 @@ from mux_jax.objectives.objectives import Objective
 from mux_jax.paths import absolute
 from mux_jax.pretrained import Pretrained, find
 from mux_jax.progress import progress, say
-from mux_jax.training import distillation
+from mux_jax.training import distillation, hosts
 from mux_jax.training.checkpoints import checkpoint_folder, write_atomically
 from mux_jax.training.logbook import print_score
 from mux_jax.training.mesh import make_mesh
@@ -57,6 +58,11 @@ class Finetuning:
     @property
     def special(self) -> SpecialTokens:
         return special_tokens(self.tokenizer)
+
+    def digest(self) -> str:
+        """Of all texts and labels."""
+        splits = {name: [(e.text, e.label) for e in split.examples] for name, split in self.splits.items()}
+        return _digest(repr(splits))
 
     def model_config(self, config: Any, init: Pretrained) -> ModelConfig:
         """The model to fine-tune."""
@@ -212,15 +218,30 @@ def prepare(config: Any, workdir: epath.Path, init: Pretrained) -> Finetuning:
     """Reads and encodes the examples; labels are those of the training data.
 
     Raises:
-      InputError: bad data, by file and line; no tokenizer; a teacher of something else.
+      InputError: bad data, by file and line; examples that have changed since the run began; no tokenizer; a
+        teacher of something else.
     """
     data = load(config, init.tokenizer(config.data.tokenizer))
     if config.teacher:
         data = dataclasses.replace(data, teacher=find(config.teacher))
         model = data.model_config(config, init)
         distillation.check(data.teacher, model, data.tokenizer, config.data.sequence_length)
+    digests = {"the examples": data.digest(), "the vocabulary": _digest(data.tokenizer.to_str())}
+    digests_file = workdir / "data.json"
+    # config.json is written last: without it, what is here is of a start that failed.
+    begun = (workdir / "config.json").exists() and digests_file.exists()
+    known = hosts.gather(json.loads(digests_file.read_text()) if begun else None)[0]
+    for name, digest in digests.items():
+        if known and known[name] != digest:
+            raise InputError(f"{name} of {config.data.task} changed since the run in {workdir} began; take another")
+    hosts.agree(digests)
     write_atomically(workdir / "tokenizer.json", data.tokenizer.to_str())
+    write_atomically(digests_file, json.dumps(digests))
     return data
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def load(config: Any, tokenizer: Tokenizer, labels: tuple[str, ...] = ()) -> Finetuning:

@@ -35,6 +35,15 @@ def test_tokenizer_json(tmp_path):
     assert load_tokenizer(str(tmp_path)).encode("river").ids == trained.encode("river").ids
 
 
+def test_the_ends_are_put_where_a_tokenizer_json_leaves_them_out(tmp_path, capsys):
+    trained = train_tokenizer([" ".join(WORDS)] * 20, 100)
+    wanted = trained.encode("river").ids
+    trained.post_processor = None
+    trained.save(str(tmp_path / "tokenizer.json"))
+    assert load_tokenizer(str(tmp_path)).encode("river").ids == wanted != trained.encode("river").ids
+    assert "puts no [CLS] and [SEP] around a text" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -4,6 +4,7 @@ import json
 import pickle
 import shutil
 import types
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -177,6 +178,17 @@ def test_tokens_early_stopping_and_words_cut_off(model, tmp_path, one_device, ca
     )
     assert all(round(run * words) == pytest.approx(run * words) for run in result["score"]["runs"])
     assert max(result["score"]["runs"]) <= 1 - 18 / words  # 40 words, of which at most 22 fit
+
+
+def test_a_run_does_not_go_on_with_other_examples(finished, tmp_path, one_device):
+    workdir, _, config = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    train = Path(config.data.folder) / "train.tsv"
+    before = train.read_text()
+    train.write_text(before + "time\tstone\n")
+    with pytest.raises(InputError, match="the examples of custom changed since the run in .*run began"):
+        loop.train(config.copy_and_resolve_references(), str(tmp_path / "run"))
+    train.write_text(before)
 
 
 def test_width_1_learns_and_has_no_spread(tmp_path, one_device):
