@@ -19,6 +19,7 @@ from mux_jax.models.config import ModelConfig
 from mux_jax.models.encoder import split_layers
 from mux_jax.models.model import MuxModel
 from mux_jax.pretrained import Pretrained, find
+from mux_jax.progress import say
 from mux_jax.training.mesh import make_mesh
 
 _LENGTHS = (32, 64, 128, 256, 512)
@@ -48,6 +49,7 @@ class Predictor:
         tokenizer, lengths = found.tokenizer(), row_lengths(found)
         self._start(MuxModel(found.config), found.params(mesh), tokenizer, lengths, rows, ensemble, seed)
         self.text_columns = _text_columns(found)
+        self._from_elsewhere = found.run is None and found.config.width == 1
 
     @classmethod
     def from_model(
@@ -92,6 +94,7 @@ class Predictor:
         self._classify = Classifier(model, mesh, rows, lengths, special_tokens(tokenizer).pad)
         self._params = split_layers(params)
         self._ensemble, self._seed = ensemble, seed
+        self._from_elsewhere = False
         self.truncated = 0  # texts that were longer than the limit, over all calls
 
     def predict(self, texts: Sequence[Text], report: Callable[[float], None] | None = None) -> list[dict[str, Any]]:
@@ -118,6 +121,9 @@ class Predictor:
                 raise InputError(f"texts[{i}]: {problem}")
         # Pairs and texts are encoded apart; both may be in one call.
         kinds = [isinstance(text, tuple) for text in texts]
+        if self._from_elsewhere and any(kinds):
+            say("pairs: token types are 0 for both texts; a model fine-tuned with 1 for the second is worse so")
+            self._from_elsewhere = False
         predictions: list[Any] = [None] * len(texts)
         for kind in sorted(set(kinds)):
             places = [i for i, k in enumerate(kinds) if k == kind]
