@@ -91,7 +91,8 @@ class Finetuning:
         classify, params = self._classifier(config, model, mesh), split_layers(params)
         results = {}
         with progress("evaluation") as report:
-            runs = [(name, i) for name in self.task.dev for i in range(config.compositions)]
+            compositions = config.compositions if model.config.width > 1 else 1  # of width 1 all are one
+            runs = [(name, i) for name in self.task.dev for i in range(compositions)]
             found: dict[str, list[dict[str, float]]] = {}
             for done, (name, i) in enumerate(runs):
                 split = self.splits[name]

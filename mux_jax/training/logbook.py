@@ -188,9 +188,10 @@ def print_score(result: dict[str, Any]) -> None:
     score, width = result["score"], f"width {result['width']}"
     if result["ensemble"] > 1:
         width += f", ensembles of {result['ensemble']}: effective width {result['effective_width']:g}"
+    spread = f" ± {score['std']:.4f} ({score['min']:.4f} to {score['max']:.4f}) over {len(score['runs'])} compositions"
     say(
-        f"{result['task']}, {result['examples']:,} examples, {width}: {result['metric']} {score['mean']:.4f} "
-        f"± {score['std']:.4f} ({score['min']:.4f} to {score['max']:.4f}) over {len(score['runs'])} compositions"
+        f"{result['task']}, {result['examples']:,} examples, {width}: {result['metric']} {score['mean']:.4f}"
+        + (spread if len(score["runs"]) > 1 else "")
     )
 
 
