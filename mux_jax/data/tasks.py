@@ -108,9 +108,10 @@ def get_task(data: Any) -> Task:
     if not data.folder:
         raise InputError("task=custom needs data=FOLDER, with files train and dev")
     metric = data.metric or {"sequence": "accuracy", "regression": "pearson_spearman", "token": "accuracy"}[data.kind]
-    if data.kind == "token":
-        return Task(**_WORDS, metric=metric)
-    return Task(data.kind, metric, tuple(name.strip() for name in data.text_columns.split(",")), data.label_column)
+    text, label = data.text_columns, data.label_column
+    if data.kind == "token":  # whose columns are called otherwise, unless they are named
+        text, label = ("words" if text == "text" else text), ("tags" if label == "label" else label)
+    return Task(data.kind, metric, tuple(name.strip() for name in text.split(",")), label)
 
 
 def read(task: Task, data: Any, splits: tuple[str, ...]) -> dict[str, list[Example]]:

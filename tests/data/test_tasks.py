@@ -109,6 +109,15 @@ def test_bad_files_are_named_with_their_line(task, files, message, tmp_path):
         examples(tmp_path, task)
 
 
+def test_words_and_tags_of_jsonl_may_have_other_names(tmp_path):
+    row = json.dumps(dict(tokens=["Ada", "wrote"], ner_tags=["B-PER", "O"])) + "\n"
+    write(tmp_path, {"train.jsonl": row, "dev.jsonl": row})
+    found = examples(tmp_path, "custom", kind="token", text_columns="tokens", label_column="ner_tags")["train"]
+    assert [(e.text, e.label) for e in found] == [(["Ada", "wrote"], ["B-PER", "O"])]
+    with pytest.raises(InputError, match="no text in column 'words'"):
+        examples(tmp_path, "custom", kind="token")
+
+
 def test_broken_lines_of_qqp_are_left_out_and_counted(tmp_path, capsys):
     header = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
     rows = "0\t1\t2\tWhy?\tHow?\t0\n1\t3\t4\n2\t5\t6\tWho?\tWhose?\t1\n"
