@@ -114,9 +114,6 @@ def test_a_run_takes_the_model_as_it_is(made, tmp_path):
     configuration.resolve(config, found.config)
     assert (config.model.multiplexer, config.model.width) == ("low_rank_orthogonal", found.config.width)
     assert found.find_tokenizer() is not None
-    further = configuration.pretraining("bert", "tiny", found.config.width, multiplexer="low_rank_orthogonal")
-    configuration.resolve(further, found.config)
-    assert further.model.num_demux_layers == found.config.num_demux_layers == 3
 
 
 @pytest.mark.parametrize("kind, write", [("sequence", write_sentences), ("token", write_words)])

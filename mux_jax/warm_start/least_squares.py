@@ -93,9 +93,8 @@ def fit_demultiplexer(config: ModelConfig, fresh: Params, mixed_BLD: jax.Array, 
     """RSA that reads the ordinary model's states from those of rows.
 
     The instance's key opens the GELU of the first layer for its own dimensions, in the range where that is
-    nearly linear, and shuts it for the others; layers in between keep their random weights. What is then
-    missing is fitted: the output by ridge regression, its LayerNorm, which takes out the size and the offset
-    that its GELU is given, by dimension.
+    nearly linear, and shuts it for the others. What is then missing is fitted: the second layer by ridge
+    regression, its LayerNorm, which takes out the size and the offset that its GELU is given, by dimension.
 
     Args:
       config: of the multiplexed model.

@@ -158,7 +158,7 @@ def multiplexed(config: ModelConfig, width: int) -> ModelConfig:
             f"--width={width} must be from 2 to {config.num_attention_heads}, the heads of --init: "
             "each instance gets at least one"
         )
-    changes = dict(multiplexer="low_rank_orthogonal", demultiplexer="rsa", num_demux_layers=3)
+    changes = dict(multiplexer="low_rank_orthogonal", demultiplexer="rsa", num_demux_layers=2)
     head = config.head if config.labels else "rtd" if config.architecture == "electra" else "mlm"
     return dataclasses.replace(config, width=width, head=head, generator="uniform", **changes)
 

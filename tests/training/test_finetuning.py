@@ -1,5 +1,6 @@
 """Fine-tuning by the common loop: learns, resumes, keeps the best, and scores every example once."""
 
+import dataclasses
 import json
 import pickle
 import shutil
@@ -292,6 +293,12 @@ def test_a_configuration_resolves_tenths_and_the_models_positions(model, capsys)
     assert (config.finetuning.warmup_steps, config.eval.every, config.model.width) == (2000, 2000, 2)
     assert config.data.sequence_length == 40 and "has no positions for 128" in capsys.readouterr().out
     assert configuration.row_lengths(config) == (32, 40)
+
+
+def test_pretraining_goes_on_with_the_layers_of_the_demultiplexer(model):
+    config = configuration.pretraining("bert", "tiny", 2)
+    configuration.resolve(config, dataclasses.replace(find(str(model)).config, num_demux_layers=4))
+    assert config.model.num_demux_layers == 4
 
 
 def test_fine_tuning_may_add_a_layer_to_the_demultiplexer(model, tmp_path, one_device):
