@@ -238,7 +238,7 @@ def resolve(config: ml_collections.ConfigDict, init: ModelConfig | None) -> None
     elif init is not None:
         fields = {name: getattr(init, name) for name in _BACKBONE_FIELDS}
         if init.width > 1 and init.demultiplexer == config.model.demultiplexer:
-            fields["num_demux_layers"] = init.num_demux_layers  # they are one function, and hardly work apart
+            fields["num_demux_layers"] = init.num_demux_layers  # all of them are one function
         changed = [f"{name}={value}" for name, value in fields.items() if config.model[name] != value]
         config.model.update(fields)
         if changed:

@@ -80,7 +80,7 @@ METRICS = {
     "pearson_spearman": _pearson_spearman,
     "span_f1": _span_f1,
 }
-# Those that a kind of task can be judged by.
+# The kinds of tasks, and what each can be judged by, its default first.
 OF_KIND = {
     "sequence": ("accuracy", "f1", "macro_f1", "matthews"),
     "regression": ("pearson_spearman",),

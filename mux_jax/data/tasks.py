@@ -17,9 +17,9 @@ from mux_jax.data import embedded, formats
 from mux_jax.data.encoding import Text
 from mux_jax.data.sources import open_tfds
 from mux_jax.errors import InputError
+from mux_jax.metrics import OF_KIND
 from mux_jax.progress import say
 
-KINDS = ("sequence", "regression", "token")
 # A file of a split may be called so.
 _STEMS = {"train": ("train",), "dev": ("dev", "valid", "validation", "testa")}
 _TEXT_SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
@@ -28,7 +28,7 @@ _WORD_SUFFIXES = (".conllu", ".conll", ".txt", ".jsonl", ".parquet")
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """kind: one of KINDS; metric: what the task is judged by (`mux_jax.metrics`);
+    """kind: one of `metrics.OF_KIND`; metric: what the task is judged by (`mux_jax.metrics`);
     text: the column of the text, or of both texts of a pair; label: that of the label;
     header: the columns of files that have no header line;
     dev: the splits to evaluate on, of which the first counts;
@@ -103,11 +103,11 @@ def get_task(data: Any) -> Task:
         if data.task not in TASKS:
             raise InputError(f"task={data.task!r} does not exist; there are: {', '.join(TASKS)}, custom")
         return TASKS[data.task]
-    if data.kind not in KINDS:
-        raise InputError(f"data.kind={data.kind!r} does not exist; there are: {', '.join(KINDS)}")
+    if data.kind not in OF_KIND:
+        raise InputError(f"data.kind={data.kind!r} does not exist; there are: {', '.join(OF_KIND)}")
     if not data.folder:
         raise InputError("task=custom needs data=FOLDER, with files train and dev")
-    metric = data.metric or {"sequence": "accuracy", "regression": "pearson_spearman", "token": "accuracy"}[data.kind]
+    metric = data.metric or OF_KIND[data.kind][0]
     text, label = data.text_columns, data.label_column
     if data.kind == "token":  # whose columns are called otherwise, unless they are named
         text, label = ("words" if text == "text" else text), ("tags" if label == "label" else label)

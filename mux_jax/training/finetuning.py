@@ -31,6 +31,7 @@ from mux_jax.training.checkpoints import checkpoint_folder, write_atomically
 from mux_jax.training.logbook import print_score
 from mux_jax.training.mesh import make_mesh
 from mux_jax.training.plots import plot_confusion, plot_scores
+from mux_jax.training.workdir import known_data
 
 # Of a slot that only fills, or of a text that only the teacher labels.
 _NO_LABEL = {"sequence": -1, "regression": np.nan, "token": np.empty(0, np.int32)}
@@ -228,16 +229,13 @@ def prepare(config: Any, workdir: epath.Path, init: Pretrained) -> Finetuning:
         model = data.model_config(config, init)
         distillation.check(data.teacher, model, data.tokenizer, config.data.sequence_length)
     digests = {"the examples": data.digest(), "the vocabulary": _digest(data.tokenizer.to_str())}
-    digests_file = workdir / "data.json"
-    # config.json is written last: without it, what is here is of a start that failed.
-    begun = (workdir / "config.json").exists() and digests_file.exists()
-    known = hosts.gather(json.loads(digests_file.read_text()) if begun else None)[0]
+    known = known_data(workdir)
     for name, digest in digests.items():
         if known and known[name] != digest:
             raise InputError(f"{name} of {config.data.task} changed since the run in {workdir} began; take another")
     hosts.agree(digests)
     write_atomically(workdir / "tokenizer.json", data.tokenizer.to_str())
-    write_atomically(digests_file, json.dumps(digests))
+    write_atomically(workdir / "data.json", json.dumps(digests))
     return data
 
 

@@ -27,6 +27,7 @@ from mux_jax.training.checkpoints import write_atomically
 from mux_jax.training.evaluation import evaluate, unigram_entropy
 from mux_jax.training.mesh import rows_multiple
 from mux_jax.training.step import make_eval_step, split_batch
+from mux_jax.training.workdir import known_data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,9 +99,7 @@ def prepare(config: Any, workdir: epath.Path, init: Pretrained | None = None) ->
     """
     cache_dir = cache_folder(config.data.cache_dir)
     tokenizer_file, caches_file = workdir / "tokenizer.json", workdir / "data.json"
-    # config.json is written last: without it, what is here is of a start that failed.
-    begun = (workdir / "config.json").exists() and caches_file.exists()
-    known = hosts.gather(json.loads(caches_file.read_text()) if begun else None)[0]
+    known = known_data(workdir)
     if known and all((cache_dir / name).exists() for _, name in known):
         caches = known
         tokenizer = Tokenizer.from_str(tokenizer_file.read_text())

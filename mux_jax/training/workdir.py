@@ -68,6 +68,14 @@ def describe_workdir(workdir: epath.Path, config: ml_collections.ConfigDict) -> 
     write_atomically(workdir / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
 
 
+def known_data(workdir: epath.Path) -> Any:
+    """What `data.json` says about the data that the run in `workdir` began with; None if none has begun."""
+    file = workdir / "data.json"
+    # config.json is written last: without it, what is here is of a start that failed.
+    begun = (workdir / "config.json").exists() and file.exists()
+    return hosts.gather(json.loads(file.read_text()) if begun else None)[0]
+
+
 def to_dict(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """The configuration as JSON holds it (tuples as lists)."""
     return json.loads(config.to_json_best_effort())
