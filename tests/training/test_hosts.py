@@ -61,13 +61,18 @@ def start(configs, folders):
     ]
 
 
+_GLOO = (
+    r"\[Gloo\].*\n*|^(\d| is connected to | peer ranks\. | ?Expected number of connected peer ranks is : |Rank )+\n+"
+)
+
+
 def finish(processes, timeout=150):
     """(exit status, what it printed but for Gloo's lines) of each.
 
-    Gloo's threads write a line and its end apart: two lines may share one, and an empty one follows.
+    Gloo's threads write a line in pieces, its end too: lines may share one, or be cut in two.
     """
     printed = [process.communicate(timeout=timeout)[0] for process in processes]
-    return [(process.returncode, re.sub(r"\[Gloo\].*\n*", "", text)) for process, text in zip(processes, printed)]
+    return [(process.returncode, re.sub(_GLOO, "", text, flags=re.M)) for process, text in zip(processes, printed)]
 
 
 def rows(workdir):
