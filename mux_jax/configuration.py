@@ -171,6 +171,7 @@ def finetuning(task: str, data: str, width: int) -> ml_collections.ConfigDict:
         task=task,
         folder=data,  # with files train and dev; empty: TensorFlow Datasets
         tfds_dir="",
+        unlabelled="",  # a file of texts that the teacher alone labels; empty: training texts joined at random
         # Of task=custom:
         kind="sequence",  # sequence, regression or token
         text_columns="text",  # one, or two of a pair: premise,hypothesis
@@ -364,6 +365,8 @@ def _check_task(config: ml_collections.ConfigDict) -> dict[str, int]:
         raise InputError(f"ensemble={config.ensemble} must be from 1 to model.width={config.model.width}")
     if config.patience < 0:
         raise InputError(f"patience={config.patience} must not be negative")
+    if config.data.unlabelled and not config.teacher:
+        raise InputError(f"data.unlabelled={config.data.unlabelled} needs a teacher: --config.teacher=RUN")
     stage = config.finetuning
     if not 0 <= stage.distillation_coefficient <= 1:
         raise InputError(f"finetuning.distillation_coefficient={stage.distillation_coefficient} must be from 0 to 1")

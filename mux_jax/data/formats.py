@@ -9,7 +9,7 @@ import dataclasses
 import io
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, BinaryIO, TextIO
 
@@ -100,12 +100,20 @@ def column_names(path: epath.Path, columns: tuple[str, ...] = ()) -> list[str]:
     return list(good.fields) if good else []
 
 
-def require_columns(path: epath.Path, wanted: Iterable[str], columns: tuple[str, ...] = ()) -> None:
-    """Refuses a file that lacks a column, naming those that it has."""
-    there = column_names(path, columns)
-    for name in wanted:
-        if name not in there:
-            raise InputError(f"{path}: no column {name!r}; there are: {', '.join(there) or 'none'}")
+def find_columns(
+    path: epath.Path, *candidates: tuple[str, ...], header: tuple[str, ...] = (), hint: str = ""
+) -> tuple[str, ...]:
+    """The first of `candidates` whose columns a file has; `header` are those of one without a header line.
+
+    Raises:
+      InputError: a file that has none of them, naming a column of the first that is missing and those that it has.
+    """
+    there = column_names(path, header)
+    for columns in candidates:
+        if all(name in there for name in columns):
+            return columns
+    missing = next(name for name in candidates[0] if name not in there)
+    raise InputError(f"{path}: no column {missing!r}; there are: {', '.join(there) or 'none'}{hint}")
 
 
 def _checked(record: Record) -> Record:

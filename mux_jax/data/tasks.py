@@ -18,6 +18,7 @@ from mux_jax.data.encoding import Text
 from mux_jax.data.sources import open_tfds
 from mux_jax.errors import InputError
 from mux_jax.metrics import OF_KIND
+from mux_jax.paths import absolute
 from mux_jax.progress import say
 
 # A file of a split may be called so.
@@ -144,7 +145,7 @@ def _from_file(task: Task, path: epath.Path) -> list[Example]:
     header = task.header if path.suffix == ".tsv" else ()
     words = task.kind == "token"
     if not words:
-        formats.require_columns(path, (*task.text, task.label), header)
+        formats.find_columns(path, (*task.text, task.label), header=header)
     examples, broken = [], []
     for record in formats.read(path, header, words=words):
         if record.error and task.broken:
@@ -201,6 +202,21 @@ def to_text(record: formats.Record, columns: tuple[str, ...]) -> Text:
             raise InputError(f"{record.where}: no text in column {name!r}")
         values.append(value)
     return values[0] if len(values) == 1 else tuple(values)
+
+
+def read_unlabelled(task: Task, path: str) -> list[Text]:
+    """The texts of a file, in the columns of the task or in `text`; words have spaces between them.
+
+    Raises:
+      InputError: a file that lacks the columns, cannot be read, by file and line, or has no text.
+    """
+    file = absolute(path)
+    columns = formats.find_columns(file, task.text, ("text",))
+    texts = [to_text(record, columns) for record in formats.read(file)]
+    texts = [" ".join(text) if isinstance(text, list) else text for text in texts if text]
+    if not texts:
+        raise InputError(f"{file}: no text in the file")
+    return texts
 
 
 def _from_tfds(task: Task, data: Any, splits: tuple[str, ...]) -> dict[str, list[Example]]:

@@ -42,16 +42,8 @@ def check_input(path: str, columns: tuple[str, ...], wanted: tuple[str, ...]) ->
       InputError: no such file, an empty one, or one without these columns, with those that it has.
     """
     source = absolute(path)
-    there = formats.column_names(source)
-    for candidate in (wanted,) if wanted else (columns, ("text",)):
-        if all(name in there for name in candidate):
-            return source, candidate
-    wanted = wanted or columns
-    missing = next(name for name in wanted if name not in there)
-    raise InputError(
-        f"{source}: no column {missing!r}; there are: {', '.join(there) or 'none'}; "
-        "--text_columns names those of the text"
-    )
+    candidates = [wanted] if wanted else [columns, ("text",)]
+    return source, formats.find_columns(source, *candidates, hint="; --text_columns names those of the text")
 
 
 def predict_file(

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from mux_jax import configuration, metrics
 from mux_jax.data.encoding import Encoded, Encoder
 from mux_jax.data.rows import Slots, compose, pad
-from mux_jax.data.tasks import Example, Task, describe, get_task, read
+from mux_jax.data.tasks import Example, Task, describe, get_task, read, read_unlabelled
 from mux_jax.data.tokenizer import SpecialTokens, special_tokens
 from mux_jax.errors import InputError
 from mux_jax.inference.classifier import Classifier, decide
@@ -54,6 +54,7 @@ class Finetuning:
     labels: tuple[str, ...]
     splits: dict[str, Split]
     teacher: Pretrained | None = None  # of `config.teacher`
+    unlabelled: Sequence[np.ndarray] = ()  # ids of the texts of `config.data.unlabelled`
     classifiers: dict[ModelConfig, Classifier] = dataclasses.field(default_factory=dict)  # compiled once
 
     @property
@@ -143,8 +144,8 @@ class TaskBatches:
     """`batches[step]` has this host's rows of the batch of a step, a function of (seed, step) alone.
 
     An epoch holds every example once, drawn anew each time, the batches of all lengths mixed. With a
-    teacher, which needs no labels, as many texts are made by joining some: dev texts may be longer
-    than those to train on, and each joined one is new.
+    teacher, which needs no labels, there are as many texts without: drawn from the unlabelled ones, or
+    made by joining examples, since dev texts may be longer than those to train on, and each joined one is new.
     """
 
     def __init__(self, data: Finetuning, config: Any, mine: np.ndarray):
@@ -155,9 +156,10 @@ class TaskBatches:
         self._ids = self._split.encoded.ids
         numbers = {label: i for i, label in enumerate(data.labels)}
         self._labels = [self._encode(i, example, numbers) for i, example in enumerate(self._split.examples)]
-        self._joined = bool(config.teacher) and not isinstance(self._split.examples[0].text, tuple)  # pairs are not
-        if self._joined:
-            self._labels += [_NO_LABEL[self._kind]] * len(self._ids)
+        self._unlabelled = data.unlabelled
+        joined = config.teacher and not isinstance(self._split.examples[0].text, tuple)  # pairs are not
+        self._new = min(len(self._unlabelled), len(self._ids)) or (len(self._ids) if joined else 0)  # in an epoch
+        self._labels += [_NO_LABEL[self._kind]] * self._new
         self._epoch = functools.lru_cache(maxsize=2)(self._compose)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -169,7 +171,7 @@ class TaskBatches:
 
     @property
     def per_epoch(self) -> int:
-        return -(-len(self._ids) * (1 + self._joined) // self._slots)
+        return -(-(len(self._ids) + self._new) // self._slots)
 
     def __len__(self) -> int:
         return 2**31  # as long as anybody trains
@@ -191,7 +193,12 @@ class TaskBatches:
     def _compose(self, epoch: int) -> tuple[list[np.ndarray], list[Slots]]:
         """The ids of an epoch's texts, and its batches."""
         rng = np.random.default_rng([self._seed, epoch])
-        ids = [*self._ids, *_join(self._ids, self._lengths[-1], rng)] if self._joined else self._ids
+        ids = self._ids
+        if self._unlabelled:
+            drawn = rng.choice(len(self._unlabelled), self._new, replace=False)
+            ids = [*ids, *(self._unlabelled[i] for i in drawn)]
+        elif self._new:
+            ids = [*ids, *_join(ids, self._lengths[-1], rng)]
         batches = list(compose(np.array([len(x) for x in ids]), self._lengths, self._slots, rng))
         return ids, [batches[i] for i in rng.permutation(len(batches))]
 
@@ -229,6 +236,12 @@ def prepare(config: Any, workdir: epath.Path, init: Pretrained) -> Finetuning:
         model = data.model_config(config, init)
         distillation.check(data.teacher, model, data.tokenizer, config.data.sequence_length)
     digests = {"the examples": data.digest(), "the vocabulary": _digest(data.tokenizer.to_str())}
+    if config.data.unlabelled:
+        texts = read_unlabelled(data.task, config.data.unlabelled)
+        found = Encoder(data.tokenizer, config.data.sequence_length)(texts)
+        data = dataclasses.replace(data, unlabelled=found.ids)
+        digests["the unlabelled texts"] = _digest(repr(texts))
+        say(f"unlabelled: {len(texts):,} texts, {found.truncated:,} of them cut, from {config.data.unlabelled}")
     known = known_data(workdir)
     for name, digest in digests.items():
         if known and known[name] != digest:

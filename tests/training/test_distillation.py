@@ -12,6 +12,7 @@ import pytest
 from scipy.special import log_softmax, softmax
 
 import mux_jax
+from mux_jax import configuration
 from mux_jax.data.tokenizer import special_tokens
 from mux_jax.errors import InputError
 from mux_jax.objectives import objectives
@@ -21,7 +22,7 @@ from mux_jax.training.distillation import Teacher
 from mux_jax.training.mesh import make_mesh
 from mux_jax.training.step import split_batch
 from tests.conftest import SPECIAL, WORDS, apply, draw_tokens, init, small_model
-from tests.tasks import LABELS, write_model, write_sentences, write_words
+from tests.tasks import LABELS, sentences, write_model, write_sentences, write_words
 from tests.tasks import finetuning as task_config
 
 
@@ -139,6 +140,37 @@ def test_half_of_the_texts_are_joined_ones_without_labels(folders, kind):
     assert sorted(joined[0]) != sorted(joined[1])
 
 
+@pytest.mark.parametrize(("kind", "count"), [("sequence", 100), ("token", 100), ("sequence", 7)])
+def test_with_unlabelled_texts_half_are_of_those_each_once_in_an_epoch(folders, tmp_path, kind, count):
+    data, teacher = ("data", "teacher") if kind == "sequence" else ("words", "word_teacher")
+    texts = list(dict.fromkeys(sentences(count, seed=2)))
+    (tmp_path / "texts.txt").write_text("\n\n".join(texts))
+    fields = {"teacher": str(folders / teacher), "data.unlabelled": str(tmp_path / "texts.txt")}
+    config = task_config(folders / data, folders / "model", kind, **fields)
+    init = find(str(folders / "model"))
+    configuration.resolve(config, init.config)
+    loaded = finetuning.prepare(config, tmp_path, init)
+    batches = loaded.batches(config, np.arange(config.rows))
+    new, per_epoch = min(len(texts), 40), batches.per_epoch
+    assert per_epoch == -(-(40 + new) // 8)
+    known = {tuple(loaded.tokenizer.encode(text).ids) for text in texts}
+    pad, seen = loaded.special.pad, []
+    for epoch in range(2):
+        found = []
+        for step in range(epoch * per_epoch, (epoch + 1) * per_epoch):
+            tokens, labels = (batches[step][name].reshape(8, -1) for name in ("tokens", "labels"))
+            found += [tuple(ids[ids != pad]) for ids, label in zip(tokens, labels) if not (label >= 0).any()]
+        drawn = [ids for ids in found if ids in known]
+        assert len(set(drawn)) == new
+        seen.append(set(drawn))
+    assert (seen[0] != seen[1]) == (count == 100)
+
+    (tmp_path / "config.json").write_text("{}")  # the run has begun
+    (tmp_path / "texts.txt").write_text("another text")
+    with pytest.raises(InputError, match="the unlabelled texts of .* changed since the run"):
+        finetuning.prepare(config, tmp_path, init)
+
+
 def test_a_run_learns_what_its_teacher_says_and_goes_on_where_it_stopped(folders, tmp_path, one_device):
     fields = {"teacher": str(folders / "teacher"), "finetuning.distillation_coefficient": 1.0}
     config = task_config(folders / "data", folders / "model", **fields)
@@ -182,6 +214,9 @@ def test_a_run_learns_what_its_teacher_says_and_goes_on_where_it_stopped(folders
         ({"data.sequence_length": 40, "teacher": "short"}, "it has 30 positions for data.sequence_length=40"),
         ({"finetuning.distillation_coefficient": 1.5}, "distillation_coefficient=1.5 must be from 0 to 1"),
         ({"finetuning.temperature": 0.0}, "temperature=0.0 must be positive"),
+        ({"data.unlabelled": "texts.txt"}, "data.unlabelled=texts.txt needs a teacher"),
+        ({"teacher": "teacher", "data.unlabelled": "nowhere.txt"}, "nowhere.txt: no such file"),
+        ({"teacher": "teacher", "data.unlabelled": __file__}, "the name must end in .txt"),
     ],
 )
 def test_a_teacher_of_something_else_is_refused(fields, message, folders, tmp_path, one_device):
