@@ -205,13 +205,13 @@ def to_text(record: formats.Record, columns: tuple[str, ...]) -> Text:
 
 
 def read_unlabelled(task: Task, path: str) -> list[Text]:
-    """The texts of a file, in the columns of the task or in `text`; words have spaces between them.
+    """The texts of a file, in the columns of the task, or `text` if it has one; words have spaces between them.
 
     Raises:
       InputError: a file that lacks the columns, cannot be read, by file and line, or has no text.
     """
     file = absolute(path)
-    columns = formats.find_columns(file, task.text, ("text",))
+    columns = formats.find_columns(file, *([task.text, ("text",)] if len(task.text) == 1 else [task.text]))
     texts = [to_text(record, columns) for record in formats.read(file)]
     texts = [" ".join(text) if isinstance(text, list) else text for text in texts if text]
     if not texts:

@@ -50,9 +50,8 @@ def open_workdir(path: str, config: ml_collections.ConfigDict) -> epath.Path:
             before, now = flatten(json.loads(described.read_text())), flatten(to_dict(config))
         except (ValueError, AttributeError) as e:
             raise InputError(f"{described} is not the configuration of a run: {e}") from e
-        changed = [
-            k for k in sorted(before.keys() | now.keys()) if before.get(k, "") != now.get(k, "")
-        ]  # "": a newer field, not used
+        # A field that is newer than the run, and empty, changes nothing.
+        changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k, "") != now.get(k, "")]
         refused = [k for k in changed if not k.startswith(_FREE)]
         shown = {k: f"{k}: {before.get(k)} there, {now.get(k)} now" for k in changed}
         if refused:

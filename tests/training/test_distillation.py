@@ -13,6 +13,7 @@ from scipy.special import log_softmax, softmax
 
 import mux_jax
 from mux_jax import configuration
+from mux_jax.data import tasks
 from mux_jax.data.tokenizer import special_tokens
 from mux_jax.errors import InputError
 from mux_jax.objectives import objectives
@@ -169,6 +170,15 @@ def test_with_unlabelled_texts_half_are_of_those_each_once_in_an_epoch(folders, 
     (tmp_path / "texts.txt").write_text("another text")
     with pytest.raises(InputError, match="the unlabelled texts of .* changed since the run"):
         finetuning.prepare(config, tmp_path, init)
+
+
+def test_unlabelled_texts_of_a_task_on_pairs_are_pairs(tmp_path):
+    pairs, texts = tmp_path / "pairs.jsonl", tmp_path / "texts.txt"
+    pairs.write_text('{"sentence1": "a b", "sentence2": "c"}\n')
+    texts.write_text("a b c")
+    assert tasks.read_unlabelled(tasks.TASKS["rte"], str(pairs)) == [("a b", "c")]
+    with pytest.raises(InputError, match="texts.txt: no column 'sentence1'; there are: text"):
+        tasks.read_unlabelled(tasks.TASKS["rte"], str(texts))
 
 
 def test_a_run_learns_what_its_teacher_says_and_goes_on_where_it_stopped(folders, tmp_path, one_device):
