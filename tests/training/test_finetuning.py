@@ -20,6 +20,7 @@ from mux_jax.errors import InputError, TrainingError
 from mux_jax.objectives import objectives
 from mux_jax.pretrained import find
 from mux_jax.training import finetuning, loop
+from mux_jax.training.workdir import open_workdir, to_dict
 from tests.conftest import SPECIAL, draw_tokens, init, small_model
 from tests.tasks import LABELS, write_model, write_sentences, write_words
 from tests.tasks import finetuning as task_config
@@ -293,6 +294,17 @@ def test_a_configuration_resolves_tenths_and_the_models_positions(model, capsys)
     assert (config.finetuning.warmup_steps, config.eval.every, config.model.width) == (2000, 2000, 2)
     assert config.data.sequence_length == 40 and "has no positions for 128" in capsys.readouterr().out
     assert configuration.row_lengths(config) == (32, 40)
+
+
+def test_a_run_from_before_a_field_goes_on_unless_the_field_is_used(tmp_path):
+    config = configuration.finetuning("sst2", "", 2)
+    before = to_dict(config)
+    del before["data"]["unlabelled"]
+    (tmp_path / "config.json").write_text(json.dumps(before))
+    open_workdir(str(tmp_path), config)
+    config.data.unlabelled = "texts.txt"
+    with pytest.raises(InputError, match="data.unlabelled: None there, texts.txt now"):
+        open_workdir(str(tmp_path), config)
 
 
 def test_pretraining_goes_on_with_the_layers_of_the_demultiplexer(model):
