@@ -4,10 +4,12 @@ python launch/evaluate.py --config=configs/finetune.py:task=sst2,data=FOLDER --w
 python launch/evaluate.py --config=configs/finetune.py:task=sst2,data=FOLDER --config.init=MODEL --workdir=DIR
 
 The first scores the run in RUN and writes to RUN/evaluation_ensemble_2; the second scores another
-model and writes to DIR.
+model and writes to DIR. Row lengths and dtype are the model's own unless --config.data.lengths,
+--config.data.sequence_length or --config.model.dtype are given.
 """
 
 from absl import flags
+from ml_collections import config_flags
 
 from mux_jax import command_line
 from mux_jax.errors import InputError
@@ -23,7 +25,8 @@ def main() -> None:
         raise InputError("--config.init needs --workdir=DIR, the folder for its result")
     from mux_jax.training.finetuning import evaluate  # slow to import: after the flags are checked
 
-    evaluate(config, _WORKDIR.value or f"runs/{config.name}", _COMPARE.value)
+    given = config_flags.get_override_values(flags.FLAGS["config"])
+    evaluate(config, _WORKDIR.value or f"runs/{config.name}", _COMPARE.value, given)
 
 
 if __name__ == "__main__":

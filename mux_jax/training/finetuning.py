@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -303,14 +303,16 @@ def spread(runs: list[float]) -> dict[str, Any]:
     }
 
 
-def evaluate(config: Any, workdir: str, compare: Sequence[str] = ()) -> dict[str, Any]:
+def evaluate(config: Any, workdir: str, compare: Sequence[str] = (), given: Collection[str] = ()) -> dict[str, Any]:
     """Scores a fine-tuned model and writes `result.json` and pictures.
 
     The model is that of `config.init`, or without it the run in `workdir`, and the result then goes
-    to a folder in it. Rows have the lengths that the model was fine-tuned with.
+    to a folder in it. Rows have the lengths, and the model the dtype, that it was fine-tuned with.
 
     Args:
       compare: folders with other results, to draw scores against width and ensemble size.
+      given: the fields that were set by hand, of which `data.lengths`, `data.sequence_length` and
+        `model.dtype` then count instead of the run's.
 
     Raises:
       InputError: a model without a head for the task, bad data, or a `workdir` with another run.
@@ -325,10 +327,12 @@ def evaluate(config: Any, workdir: str, compare: Sequence[str] = ()) -> dict[str
     if (len(found.config.labels) == 1) != (task.kind == "regression"):
         raise InputError(f"{found.folder}: its labels are {', '.join(found.config.labels)}; the task is {task.kind}")
     others = [_read_result(path) for path in compare]
+    if found.run and "task" in found.run["data"]:
+        lengths = {name for name in ("sequence_length", "lengths") if f"data.{name}" not in given}
+        config.data.update({name: found.run["data"][name] for name in lengths})
     config.init = str(found.folder)
     configuration.resolve(config, found.config)
-    if found.run and "task" in found.run["data"]:
-        config.data.update({name: found.run["data"][name] for name in ("sequence_length", "lengths")})
+    dtype = config.model.dtype if "model.dtype" in given else found.config.dtype
     configuration.check(config)
     if folder == found.folder:
         folder = folder / f"evaluation_ensemble_{config.ensemble}"
@@ -338,7 +342,9 @@ def evaluate(config: Any, workdir: str, compare: Sequence[str] = ()) -> dict[str
 
     mesh = make_mesh(**config.mesh)
     data = load(config, found.tokenizer(config.data.tokenizer), found.config.labels)
-    result = data.finish(config, MuxModel(found.config), mesh, found.params(mesh), folder)
+    result = data.finish(
+        config, MuxModel(dataclasses.replace(found.config, dtype=dtype)), mesh, found.params(mesh), folder
+    )
     result["model"] = str(found.folder)
     write_atomically(folder / "result.json", json.dumps(result, indent=2) + "\n")
     plot_scores([*others, result], folder / "scores.png")

@@ -132,6 +132,22 @@ def test_evaluation_of_the_run_gives_its_score_and_ensembles_are_reported(finish
         finetuning.evaluate(config, str(workdir))
 
 
+def test_evaluation_takes_row_lengths_and_dtype_from_the_run_unless_given(finished, one_device, monkeypatch):
+    workdir, _, config = finished
+    used, classifier = [], finetuning.Classifier
+
+    def record(model, mesh, rows, lengths, pad):
+        used.append((model.config.dtype, lengths[-1]))
+        return classifier(model, mesh, rows, lengths, pad)
+
+    monkeypatch.setattr(finetuning, "Classifier", record)
+    for given in (), ("data.sequence_length", "model.dtype"):
+        wanted = task_config(config.data.folder, "")
+        wanted.data.sequence_length, wanted.model.dtype = 9, "bfloat16"
+        finetuning.evaluate(wanted, str(workdir), given=given)
+    assert used == [("auto", config.data.sequence_length), ("bfloat16", 9)]
+
+
 def test_results_that_do_not_fit_are_refused_and_those_of_a_run_stay(finished, tmp_path, one_device):
     workdir, result, config = finished
     shutil.copytree(workdir, tmp_path / "other")
