@@ -9,6 +9,7 @@ from typing import Any
 
 import ml_collections
 
+from mux_jax.data.rows import ROW_LENGTHS
 from mux_jax.data.tasks import get_task
 from mux_jax.errors import InputError
 from mux_jax.metrics import OF_KIND
@@ -179,7 +180,7 @@ def finetuning(task: str, data: str, width: int) -> ml_collections.ConfigDict:
         metric="",  # default: accuracy, or pearson_spearman for regression
         tokenizer="",  # vocab.txt or tokenizer.json, if init has none
         sequence_length=128,  # the longest; longer texts are cut
-        lengths="32,64,128",  # that rows may have: the smallest that holds a row's texts
+        lengths=",".join(map(str, ROW_LENGTHS)),  # of rows: the smallest that holds a row's texts
         workers=0,
     )
     known = get_task(config.data) if task != "custom" else None

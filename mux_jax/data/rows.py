@@ -9,6 +9,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+# A third to a half longer each, so that little of a row is padding, and few lengths are compiled.
+ROW_LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+
 
 @dataclasses.dataclass(frozen=True)
 class Slots:

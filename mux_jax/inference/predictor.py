@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from mux_jax import configuration
 from mux_jax.data.encoding import Encoder, Text
+from mux_jax.data.rows import ROW_LENGTHS
 from mux_jax.data.tasks import get_task
 from mux_jax.data.tokenizer import special_tokens
 from mux_jax.errors import InputError
@@ -21,8 +22,6 @@ from mux_jax.models.model import MuxModel
 from mux_jax.pretrained import Pretrained, find
 from mux_jax.progress import say
 from mux_jax.training.mesh import make_mesh
-
-_LENGTHS = (32, 64, 128, 256, 512)
 
 
 class Predictor:
@@ -180,7 +179,7 @@ def row_lengths(found: Pretrained) -> tuple[int, ...]:
     room = found.config.max_position_embeddings - found.config.prefix_length
     if found.config.width > 1:
         return (min(128, room),)
-    return tuple(n for n in _LENGTHS if n <= room) or (room,)
+    return tuple(n for n in ROW_LENGTHS if n <= room) or (room,)
 
 
 def _text_columns(found: Pretrained) -> tuple[str, ...]:

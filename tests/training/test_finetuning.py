@@ -309,7 +309,7 @@ def test_a_configuration_resolves_tenths_and_the_models_positions(model, capsys)
     configuration.resolve(config, find(str(model)).config)
     assert (config.finetuning.warmup_steps, config.eval.every, config.model.width) == (2000, 2000, 2)
     assert config.data.sequence_length == 40 and "has no positions for 128" in capsys.readouterr().out
-    assert configuration.row_lengths(config) == (32, 40)
+    assert configuration.row_lengths(config) == (16, 24, 32, 40)
 
 
 def test_a_run_from_before_a_field_goes_on_unless_the_field_is_used(tmp_path):
