@@ -342,9 +342,8 @@ def evaluate(config: Any, workdir: str, compare: Sequence[str] = (), given: Coll
 
     mesh = make_mesh(**config.mesh)
     data = load(config, found.tokenizer(config.data.tokenizer), found.config.labels)
-    result = data.finish(
-        config, MuxModel(dataclasses.replace(found.config, dtype=dtype)), mesh, found.params(mesh), folder
-    )
+    model = MuxModel(dataclasses.replace(found.config, dtype=dtype))
+    result = data.finish(config, model, mesh, found.params(mesh), folder)
     result["model"] = str(found.folder)
     write_atomically(folder / "result.json", json.dumps(result, indent=2) + "\n")
     plot_scores([*others, result], folder / "scores.png")
