@@ -9,7 +9,7 @@ from typing import Any
 
 import ml_collections
 
-from mux_jax.data.rows import ROW_LENGTHS
+from mux_jax.data.rows import ROW_LENGTHS, lengths_up_to
 from mux_jax.data.tasks import get_task
 from mux_jax.errors import InputError
 from mux_jax.metrics import OF_KIND
@@ -250,11 +250,10 @@ def resolve(config: ml_collections.ConfigDict, init: ModelConfig | None) -> None
 def row_lengths(config: ml_collections.ConfigDict) -> tuple[int, ...]:
     """The lengths that rows of a task may have, ascending; the last is `data.sequence_length`."""
     try:
-        lengths = sorted({int(n) for n in str(config.data.lengths).split(",")})
+        lengths = [int(n) for n in str(config.data.lengths).split(",")]
     except ValueError as e:
         raise InputError(f"data.lengths={config.data.lengths!r} must be numbers, separated by commas") from e
-    limit = config.data.sequence_length
-    return (*(n for n in lengths if 0 < n < limit), limit)
+    return lengths_up_to(config.data.sequence_length, lengths)
 
 
 def task_model(config: ml_collections.ConfigDict, init: ModelConfig, labels: tuple[str, ...]) -> ModelConfig:

@@ -18,7 +18,7 @@ from mux_jax.benchmark.measure import Case, measure, memory, save, show
 from mux_jax.benchmark.peer import peer
 from mux_jax.data import formats
 from mux_jax.data.encoding import Encoder
-from mux_jax.data.rows import ROW_LENGTHS
+from mux_jax.data.rows import lengths_up_to
 from mux_jax.data.tasks import to_text
 from mux_jax.data.tokenizer import BERT_TOKENS, special_tokens, train_tokenizer
 from mux_jax.errors import InputError
@@ -138,7 +138,7 @@ def end_to_end(settings: Settings, texts: list[str]) -> Iterator[Case]:
     `transformers`. The vocabulary is trained on the texts."""
     mesh = make_mesh()
     tokenizer = train_tokenizer(texts, _VOCABULARY)
-    lengths = tuple(n for n in ROW_LENGTHS if n < settings.length) + (settings.length,)
+    lengths = lengths_up_to(settings.length)
     for multiplexer, width in _models(settings):
         model = MuxModel(_classifier_config(settings, "sequence", multiplexer, width))
         params = init_params(model, mesh, seed=0)

@@ -5,12 +5,17 @@ exactly one slot; slots that are left over are filled with other examples, and m
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 # A third to a half longer each, so that little of a row is padding, and few lengths are compiled.
 ROW_LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+
+
+def lengths_up_to(limit: int, lengths: Iterable[int] = ROW_LENGTHS) -> tuple[int, ...]:
+    """The lengths that rows of at most `limit` tokens may have, ascending; the last is `limit`."""
+    return (*sorted({n for n in lengths if 0 < n < limit}), limit)
 
 
 @dataclasses.dataclass(frozen=True)

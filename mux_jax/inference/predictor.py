@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from mux_jax import configuration
 from mux_jax.data.encoding import Encoder, Text
-from mux_jax.data.rows import ROW_LENGTHS
+from mux_jax.data.rows import lengths_up_to
 from mux_jax.data.tasks import get_task
 from mux_jax.data.tokenizer import special_tokens
 from mux_jax.errors import InputError
@@ -179,7 +179,7 @@ def row_lengths(found: Pretrained) -> tuple[int, ...]:
     room = found.config.max_position_embeddings - found.config.prefix_length
     if found.config.width > 1:
         return (min(128, room),)
-    return tuple(n for n in ROW_LENGTHS if n <= room) or (room,)
+    return lengths_up_to(room)
 
 
 def _text_columns(found: Pretrained) -> tuple[str, ...]:
