@@ -12,7 +12,9 @@ def main() -> None:
         "installed, BERT in PyTorch.",
     )
     parser.add_argument("kind", choices=("inference", "train"))
-    parser.add_argument("--size", choices=("tiny", "small", "base", "large"), default="base", help="(base)")
+    parser.add_argument(
+        "--size", default="base", help="tiny, small, base, large, or for inference a model's folder (base)"
+    )
     parser.add_argument("--length", type=int, default=128, help="tokens of an instance (128)")
     parser.add_argument("--rows", type=int, default=0, help="muxed rows of a batch (8 on CPU, else 256)")
     parser.add_argument("--widths", default="1,2,5,10", help="(1,2,5,10)")

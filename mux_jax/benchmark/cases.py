@@ -32,6 +32,7 @@ from mux_jax.models.model import MuxModel
 from mux_jax.models.multiplexers import MULTIPLEXERS
 from mux_jax.objectives import objectives
 from mux_jax.paths import absolute
+from mux_jax.pretrained import find
 from mux_jax.progress import say
 from mux_jax.training.mesh import check_rows, make_mesh
 from mux_jax.training.optimizer import make_optimizer
@@ -42,9 +43,10 @@ _VOCABULARY, _LABELS = 30522, ("0", "1")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the command line says: the size's name, tokens of an instance, rows of a batch, and so on."""
+    """What the command line says: the size and its `model`, tokens of an instance, rows of a batch, and so on."""
 
     size: str
+    model: ModelConfig
     length: int
     rows: int
     widths: tuple[int, ...]
@@ -76,9 +78,10 @@ def run(
     if options["dtype"] == "auto":
         options["dtype"] = "float32" if on_cpu else "bfloat16"
     repeats = options.pop("repeats")
+    model = _shape(options["size"], kind)
     for name, value, most in (
         ("rows", options["rows"], None),
-        ("length", options["length"], 512),
+        ("length", options["length"], model.max_position_embeddings),
         ("repeats", repeats, None),
     ):
         if value < 1 or (most and value > most):
@@ -87,7 +90,7 @@ def run(
         raise InputError("--texts is for inference with --task=sequence")
     if json_file and not absolute(json_file).parent.is_dir():
         raise InputError(f"--json={json_file}: no such folder")
-    settings = Settings(widths=numbers, multiplexers=multiplexers, tasks=tasks, **options)
+    settings = Settings(model=model, widths=numbers, multiplexers=multiplexers, tasks=tasks, **options)
     say(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}")
     if texts:
         source, columns = check_input(texts, (), ("text",))
@@ -104,6 +107,20 @@ def run(
 
 def _split(names: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in names.split(",") if name.strip())
+
+
+def _shape(size: str, kind: str) -> ModelConfig:
+    """A BERT of a size by name, with the demultiplexer of fine-tuning; in inference also a pretrained model's shape."""
+    if size in SIZES["bert"]:
+        dimensions = SIZES["bert"][size]
+        return ModelConfig("bert", _VOCABULARY, max_position_embeddings=512, num_demux_layers=3, **dimensions)
+    wrong = f"--size={size} is not one of {', '.join(SIZES['bert'])}"
+    if kind == "train":
+        raise InputError(wrong)
+    try:
+        return dataclasses.replace(find(size).config, vocab_size=_VOCABULARY)
+    except InputError as e:
+        raise InputError(f"{wrong}, nor a model: {e}") from e
 
 
 def inference(settings: Settings) -> Iterator[Case]:
@@ -167,19 +184,10 @@ def end_to_end(settings: Settings, texts: list[str]) -> Iterator[Case]:
 
 
 def _classifier_config(settings: Settings, task: str, multiplexer: str, width: int) -> ModelConfig:
-    """A BERT for two classes of sequences or tokens, with the demultiplexer of fine-tuning."""
-    return ModelConfig(
-        architecture="bert",
-        head=task,
-        labels=_LABELS,
-        vocab_size=_VOCABULARY,
-        max_position_embeddings=512,
-        width=width,
-        multiplexer=multiplexer or "gaussian",
-        num_demux_layers=3,
-        dtype=settings.dtype,
-        **SIZES["bert"][settings.size],
-    )
+    """A model for two classes of sequences or tokens."""
+    multiplexer = multiplexer or "gaussian"
+    fields = dict(head=task, labels=_LABELS, width=width, multiplexer=multiplexer, dtype=settings.dtype)
+    return dataclasses.replace(settings.model, **fields)
 
 
 def _models(settings: Settings) -> Iterator[tuple[str, int]]:

@@ -42,7 +42,6 @@ def _main(kind: str, settings: dict[str, Any]) -> None:
     import transformers
 
     from mux_jax.allocator import keep_freed_memory
-    from mux_jax.models.config import SIZES
 
     keep_freed_memory()  # as our own process does
     transformers.logging.set_verbosity_error()
@@ -50,9 +49,9 @@ def _main(kind: str, settings: dict[str, Any]) -> None:
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[settings["dtype"]]
     if device == "cpu":
         torch.set_num_threads(os.cpu_count())
-    config = transformers.BertConfig(
-        vocab_size=30522, num_labels=2, attn_implementation="sdpa", **SIZES["bert"][settings["size"]]
-    )
+    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
+    dimensions = {name: settings["model"][name] for name in names}
+    config = transformers.BertConfig(vocab_size=30522, num_labels=2, attn_implementation="sdpa", **dimensions)
     make = {
         ("inference", "sequence"): transformers.BertForSequenceClassification,
         ("inference", "token"): transformers.BertForTokenClassification,

@@ -1,5 +1,6 @@
 """The benchmark's rows, from the command line."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import pytest
 from mux_jax.benchmark import cases
 from mux_jax.benchmark.measure import Case, interleave, measure
 from mux_jax.errors import InputError
+from mux_jax.models import flops
+from mux_jax.pretrained import find
 
 ARGUMENTS = dict(size="tiny", length=16, rows=8, dtype="float32", repeats=1, texts=None, json_file=None)
 ASKED = ("instances_per_second", "factor", "flop_factor", "fraction_of_limit", "peak_memory_bytes")
@@ -36,6 +39,14 @@ def test_inference_has_a_row_for_each_task_multiplexer_and_width(tmp_path, one_d
     assert all(row[name] > 0 for row in rows for name in ASKED)
     assert rows[0]["factor"] == rows[0]["flop_factor"] == 1
     assert rows[3]["flop_factor"] == 1 and 1.8 < rows[1]["flop_factor"] < 2 and rows[2]["flop_factor"] < 1.3
+
+
+def test_the_shape_of_a_pretrained_model(tmp_path, one_device):
+    model = Path(__file__).parents[1] / "fixtures/bert_mlm_n1"
+    known = dataclasses.replace(find(str(model)).config, head="sequence", labels=("0", "1"))
+    work = [flops.classification(dataclasses.replace(known, width=width), 16) for width in (1, 2)]
+    rows = run("inference", tmp_path, size=str(model))
+    np.testing.assert_allclose(rows[1]["flop_factor"], 2 * work[0] / work[1])
 
 
 def test_training_has_priming_and_masked_lm(tmp_path, one_device):
@@ -86,6 +97,8 @@ def test_cases_take_turns_and_ratios_are_within_a_turn():
         ("train", dict(json_file="/no/rows.json"), "--json=/no/rows.json: no such folder"),
         ("train", dict(widths=""), "--widths= must be numbers from 1 on"),
         ("inference", dict(texts="/no/file.txt"), "/no/file.txt"),
+        ("inference", dict(size="/no/model"), "--size=/no/model is not one of tiny, small, base, large, nor a model"),
+        ("train", dict(size="huge"), "--size=huge is not one of tiny, small, base, large"),
     ],
 )
 def test_bad_arguments_are_named(kind, arguments, message, tmp_path):
