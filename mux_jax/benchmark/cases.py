@@ -132,6 +132,7 @@ def inference(settings: Settings) -> Iterator[Case]:
             config = _classifier_config(settings, task, multiplexer, width)
             name, baseline = _name(task, multiplexer, width), _name(task, "", 1)
             yield forward(name, task, config, settings.rows, settings.length, mesh, baseline)
+    for task in settings.tasks:  # at the end: its threads spin on for a while, which slows what comes next
         run = peer("inference", dataclasses.asdict(settings) | {"task": task})
         if run:
             yield Case(f"{task} PyTorch", task, "", 1, run, settings.rows, baseline=_name(task, "", 1))
