@@ -143,19 +143,21 @@ def _commands(models: list[Model], workdir: epath.Path) -> str:
 def _plot(rows: list[dict[str, Any]], task: str, path: epath.Path) -> None:
     """The score against the throughput over width 1, a curve from there for each backbone and variant."""
     plt = pyplot()
-    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure, axis = plt.subplots(figsize=(7.5, 4), layout="constrained")
     scored = [row for row in rows if task in row["tasks"] and row["factors"][task]]
     for name in dict.fromkeys((row["backbone"], row["variant"], row["base"]) for row in scored if row["width"] > 1):
         backbone, variant, base = name
         curve = [(backbone, base, 1), *((backbone, variant, row["width"]) for row in scored)]
         group = [row for row in scored if (row["backbone"], row["variant"], row["width"]) in curve]
-        points = sorted((row["factors"][task], row["width"], row["tasks"][task]) for row in group)
-        factors, widths, scores = zip(*points)
+        points = sorted((row["width"], row["factors"][task], row["tasks"][task]) for row in group)
+        widths, factors, scores = zip(*points)
         means, stds = ([100 * score[key] for score in scores] for key in ("mean", "std"))
-        axis.errorbar(factors, means, stds, marker="o", capsize=3, label=f"{backbone} {variant}")
+        line = axis.errorbar(factors, means, stds, capsize=3, label=f"{backbone} {variant}")[0]
+        disc = dict(boxstyle="circle", facecolor=line.get_color(), edgecolor="none")
         for factor, width, mean in zip(factors, widths, means):
-            axis.annotate(f"N={width}", (factor, mean), textcoords="offset points", xytext=(5, 5), fontsize=8)
+            axis.text(factor, mean, str(width), bbox=disc, color="white", fontsize=7, ha="center", va="center")
     axis.set_xlabel("throughput over width 1")
     axis.set_ylabel(f"{TASKS[task][1]}, points")
-    axis.legend(fontsize=8)
+    axis.margins(0.08)
+    figure.legend(loc="outside right upper", fontsize=8, title="in the discs: N")
     save(figure, path)
