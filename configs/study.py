@@ -49,10 +49,10 @@ def get_config():
         share="--steps=0 --sequences=2048 --length=32",  # of launch/warm_start.py
         priming_steps=400,
         pretraining_steps=800,
-        pretrain="--config.model.dtype=bfloat16 --config.model.scan_layers=False --config.data.sequence_length=64"
+        pretrain="--config.model.scan_layers=False --config.data.sequence_length=64"
         " --config.priming.learning_rate=2e-4 --config.pretraining.learning_rate=2e-4"
         " --config.eval.every=400 --config.checkpoint.every=400",
-        finetune="--config.model.dtype=bfloat16 --config.model.scan_layers=False --config.data.lengths=16,32,64"
+        finetune="--config.model.scan_layers=False --config.data.lengths=16,32,64"
         " --config.model.hidden_dropout=0.0 --config.model.attention_dropout=0.0",
         tasks=dict(
             sst2=dict(steps=800, learning_rate="1e-4"),

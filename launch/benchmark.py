@@ -18,6 +18,12 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=128, help="tokens of an instance (128)")
     parser.add_argument("--rows", type=int, default=0, help="muxed rows of a batch (8 on CPU, else 256)")
     parser.add_argument("--widths", default="1,2,5,10", help="(1,2,5,10)")
+    parser.add_argument(
+        "--layers",
+        default="",
+        metavar="A[,B]",
+        help="inference: also width 1 with so many layers, the plain way to be faster",
+    )
     parser.add_argument("--multiplexer", default="gaussian", metavar="A[,B]", help="(gaussian)")
     parser.add_argument("--task", default="", help="sequence, token (sequence); train: priming, mlm (priming,mlm)")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="(auto)")

@@ -50,13 +50,21 @@ class Settings:
     length: int
     rows: int
     widths: tuple[int, ...]
+    layers: tuple[int, ...]
     multiplexers: tuple[str, ...]
     tasks: tuple[str, ...]
     dtype: str
 
 
 def run(
-    kind: str, widths: str, multiplexer: str, task: str, texts: str | None, json_file: str | None, **options: Any
+    kind: str,
+    widths: str,
+    layers: str,
+    multiplexer: str,
+    task: str,
+    texts: str | None,
+    json_file: str | None,
+    **options: Any,
 ) -> None:
     """What `launch/benchmark.py` does: its arguments, by their names.
 
@@ -70,9 +78,13 @@ def run(
         for name in names:
             if name not in allowed:
                 raise InputError(f"--{flag}={name} does not exist; there are: {', '.join(allowed)}")
-    if not _split(widths) or not all(width.isdigit() and int(width) for width in _split(widths)):
-        raise InputError(f"--widths={widths} must be numbers from 1 on, separated by commas")
-    numbers = tuple(int(width) for width in _split(widths))
+    numbers = {"widths": widths, "layers": layers}
+    for flag, value in numbers.items():
+        if not all(number.isdigit() and int(number) for number in _split(value)):
+            raise InputError(f"--{flag}={value} must be numbers from 1 on, separated by commas")
+        numbers[flag] = tuple(int(number) for number in _split(value))
+    if not numbers["widths"]:
+        raise InputError(f"--widths={widths} names no width")
     on_cpu = jax.default_backend() == "cpu"
     options["rows"] = options["rows"] or (8 if on_cpu else 256)
     if options["dtype"] == "auto":
@@ -86,11 +98,13 @@ def run(
     ):
         if value < 1 or (most and value > most):
             raise InputError(f"--{name}={value} must be {f'from 1 to {most}' if most else 'at least 1'}")
+    if layers and (kind != "inference" or texts):
+        raise InputError("--layers is for inference without --texts")
     if texts and (kind, tasks) != ("inference", ("sequence",)):
         raise InputError("--texts is for inference with --task=sequence")
     if json_file and not absolute(json_file).parent.is_dir():
         raise InputError(f"--json={json_file}: no such folder")
-    settings = Settings(model=model, widths=numbers, multiplexers=multiplexers, tasks=tasks, **options)
+    settings = Settings(model=model, multiplexers=multiplexers, tasks=tasks, **numbers, **options)
     say(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}")
     if texts:
         source, columns = check_input(texts, (), ("text",))
@@ -124,13 +138,18 @@ def _shape(size: str, kind: str) -> ModelConfig:
 
 
 def inference(settings: Settings) -> Iterator[Case]:
-    """Forward passes as `Predictor` makes them, and BERT of `transformers` where it is installed."""
+    """Forward passes as `Predictor` makes them, width 1 of other depths, and BERT of `transformers` where it is
+    installed."""
     mesh = make_mesh()
     check_rows(mesh, settings.rows, 1)
     for task in settings.tasks:
+        baseline = _name(task, "", 1)
         for multiplexer, width in _models(settings):
             config = _classifier_config(settings, task, multiplexer, width)
-            name, baseline = _name(task, multiplexer, width), _name(task, "", 1)
+            yield forward(_name(task, multiplexer, width), task, config, settings.rows, settings.length, mesh, baseline)
+        for layers in settings.layers:
+            config = dataclasses.replace(_classifier_config(settings, task, "", 1), num_hidden_layers=layers)
+            name = f"{baseline} layers={layers}"
             yield forward(name, task, config, settings.rows, settings.length, mesh, baseline)
     for task in settings.tasks:  # at the end: its threads spin on for a while, which slows what comes next
         run = peer("inference", dataclasses.asdict(settings) | {"task": task})

@@ -132,11 +132,11 @@ def _score(score: dict[str, Any] | None, width: int) -> str:
 
 
 def _commands(models: list[Model], workdir: epath.Path) -> str:
-    """Markdown: each run that is done, its time, the commit, and its command."""
+    """Markdown: the command of each run that is done, its time and the commit."""
     log, here = read_log(workdir / "runs.jsonl"), f"{Path.cwd()}{os.sep}"
     done = dict.fromkeys(str(run.result) for model in models for run in model.runs if run.result.exists())
     rows = [log[result] for result in done]
-    lines = [f"{row['seconds'] / 60:5.1f} min  {row['commit']}  {row['command'].replace(here, '')}\n" for row in rows]
+    lines = [f"{row['command'].replace(here, '')}  # {row['seconds'] / 60:.1f} min, {row['commit']}\n" for row in rows]
     return f"```\n{''.join(lines)}```\n"
 
 

@@ -26,7 +26,12 @@ def no_peer(monkeypatch):
 
 def run(kind, tmp_path, **arguments):
     file = tmp_path / "rows.json"
-    options = dict(widths="1,2", multiplexer="gaussian", task="") | ARGUMENTS | dict(json_file=str(file)) | arguments
+    options = (
+        dict(widths="1,2", layers="", multiplexer="gaussian", task="")
+        | ARGUMENTS
+        | dict(json_file=str(file))
+        | arguments
+    )
     cases.run(kind, **options)
     return json.loads(file.read_text())
 
@@ -47,6 +52,14 @@ def test_the_shape_of_a_pretrained_model(tmp_path, one_device):
     work = [flops.classification(dataclasses.replace(known, width=width), 16) for width in (1, 2)]
     rows = run("inference", tmp_path, size=str(model))
     np.testing.assert_allclose(rows[1]["flop_factor"], 2 * work[0] / work[1])
+
+
+def test_fewer_layers_stand_beside_width_1(tmp_path, one_device):
+    rows = run("inference", tmp_path, widths="1", layers="1", task="sequence,token")
+    assert [row["name"] for row in rows] == [
+        f"{t} N=1{more}" for t in ("sequence", "token") for more in ("", " layers=1")
+    ]
+    assert rows[1]["flop_factor"] > 2 > rows[3]["flop_factor"] > 1.9  # one of two layers, for one position and for all
 
 
 def test_training_has_priming_and_masked_lm(tmp_path, one_device):
@@ -95,7 +108,9 @@ def test_cases_take_turns_and_ratios_are_within_a_turn():
         ("inference", dict(repeats=0), "--repeats=0 must be at least 1"),
         ("train", dict(texts="a.txt"), "--texts is for inference with --task=sequence"),
         ("train", dict(json_file="/no/rows.json"), "--json=/no/rows.json: no such folder"),
-        ("train", dict(widths=""), "--widths= must be numbers from 1 on"),
+        ("train", dict(widths=""), "--widths= names no width"),
+        ("inference", dict(layers="3,0"), "--layers=3,0 must be numbers from 1 on"),
+        ("train", dict(layers="1"), "--layers is for inference without --texts"),
         ("inference", dict(texts="/no/file.txt"), "/no/file.txt"),
         ("inference", dict(size="/no/model"), "--size=/no/model is not one of tiny, small, base, large, nor a model"),
         ("train", dict(size="huge"), "--size=huge is not one of tiny, small, base, large"),
