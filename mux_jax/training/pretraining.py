@@ -100,7 +100,8 @@ def prepare(config: Any, workdir: epath.Path, init: Pretrained | None = None) ->
     cache_dir = cache_folder(config.data.cache_dir)
     tokenizer_file, caches_file = workdir / "tokenizer.json", workdir / "data.json"
     known = known_data(workdir)
-    if known and all((cache_dir / name).exists() for _, name in known):
+    packed = bool(known) and all((cache_dir / name).exists() for _, name in known)
+    if all(hosts.gather(packed)):  # what follows is for all hosts or for none
         caches = known
         tokenizer = Tokenizer.from_str(tokenizer_file.read_text())
     else:
