@@ -15,13 +15,12 @@ _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "col
 @dataclasses.dataclass(frozen=True)
 class Collective:
     """A collective operation: its `kind`, the `shapes` of its results (dtype, sizes), how many devices take part,
-    how often a step does it, and the operation of the model that it comes from."""
+    and how often a step does it."""
 
     kind: str
     shapes: tuple[tuple[str, tuple[int, ...]], ...]
     devices: int
     times: int
-    origin: str
 
     @property
     def bytes(self) -> int:
@@ -62,12 +61,7 @@ def collectives(hlo: str) -> list[Collective]:
                 shapes = [(dtype, shape) for dtype, shape, _ in x.shapes]
                 if x.opcode.endswith("-start") and kind != "all-reduce":  # (operands, results, ...)
                     shapes = shapes[len(x.operands) : 2 * len(x.operands)]
-                origin = re.search(r'op_name="([^"]*)"', x.rest)
-                found.append(
-                    Collective(
-                        kind, tuple(shapes), _group_size(x.rest), times[computation], origin[1] if origin else ""
-                    )
-                )
+                found.append(Collective(kind, tuple(shapes), _group_size(x.rest), times[computation]))
     return [c for c in found if c.devices > 1]
 
 

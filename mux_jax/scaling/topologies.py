@@ -12,20 +12,19 @@ from mux_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What the maker says of a chip: bytes of memory; FLOP/s in bfloat16; bytes/s of its memory and, both
-    directions of all links together, between chips. Source: the system architecture pages of Cloud TPU."""
+    """What the maker says of a chip: bytes of memory; FLOP/s in bfloat16; bytes/s between chips, both directions
+    of all links together. Source: the system architecture pages of Cloud TPU."""
 
     memory: float
     flops: float
-    memory_bandwidth: float
     link_bandwidth: float
 
 
 CHIPS = {
-    "v4": Chip(32 * 2**30, 275e12, 1228e9, 300e9),
-    "v5e": Chip(16 * 2**30, 197e12, 819e9, 200e9),
-    "v5p": Chip(95 * 2**30, 459e12, 2765e9, 600e9),
-    "v6e": Chip(32 * 2**30, 918e12, 1640e9, 448e9),
+    "v4": Chip(32 * 2**30, 275e12, 300e9),
+    "v5e": Chip(16 * 2**30, 197e12, 200e9),
+    "v5p": Chip(95 * 2**30, 459e12, 600e9),
+    "v6e": Chip(32 * 2**30, 918e12, 448e9),
 }
 _EXAMPLES = "v4:2x2x1, v5e:16x16, v5p:2x2x1, v6e:4x4, cpu:8"
 
