@@ -17,7 +17,7 @@ from mux_jax.models.config import ModelConfig
 from mux_jax.models.model import MuxModel
 from mux_jax.paths import absolute
 from mux_jax.progress import say
-from mux_jax.training.checkpoints import Checkpoints, checkpoint_folder, damaged, write_atomically
+from mux_jax.training.checkpoints import Checkpoints, checkpoint_folder, write_atomically
 from mux_jax.training.mesh import make_mesh
 from mux_jax.training.step import abstract_params
 
@@ -105,16 +105,11 @@ def find(path: str) -> Pretrained:
     if checkpoint_folder(folder).exists():
         checkpoints = Checkpoints(checkpoint_folder(folder))
         found = checkpoints.latest()
-        checkpoints.close()
         if found is None:
             raise InputError(f"{folder}: the run has saved no checkpoint yet")
-        step, run = found
-        if run.get("best"):
-            best = checkpoint_folder(folder) / str(run["best"]["step"])
-            damage = damaged(best)
-            if damage:
-                say(f"checkpoint {best}, the best, is damaged ({damage}); the newest is used")
-            step = step if damage else run["best"]["step"]
+        newest, run = found
+        step = checkpoints.best_or(newest, run.get("best"))
+        checkpoints.close()
         return Pretrained(folder, ModelConfig(**run["model"]), step, run.get("config"))
     if huggingface.is_folder(folder):
         return Pretrained(folder, huggingface.read_config(folder), None, None)

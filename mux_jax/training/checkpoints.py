@@ -1,7 +1,8 @@
 """Orbax checkpoints that survive a kill at any moment and tell when they are damaged.
 
 A checkpoint is a folder named by its step with `params`, `optimizer` and `run` (JSON: where the
-run stood, data position included, and its configuration). With them goes `digests.json`; a checkpoint
+run stood, and its configuration). The step is its place in the data too, whose order is a function
+of the seed. With them goes `digests.json`; a checkpoint
 whose files do not agree with it is named and skipped. (Orbax notices a truncated file, by an
 exception in the midst of restoring, and not a changed one.)
 """
@@ -78,6 +79,16 @@ class Checkpoints:
             if set_damaged_aside and step != steps[-1]:
                 folder.rename(self._folder / f"damaged-{step}-{time.time_ns()}")
         return None
+
+    def best_or(self, newest: int | None, best: dict[str, Any] | None) -> int | None:
+        """The step of `best` if there is one, and whole; else `newest`, and why is printed."""
+        if not best:
+            return newest
+        folder = self._folder / str(best["step"])
+        damage = hosts.gather(damaged(folder) if hosts.is_first() else None)[0]
+        if damage:
+            say(f"checkpoint {folder}, the best, is damaged ({damage}); the newest is used")
+        return newest if damage else best["step"]
 
     def restore_params(self, step: int, abstract: Any) -> Any:
         """The parameters, with the shapes and shardings of `abstract`, whatever mesh wrote them."""

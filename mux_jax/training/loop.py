@@ -220,7 +220,6 @@ class _Run:
         """The `run` of a checkpoint: all that the arrays do not say."""
         return {
             "stage": stage,
-            "next_batch": step,  # Grain's order is a function of the seed and this
             "results": self.results,
             "wall_seconds": self.wall_seconds,
             "metered": self.meter.total,
@@ -243,8 +242,9 @@ class _Run:
         if written and written.get("stages") == self.results:
             return written
         tokens, seconds = self.meter.total
-        if self.best:
-            params = self.checkpoints.restore_params(self.best["step"], abstract_params(self.model, self.mesh))
+        best = self.checkpoints.best_or(None, self.best)
+        if best is not None:
+            params = self.checkpoints.restore_params(best, abstract_params(self.model, self.mesh))
         result = self.data.finish(self.config, self.model, self.mesh, params, self.workdir)
         result |= {
             "stages": self.results,

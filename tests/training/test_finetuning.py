@@ -350,3 +350,6 @@ def test_a_damaged_best_checkpoint_gives_way_to_the_newest(finished, tmp_path, c
     else:
         assert find(str(tmp_path / "run")).step == 8
         assert "the best, is damaged (params/none is missing)" in capsys.readouterr().out
+        (tmp_path / "run" / "result.json").unlink()
+        loop.train(finished[2], str(tmp_path / "run"))  # at its end: only the scores are missing
+        assert "the best, is damaged (params/none is missing)" in capsys.readouterr().out

@@ -16,6 +16,7 @@ from etils import epath
 
 from mux_jax import load_pretrained
 from mux_jax.errors import InputError, TrainingError
+from mux_jax.training import hosts
 from mux_jax.training.checkpoints import Checkpoints, damaged
 from mux_jax.training.loop import train
 from tests.conftest import small_run, use_one_device, write_text
@@ -178,6 +179,8 @@ def test_damage_is_named_and_skipped(tmp_path, capsys, kind):
     damage(tmp_path / "2", kind)
     assert checkpoints.latest() == (1, {"stage": "at 1"})
     assert f"{tmp_path}/2 is damaged" in capsys.readouterr().out
+    assert [checkpoints.best_or(3, best) for best in (None, {"step": 1}, {"step": 2})] == [3, 1, 3]
+    assert f"{tmp_path}/2, the best, is damaged" in capsys.readouterr().out
     checkpoints.latest(set_damaged_aside=True)
     checkpoints.save(2, arrays, arrays, {"stage": "again"})
     checkpoints.wait()
@@ -255,12 +258,15 @@ def test_init_takes_what_fits_from_another_run(finished, text_file, tmp_path, ca
         train(config, str(tmp_path / "other"))
 
 
-def test_a_run_goes_on_after_its_text_has_changed_if_the_cache_is_there(run_config, text_file, tmp_path):
+def test_a_run_goes_on_after_its_text_has_changed_if_the_cache_is_there(run_config, text_file, tmp_path, monkeypatch):
     run_config.stages = ("priming",)
     train(run_config, str(tmp_path / "run"))
     text_file.write_text(text_file.read_text() + "\n\nmore text\n")
     train(run_config, str(tmp_path / "run"))
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="has changed since the run"):
+        patch.setattr(hosts, "gather", lambda value: [value is not True and value])  # another host has no cache
+        train(run_config, str(tmp_path / "run"))
     for cache in (tmp_path / "cache").glob("tokens-*"):
-        cache.rename(tmp_path / "moved")
+        shutil.rmtree(cache)
     with pytest.raises(InputError, match="has changed since the run"):
         train(run_config, str(tmp_path / "run"))
