@@ -5,6 +5,7 @@ what is special to its family; the command line changes single fields (`--config
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import ml_collections
@@ -307,6 +308,12 @@ def check(config: ml_collections.ConfigDict) -> None:
         "checkpoint.every": config.checkpoint.every,
         "checkpoint.keep": config.checkpoint.keep,
     }
+    at_least_0 = {  # each with what it must be below
+        "seed": (config.seed, 2**32),
+        "optimizer.b1": (config.optimizer.b1, 1),
+        "optimizer.b2": (config.optimizer.b2, 1),
+        "optimizer.weight_decay": (config.optimizer.weight_decay, math.inf),
+    }
     if is_finetuning(config):
         at_least_1 |= _check_task(config)
         width = config.model.width
@@ -314,8 +321,8 @@ def check(config: ml_collections.ConfigDict) -> None:
         model = _check_pretraining(config)
         at_least_1["eval.batches"] = config.eval.batches
         width = model.width
-    if config.seed < 0:
-        raise InputError(f"seed={config.seed} must not be negative")
+    if not config.optimizer.clip_norm > 0:
+        raise InputError(f"optimizer.clip_norm={config.optimizer.clip_norm} must be positive")
     if config.data.workers < -1:
         raise InputError(
             f"data.workers={config.data.workers} must be at least 0, or -1 for a number that fits the host"
@@ -325,14 +332,20 @@ def check(config: ml_collections.ConfigDict) -> None:
         at_least_1[f"{name}.steps"] = stage.steps
         if not 0 <= stage.warmup_steps <= stage.steps:
             raise InputError(f"{name}.warmup_steps={stage.warmup_steps} must be from 0 to {name}.steps={stage.steps}")
-        if not stage.learning_rate > 0:
-            raise InputError(f"{name}.learning_rate={stage.learning_rate} must be positive")
+        if not 0 < stage.learning_rate < math.inf:
+            raise InputError(f"{name}.learning_rate={stage.learning_rate} must be positive and finite")
         for field in ("mask_fraction", "replace_fraction"):
             if field in stage and not 0 < stage[field] <= 1:
                 raise InputError(f"{name}.{field}={stage[field]} must be in (0, 1]")
+        for field in ("task_coefficient", "retrieval_coefficient", "detection_weight"):
+            if field in stage:
+                at_least_0[f"{name}.{field}"] = (stage[field], math.inf)
     for field, value in at_least_1.items():
         if value < 1:
             raise InputError(f"{field}={value} must be at least 1")
+    for field, (value, end) in at_least_0.items():
+        if not 0 <= value < end:
+            raise InputError(f"{field}={value} must be in [0, {end})")
 
 
 def _check_pretraining(config: ml_collections.ConfigDict) -> ModelConfig:

@@ -1,6 +1,7 @@
 """The description of a model: one frozen dataclass, checked when it is made."""
 
 import dataclasses
+import math
 
 import jax
 
@@ -102,6 +103,8 @@ class ModelConfig:
                 raise InputError(f"model.{field.name}={value} must be at least 1")
             if field.name.endswith("dropout") and not 0 <= value < 1:
                 raise InputError(f"model.{field.name}={value} must be in [0, 1)")
+            if field.name in ("key_norm", "layer_norm_eps") and not 0 < value < math.inf:
+                raise InputError(f"model.{field.name}={value} must be positive and finite")
         if self.hidden_size % self.num_attention_heads:
             raise InputError(
                 f"model.hidden_size={self.hidden_size} must be a multiple of "
