@@ -108,7 +108,7 @@ def run(
     say(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}")
     if texts:
         source, columns = check_input(texts, (), ("text",))
-        found = [to_text(record, columns) for record in formats.read(source)]
+        found = [to_text(record, columns, words=False) for record in formats.read(source)]
         cases, what = end_to_end(settings, found), f"{len(found):,} texts of {texts}"
     else:
         cases = inference(settings) if kind == "inference" else training(settings)

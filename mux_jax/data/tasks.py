@@ -98,7 +98,7 @@ def get_task(data: Any) -> Task:
     """The task that a configuration's section `data` names; `custom` ones are described there.
 
     Raises:
-      InputError: a task or kind that does not exist.
+      InputError: a task or kind that does not exist, or too many columns.
     """
     if data.task != "custom":
         if data.task not in TASKS:
@@ -112,7 +112,11 @@ def get_task(data: Any) -> Task:
     text, label = data.text_columns, data.label_column
     if data.kind == "token":  # whose columns are called otherwise, unless they are named
         text, label = ("words" if text == "text" else text), ("tags" if label == "label" else label)
-    return Task(data.kind, metric, tuple(name.strip() for name in text.split(",")), label)
+    columns = tuple(name.strip() for name in text.split(","))
+    most = 1 if data.kind == "token" else 2
+    if len(columns) > most:
+        raise InputError(f"data.text_columns={text!r}: a {data.kind} task has at most {most}")
+    return Task(data.kind, metric, columns, label)
 
 
 def read(task: Task, data: Any, splits: tuple[str, ...]) -> dict[str, list[Example]]:
@@ -163,7 +167,7 @@ def _from_file(task: Task, path: epath.Path) -> list[Example]:
 
 def to_example(task: Task, record: formats.Record) -> Example:
     """The example that a record is."""
-    text = to_text(record, task.text)
+    text = to_text(record, task.text, words=task.kind == "token")
     label = record.fields.get(task.label)
     if task.kind == "regression":
         try:
@@ -187,8 +191,8 @@ def to_example(task: Task, record: formats.Record) -> Example:
     return Example(text, label, record.where)
 
 
-def to_text(record: formats.Record, columns: tuple[str, ...]) -> Text:
-    """The text, pair or words in the columns of a record.
+def to_text(record: formats.Record, columns: tuple[str, ...], words: bool) -> Text:
+    """The text or pair in the columns of a record, or with `words` the list of words that may be there.
 
     Raises:
       InputError: a line that cannot be read, a value that is no text.
@@ -198,8 +202,9 @@ def to_text(record: formats.Record, columns: tuple[str, ...]) -> Text:
     values = []
     for name in columns:
         value = record.fields.get(name)
-        if not isinstance(value, str | list):
-            raise InputError(f"{record.where}: no text in column {name!r}")
+        for part in value if words and isinstance(value, list) else [value]:
+            if not isinstance(part, str):
+                raise InputError(f"{record.where}: no text in column {name!r}, but {part!r}")
         values.append(value)
     return values[0] if len(values) == 1 else tuple(values)
 
@@ -212,7 +217,7 @@ def read_unlabelled(task: Task, path: str) -> list[Text]:
     """
     file = absolute(path)
     columns = formats.find_columns(file, *([task.text, ("text",)] if len(task.text) == 1 else [task.text]))
-    texts = [to_text(record, columns) for record in formats.read(file)]
+    texts = [to_text(record, columns, words=task.kind == "token") for record in formats.read(file)]
     texts = [" ".join(text) if isinstance(text, list) else text for text in texts if text]
     if not texts:
         raise InputError(f"{file}: no text in the file")

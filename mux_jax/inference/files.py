@@ -96,7 +96,7 @@ def _predict(
     for i, record in enumerate(records):
         text, error = None, ""
         try:
-            text = to_text(record, columns)
+            text = to_text(record, columns, words=predictor.config.head == "token")
         except InputError as e:
             error = str(e).removeprefix(f"{record.where}: ")
         if not error and predictor.config.head == "token" and isinstance(text, str):

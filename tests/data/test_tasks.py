@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from mux_jax.data import formats
-from mux_jax.data.tasks import TASKS, get_task, read
+from mux_jax.data.tasks import TASKS, get_task, read, read_unlabelled
 from mux_jax.errors import InputError
 from mux_jax.metrics import METRICS
 from tests.tfds_folder import write_prepared
@@ -101,6 +101,12 @@ def test_ones_own_files(tmp_path):
         ("custom", {"train.jsonl": '{"text": "a"}\nnot json\n'}, "no column 'label'; there are: text"),
         ("custom", {"train.jsonl": '{"text": "a", "label": "b"}\nno\n'}, "train.jsonl:2: not JSON"),
         ("custom", {"train.jsonl": '{"text": "a", "label": "b"}\n{"text": 3, "label": "b"}'}, ":2: no text in column"),
+        (
+            "custom",
+            {"train.jsonl": '{"text": ["a", "b"], "label": "c"}'},
+            r":1: no text in column 'text', but \['a', 'b'\]",
+        ),
+        ("ner", {"train.jsonl": '{"words": ["hello", 2], "tags": ["O", "O"]}'}, ":1: no text in column 'words', but 2"),
     ],
 )
 def test_bad_files_are_named_with_their_line(task, files, message, tmp_path):
@@ -134,6 +140,8 @@ def test_unknown_tasks_and_folders(tmp_path):
         examples(tmp_path / "nothing", "sst2")
     with pytest.raises(InputError, match="data.kind='words' does not exist"):
         examples(tmp_path, "custom", kind="words")
+    with pytest.raises(InputError, match="data.text_columns='a,b,c': a sequence task has at most 2"):
+        examples(tmp_path, "custom", text_columns="a,b,c")
 
 
 def test_embedded_tasks_have_real_labels_and_splits_that_do_not_meet():
@@ -200,3 +208,9 @@ def test_words_must_have_their_tags(tmp_path):
         write(tmp_path, {"train.jsonl": "".join(json.dumps(row) + "\n" for row in rows)})
         with pytest.raises(InputError, match=rf"train.jsonl:2: .*{message}"):
             examples(tmp_path, "ner")
+
+
+def test_unlabelled_words_must_be_text(tmp_path):
+    write(tmp_path, {"texts.jsonl": '{"words": ["a", "b"]}\n{"words": ["a", 2]}\n'})
+    with pytest.raises(InputError, match="texts.jsonl:2: no text in column 'words', but 2"):
+        read_unlabelled(TASKS["ner"], str(tmp_path / "texts.jsonl"))
