@@ -71,7 +71,7 @@ def load_tokenizer(path: str) -> Tokenizer:
         tokenizer.no_truncation()
     else:
         try:
-            words = file.read_bytes().decode("utf-8").rstrip("\n").replace("\r\n", "\n").split("\n")
+            words = file.read_bytes().decode("utf-8").replace("\r\n", "\n").rstrip("\n").split("\n")
         except (OSError, UnicodeDecodeError) as e:
             raise InputError(f"{file}: cannot be read: {e}") from e
         vocabulary = {word: i for i, word in enumerate(words)}

@@ -28,6 +28,11 @@ def test_vocab_txt_and_its_folder(tmp_path, capsys):
     assert load_tokenizer(str(tmp_path)).encode("Hello", add_special_tokens=False).tokens == ["Hello"]
 
 
+def test_vocab_txt_with_the_line_ends_of_windows(tmp_path):
+    (tmp_path / "vocab.txt").write_bytes("".join(f"{word}\r\n" for word in _VOCAB).encode())
+    assert load_tokenizer(str(tmp_path)).get_vocab() == {word: i for i, word in enumerate(_VOCAB)}
+
+
 def test_tokenizer_json(tmp_path):
     trained = train_tokenizer([" ".join(WORDS)] * 20, 100)
     trained.enable_padding()
