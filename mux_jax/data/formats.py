@@ -92,7 +92,7 @@ def column_names(path: epath.Path, columns: tuple[str, ...] = ()) -> list[str]:
     if path.suffix in _TABLES and not columns:
         _require_file(path)
         with _text(path.open("rb")) as stream:
-            header = next(_rows(path, stream))[1]
+            header = next(_rows(path, stream), (1, []))[1]  # none in a file of a byte-order mark alone
         if isinstance(header, csv.Error):
             raise InputError(f"{path}:1: {header}")
         return header

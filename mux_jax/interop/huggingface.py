@@ -116,7 +116,10 @@ def read_config(folder: epath.Path) -> ModelConfig:
     fields["embedding_size"] = get("embedding_size", int) if architecture == "electra" else fields["hidden_size"]
     if head in ("sequence", "token"):
         names = get("id2label", dict, {"0": "LABEL_0", "1": "LABEL_1"})
-        fields["labels"] = tuple(str(names[i]) for i in sorted(names, key=int))
+        keys = [str(i) for i in range(len(names))]
+        if names.keys() != set(keys):
+            raise InputError(f"{file}: id2label has the keys {', '.join(names)}; they must be 0, 1, 2, ...")
+        fields["labels"] = tuple(str(names[key]) for key in keys)
     for ours, (field, default) in _MUX_FIELDS.items():
         fields[ours] = get(field, types[ours], default)
     if fields["width"] > 1:

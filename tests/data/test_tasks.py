@@ -91,6 +91,7 @@ def test_ones_own_files(tmp_path):
         ("sst2", {"train.tsv": "sentence\tlabel\nfine\n"}, r"train.tsv:2: 1 columns, not 2: sentence, label"),
         ("sst2", {"train.tsv": "text\tlabel\nfine\t1\n"}, r"train.tsv: no column 'sentence'; there are: text, label"),
         ("sst2", {"train.tsv": ""}, "train.tsv: empty file"),
+        ("sst2", {"train.csv": "\ufeff"}, "train.csv: no column 'sentence'; there are: none"),
         ("sst2", {"train.tsv": "sentence\tlabel\n"}, "train.tsv: no examples in the file"),
         ("sst2", {"train.tsv": b"sentence\tlabel\nfine\t1\nf\xff\t1\n"}, "train.tsv:3: not UTF-8"),
         ("sst2", {"train.tsv": "sentence\tlabel\nfine\t\n"}, "train.tsv:2: no label in column 'label'"),

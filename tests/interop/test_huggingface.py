@@ -142,6 +142,10 @@ def test_a_truncated_file_is_named(folder, size):
         (dict(position_embedding_type="relative_key"), "only 'absolute'"),
         (dict(num_attention_heads=5), "config.json: model.hidden_size=32 must be a multiple"),
         (dict(mux_jax={"depth": 3}), "mux_jax has unknown fields: depth"),
+        (
+            dict(architectures=["MuxedBertForTokenClassification"], id2label={"0": "O", "x": "B"}),
+            "config.json: id2label has the keys 0, x; they must be 0, 1, 2",
+        ),
         (dict(num_instances=1, architectures=["BertForSequenceClassification"]), "pooler"),
     ],
 )
