@@ -261,8 +261,8 @@ def load(config: Any, tokenizer: Tokenizer, labels: tuple[str, ...] = ()) -> Fin
     task = get_task(config.data)
     examples = read(task, config.data, task.dev if labels else ("train", *task.dev))
     labels = labels or _labels(task, examples["train"])
-    for split, found in examples.items():
-        _check_labels(task, found, labels, split)
+    for found in examples.values():
+        _check_labels(task, found, labels)
     encode = Encoder(tokenizer, config.data.sequence_length)
     splits = {name: Split(found, encode([e.text for e in found])) for name, found in examples.items()}
     counts = ", ".join(f"{len(split.examples):,} {name}" for name, split in splits.items())
@@ -282,14 +282,16 @@ def _labels(task: Task, examples: list[Example]) -> tuple[str, ...]:
     return tuple(sorted(labels))
 
 
-def _check_labels(task: Task, examples: list[Example], labels: tuple[str, ...], split: str) -> None:
+def _check_labels(task: Task, examples: list[Example], labels: tuple[str, ...]) -> None:
     if task.kind == "regression":
         return
-    known = set(labels)
+    known, names = set(labels), ", ".join(labels)
+    if labels == tuple(f"LABEL_{i}" for i in range(len(labels))):
+        names += "; put their names in `id2label` of the model's config.json"
     for example in examples:
         for label in example.label if task.kind == "token" else (example.label,):
             if label not in known:
-                raise InputError(f"{example.where}: label {label!r} is not among those trained on: {', '.join(labels)}")
+                raise InputError(f"{example.where}: label {label!r} is not among those trained on: {names}")
 
 
 def spread(runs: list[float]) -> dict[str, Any]:

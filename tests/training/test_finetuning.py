@@ -303,6 +303,12 @@ def test_a_label_unseen_in_training_is_named_with_its_line(model, tmp_path, one_
         loop.train(task_config(data, model), str(tmp_path / "run"))
 
 
+def test_a_model_without_names_of_its_labels_is_told_where_to_put_them(model, tmp_path):
+    config = task_config(write_sentences(tmp_path / "data"), model)
+    with pytest.raises(InputError, match="on: LABEL_0, LABEL_1; put their names in `id2label` of the model's config"):
+        finetuning.load(config, find(str(model)).tokenizer(), ("LABEL_0", "LABEL_1"))
+
+
 def test_a_configuration_resolves_tenths_and_the_models_positions(model, capsys):
     config = configuration.finetuning("sst2", "x", 0)
     config.init = str(model)
