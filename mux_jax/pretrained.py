@@ -8,8 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from etils import epath
+from ml_collections import ConfigDict
 from tokenizers import Tokenizer
 
+from mux_jax import configuration
+from mux_jax.data.tasks import get_task
 from mux_jax.data.tokenizer import has_tokenizer, load_tokenizer, save_tokenizer
 from mux_jax.errors import InputError
 from mux_jax.interop import hub, huggingface
@@ -30,13 +33,16 @@ class Pretrained:
     """A model in a folder.
 
     `step` is that of a run's best checkpoint if it was judged by a task, else of its newest whole one,
-    and `run` the run's configuration; both are None for Hugging Face's.
+    and `run` the run's configuration; both are None for Hugging Face's. `task` is what a fine-tuned
+    model keeps of its run when it is converted: the `lengths` of its rows, ascending, and the
+    `text_columns` of its files; None for others.
     """
 
     folder: epath.Path
     config: ModelConfig
     step: int | None
     run: dict[str, Any] | None
+    task: dict[str, Any] | None
 
     def params(self, mesh: jax.sharding.Mesh) -> Any:
         """The parameters, float32, as they lie on `mesh`.
@@ -110,13 +116,22 @@ def find(path: str) -> Pretrained:
         newest, run = found
         step = checkpoints.best_or(newest, run.get("best"))
         checkpoints.close()
-        return Pretrained(folder, ModelConfig(**run["model"]), step, run.get("config"))
+        task = run.get("task") or _task(run.get("config"))
+        return Pretrained(folder, ModelConfig(**run["model"]), step, run.get("config"), task)
     if huggingface.is_folder(folder):
-        return Pretrained(folder, huggingface.read_config(folder), None, None)
+        return Pretrained(folder, huggingface.read_config(folder), None, None, huggingface.read_task(folder))
     raise InputError(
         f"{folder}: no model there: neither a run (`checkpoints`) nor a Hugging Face folder "
         "(`config.json` with `model.safetensors` or `pytorch_model.bin`)"
     )
+
+
+def _task(run: dict[str, Any] | None) -> dict[str, Any] | None:
+    """`Pretrained.task` of a run's configuration."""
+    if not run or "task" not in run["data"]:
+        return None
+    config = ConfigDict(run)
+    return {"lengths": configuration.row_lengths(config), "text_columns": get_task(config.data).text}
 
 
 def load_pretrained(path: str) -> tuple[MuxModel, Any]:
@@ -203,7 +218,8 @@ def convert(source: str, destination: str, tokenizer: str = "", overwrite: bool 
         found.check_size(vocabulary)
     params = found.params(make_mesh(devices=jax.devices()[:1]))
 
-    return save_model(target, found.config, params, vocabulary, source, overwrite, to_native=found.step is None)
+    to_native = found.step is None
+    return save_model(target, found.config, params, vocabulary, source, overwrite, found.task, to_native)
 
 
 def save_model(
@@ -213,9 +229,13 @@ def save_model(
     vocabulary: Tokenizer | None,
     source: str,
     overwrite: bool,
+    task: dict[str, Any] | None,
     to_native: bool = True,
 ) -> str:
     """Writes a model that is no run of its own, as a checkpoint of mux_jax or a Hugging Face folder.
+
+    Args:
+      task: as in `Pretrained`.
 
     Returns:
       One line about what was written.
@@ -228,11 +248,11 @@ def save_model(
     if to_native:
         model = dataclasses.asdict(config)
         checkpoints = Checkpoints(checkpoint_folder(partial), keep=1)
-        checkpoints.save(0, params, None, {"stage": "converted", "model": model})
+        checkpoints.save(0, params, None, {"stage": "converted", "model": model, "task": task})
         checkpoints.close()
         write_atomically(partial / "config.json", json.dumps({"source": source, "model": model}, indent=2) + "\n")
     else:
-        huggingface.write(partial, config, params)
+        huggingface.write(partial, config, params, task)
     if vocabulary is not None:
         save_tokenizer(vocabulary, partial, for_transformers=not to_native)
     if target.exists():

@@ -4,15 +4,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 import scipy.special
 from tokenizers import Tokenizer
 
-from mux_jax import configuration
 from mux_jax.data.encoding import Encoder, Text
 from mux_jax.data.rows import lengths_up_to
-from mux_jax.data.tasks import get_task
 from mux_jax.data.tokenizer import special_tokens
 from mux_jax.errors import InputError
 from mux_jax.inference.classifier import Classifier, decide
@@ -48,7 +45,7 @@ class Predictor:
         tokenizer, lengths = found.tokenizer(), row_lengths(found)
         self._start(MuxModel(found.config), found.params(mesh), tokenizer, lengths, rows, ensemble, seed)
         self.text_columns = _text_columns(found)
-        self._from_elsewhere = found.run is None and found.config.width == 1
+        self._from_elsewhere = found.task is None and found.config.width == 1
 
     @classmethod
     def from_model(
@@ -169,23 +166,25 @@ def _check(config: ModelConfig, rows: int, ensemble: int, where: str = "") -> No
 
 
 def row_lengths(found: Pretrained) -> tuple[int, ...]:
-    """The lengths of rows that a model was fine-tuned with.
+    """The lengths of rows that a model was fine-tuned with, ascending.
 
-    A multiplexed model from elsewhere gets rows of 128, to which the released ones are padded; an
-    ordinary one is masked and does not see padding.
+    A multiplexed model from elsewhere gets rows of 128, to which the released ones are padded, and that
+    is printed; an ordinary one is masked and does not see padding.
     """
-    if found.run and "task" in found.run["data"]:
-        return configuration.row_lengths(ml_collections.ConfigDict(found.run))
+    if found.task:
+        return tuple(found.task["lengths"])
     room = found.config.max_position_embeddings - found.config.prefix_length
     if found.config.width > 1:
-        return (min(128, room),)
+        length = min(128, room)
+        say(f"{found.folder} does not say how long its rows were; taken to be {length} tokens, as in released models")
+        return (length,)
     return lengths_up_to(room)
 
 
 def _text_columns(found: Pretrained) -> tuple[str, ...]:
     """The columns of the texts in the files that the model was fine-tuned on."""
-    if found.run and "task" in found.run["data"]:
-        return get_task(ml_collections.ConfigDict(found.run["data"])).text
+    if found.task:
+        return tuple(found.task["text_columns"])
     return ("words",) if found.config.head == "token" else ("text",)
 
 

@@ -127,7 +127,7 @@ def read_config(folder: epath.Path) -> ModelConfig:
         fields["demultiplexer"] = one_of("demuxing_variant", _DEMULTIPLEXERS)
     elif name == "BertForSequenceClassification":
         raise InputError(f"{file}: {name} classifies by a pooler, which models here do not have; retrain its head")
-    rest = get("mux_jax", dict, {})
+    rest = {name: value for name, value in get("mux_jax", dict, {}).items() if name != "task"}
     unknown = rest.keys() - types.keys()
     if unknown:
         raise InputError(f"{file}: mux_jax has unknown fields: {', '.join(sorted(unknown))}")
@@ -135,6 +135,20 @@ def read_config(folder: epath.Path) -> ModelConfig:
         return ModelConfig(architecture=architecture, head=head, **fields | rest)
     except InputError as e:
         raise InputError(f"{file}: {e}") from e
+
+
+def read_task(folder: epath.Path) -> dict[str, Any] | None:
+    """What `write` was given as `task`, out of a `config.json` that `read_config` reads.
+
+    Raises:
+      InputError: something else in its place.
+    """
+    file = folder / CONFIG
+    task = json.loads(file.read_text()).get("mux_jax", {}).get("task")
+    try:
+        return task and {"lengths": tuple(map(int, task["lengths"])), "text_columns": tuple(task["text_columns"])}
+    except (KeyError, TypeError, ValueError) as e:
+        raise InputError(f"{file}: mux_jax.task={task!r} must have lists, `lengths` and `text_columns`") from e
 
 
 def read_params(folder: epath.Path, config: ModelConfig) -> Any:
@@ -189,8 +203,11 @@ def read_params(folder: epath.Path, config: ModelConfig) -> Any:
     return unflatten_dict(params, sep="/")
 
 
-def write(folder: epath.Path, config: ModelConfig, params: Any) -> None:
-    """Writes `config.json` and `model.safetensors`, under the released names, into a folder that exists."""
+def write(folder: epath.Path, config: ModelConfig, params: Any, task: dict[str, Any] | None = None) -> None:
+    """Writes `config.json` and `model.safetensors`, under the released names, into a folder that exists.
+
+    `task`: as in `pretrained.Pretrained`.
+    """
     flat = {path: np.asarray(value) for path, value in flatten_dict(params, sep="/").items()}
     values = {}
     for tensor in tensors(config):
@@ -198,7 +215,7 @@ def write(folder: epath.Path, config: ModelConfig, params: Any) -> None:
     bare = config.head == "none" and config.width == 1
     positions = np.arange(config.max_position_embeddings)[None]
     values["embeddings.position_ids" if bare else f"{config.architecture}.embeddings.position_ids"] = positions
-    (folder / CONFIG).write_text(json.dumps(_to_json(config), indent=2) + "\n")
+    (folder / CONFIG).write_text(json.dumps(_to_json(config, task), indent=2) + "\n")
     (folder / WEIGHTS[0]).write_bytes(safetensors.numpy.save(values, metadata={"format": "pt"}))
 
 
@@ -253,7 +270,7 @@ def _read_pickle(file: epath.Path) -> dict[str, np.ndarray]:
     return {name: (value.float() if value.dtype == torch.bfloat16 else value).numpy() for name, value in state.items()}
 
 
-def _to_json(config: ModelConfig) -> dict[str, Any]:
+def _to_json(config: ModelConfig, task: dict[str, Any] | None) -> dict[str, Any]:
     """The configuration as theirs; what they have no field for goes under `mux_jax`."""
     # Theirs has a pooler before the classes of an ordinary BERT; only the multiplexed class has none.
     muxed = "Muxed" if config.width > 1 or (config.architecture, config.head) == ("bert", "sequence") else ""
@@ -282,4 +299,4 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
         result |= {"retrieval_percentage": 1.0, "retrieval_loss_coeff": 0.1, "task_loss_coeff": 0.9}
     for name in ("architecture", "head", "labels"):
         del ours[name]
-    return result | {"mux_jax": ours}
+    return result | {"mux_jax": ours | ({"task": task} if task else {})}

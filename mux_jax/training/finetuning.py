@@ -19,6 +19,7 @@ from mux_jax.data.tasks import Example, Task, describe, get_task, read, read_unl
 from mux_jax.data.tokenizer import SpecialTokens, special_tokens
 from mux_jax.errors import InputError
 from mux_jax.inference.classifier import Classifier, decide
+from mux_jax.inference.predictor import row_lengths
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.encoder import split_layers
 from mux_jax.models.model import MuxModel
@@ -309,12 +310,12 @@ def evaluate(config: Any, workdir: str, compare: Sequence[str] = (), given: Coll
     """Scores a fine-tuned model and writes `result.json` and pictures.
 
     The model is that of `config.init`, or without it the run in `workdir`, and the result then goes
-    to a folder in it. Rows have the lengths, and the model the dtype, that it was fine-tuned with.
+    to a folder in it. Rows have the lengths that `Predictor` gives them, and the model has its own dtype.
 
     Args:
       compare: folders with other results, to draw scores against width and ensemble size.
       given: the fields that were set by hand, of which `data.lengths`, `data.sequence_length` and
-        `model.dtype` then count instead of the run's.
+        `model.dtype` then count instead of the model's.
 
     Raises:
       InputError: a model without a head for the task, bad data, or a `workdir` with another run.
@@ -329,9 +330,11 @@ def evaluate(config: Any, workdir: str, compare: Sequence[str] = (), given: Coll
     if (len(found.config.labels) == 1) != (task.kind == "regression"):
         raise InputError(f"{found.folder}: its labels are {', '.join(found.config.labels)}; the task is {task.kind}")
     others = [_read_result(path) for path in compare]
-    if found.run and "task" in found.run["data"]:
-        lengths = {name for name in ("sequence_length", "lengths") if f"data.{name}" not in given}
-        config.data.update({name: found.run["data"][name] for name in lengths})
+    lengths = row_lengths(found)
+    if "data.lengths" not in given:
+        config.data.lengths = ",".join(map(str, lengths))
+    if "data.sequence_length" not in given:
+        config.data.sequence_length = lengths[-1]
     config.init = str(found.folder)
     configuration.resolve(config, found.config)
     dtype = config.model.dtype if "model.dtype" in given else found.config.dtype

@@ -114,7 +114,7 @@ def make(
         params |= {"classifier": ordinary["classifier"]}
     say(f"{explained:.0%} of the variance of the last states of {init} is read from mixtures of {width}")
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
-    say(save_model(target, config, params, tokenizer, init, overwrite))
+    say(save_model(target, config, params, tokenizer, init, overwrite, found.task))  # rows as it had: it does the task
     write_atomically(target / "result.json", json.dumps({"explained": explained}) + "\n")
     return explained
 

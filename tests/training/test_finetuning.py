@@ -17,8 +17,9 @@ import mux_jax
 from mux_jax import configuration
 from mux_jax.data.tokenizer import special_tokens
 from mux_jax.errors import InputError, TrainingError
+from mux_jax.inference import predictor
 from mux_jax.objectives import objectives
-from mux_jax.pretrained import find
+from mux_jax.pretrained import convert, find
 from mux_jax.training import finetuning, loop
 from mux_jax.training.workdir import open_workdir, to_dict
 from tests.conftest import SPECIAL, draw_tokens, init, small_model
@@ -146,6 +147,35 @@ def test_evaluation_takes_row_lengths_and_dtype_from_the_run_unless_given(finish
         wanted.data.sequence_length, wanted.model.dtype = 9, "bfloat16"
         finetuning.evaluate(wanted, str(workdir), given=given)
     assert used == [("auto", config.data.sequence_length), ("bfloat16", 9)]
+
+
+def test_evaluation_and_prediction_pad_a_model_alike_that_does_not_say_how(tmp_path, one_device, monkeypatch, capsys):
+    folder = write_model(tmp_path / "m", head="sequence", labels=LABELS)
+    used, classifier = [], finetuning.Classifier
+
+    def record(model, mesh, rows, lengths, pad):
+        used.append(lengths)
+        return classifier(model, mesh, rows, lengths, pad)
+
+    for module in finetuning, predictor:
+        monkeypatch.setattr(module, "Classifier", record)
+    finetuning.evaluate(task_config(write_sentences(tmp_path / "data"), folder), str(tmp_path / "scores"))
+    mux_jax.Predictor(str(folder))
+    assert used == [(40,), (40,)]
+    assert capsys.readouterr().out.count(f"{folder} does not say how long its rows were; taken to be 40") == 2
+
+
+def test_a_converted_run_keeps_its_row_lengths_and_columns(finished, tmp_path):
+    paths = [str(path) for path in (finished[0], tmp_path / "there", tmp_path / "back")]
+    for source, destination in zip(paths, paths[1:]):
+        convert(source, destination)
+    for path in paths:
+        found = find(path)
+        assert predictor.row_lengths(found) == (8, 16, 24) and tuple(found.task["text_columns"]) == ("text",)
+    file = tmp_path / "there" / "config.json"
+    file.write_text(file.read_text().replace('"lengths"', '"sizes"'))
+    with pytest.raises(InputError, match="config.json: mux_jax.task=.* must have lists, `lengths` and `text_columns`"):
+        find(paths[1])
 
 
 def test_results_that_do_not_fit_are_refused_and_those_of_a_run_stay(finished, tmp_path, one_device):
