@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -64,6 +65,15 @@ _CLASSES = {
     "ElectraForPreTraining": ("electra", "rtd"),
     "ElectraForSequenceClassification": ("electra", "sequence"),
     "ElectraForTokenClassification": ("electra", "token"),
+}
+# The types that the tensors of a safetensors file may have, as it calls them.
+_DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": jnp.bfloat16,
+    "I64": np.int64,
+    "I32": np.int32,
 }
 # What nothing here reads: BERT's pooler and next-sentence head, and a buffer of 0, 1, 2, ...
 _UNREAD = re.compile(r"(bert\.)?pooler\.|cls\.seq_relationship\.|.*embeddings\.position_ids$")
@@ -240,15 +250,24 @@ def _value(tensor: Tensor, views: list[np.ndarray]) -> np.ndarray:
 def _read_tensors(file: epath.Path) -> dict[str, np.ndarray]:
     """All tensors of a file. BERT's oldest files call LayerNorm's weight gamma and its bias beta."""
     if file.suffix == ".safetensors":
-        try:
-            found = safetensors.numpy.load(file.read_bytes())
-        except (safetensors.SafetensorError, ValueError) as e:
-            raise InputError(f"{file}: truncated, or not a safetensors file: {e}") from e
+        found = _read_safetensors(file)
     else:
         found = _read_pickle(file)
     old = re.compile(r"LayerNorm\.(gamma|beta)$")
     new = {"gamma": "LayerNorm.weight", "beta": "LayerNorm.bias"}
     return {old.sub(lambda match: new[match[1]], name): value for name, value in found.items()}
+
+
+def _read_safetensors(file: epath.Path) -> dict[str, np.ndarray]:
+    """The tensors of a `model.safetensors`; the NumPy reader that comes with it knows no bfloat16."""
+    try:
+        views = safetensors.deserialize(file.read_bytes())
+    except (safetensors.SafetensorError, ValueError) as e:
+        raise InputError(f"{file}: truncated, or not a safetensors file: {e}") from e
+    for name, view in views:
+        if view["dtype"] not in _DTYPES:
+            raise InputError(f"{file}: {name} is of type {view['dtype']}; it must be one of {', '.join(_DTYPES)}")
+    return {name: np.frombuffer(v["data"], _DTYPES[v["dtype"]]).reshape(v["shape"]) for name, v in views}
 
 
 def _read_pickle(file: epath.Path) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -182,6 +183,18 @@ def test_ordinary_bert_files_of_all_ages(tmp_path, capsys):
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, np.float32(np.float16(b))), back, params)
     printed = capsys.readouterr().out
     assert "not used: bert.pooler.dense.weight" in printed and "float16; read as float32" in printed
+
+
+def test_bfloat16_is_read_and_types_that_are_not_known_are_named(folder, capsys):
+    expected = load(folder)[1]
+    change_tensors(folder, lambda found: found.update({k: v.astype(jnp.bfloat16) for k, v in found.items()}))
+    back = load(folder)[1]
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b.astype(jnp.bfloat16)), back, expected)
+    assert "bfloat16; read as float32" in capsys.readouterr().out
+    values = {"a": np.zeros(3, np.int8)}
+    safetensors.numpy.save_file(values, folder / "model.safetensors")
+    with pytest.raises(InputError, match="model.safetensors: a is of type I8; it must be one of F64, F32, F16, BF16"):
+        load(folder)
 
 
 def test_pytorch_files_are_read_without_running_code(folder):
