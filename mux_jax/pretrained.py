@@ -72,7 +72,8 @@ class Pretrained:
         tokenizer = own or other
         if tokenizer is None:
             raise InputError(
-                f"{self.folder} has no tokenizer; put its vocab.txt there, or in training name it with data.tokenizer"
+                f"{self.folder} has no tokenizer; put its vocab.txt there, or name it: --config.data.tokenizer=FILE in "
+                "training and evaluation, --tokenizer=FILE in converting"
             )
         self.check_size(tokenizer)
         return tokenizer
@@ -84,10 +85,11 @@ class Pretrained:
             raise InputError(f"the tokenizer has {size} tokens, the model's vocabulary {limit}")
 
     def find_tokenizer(self) -> Tokenizer | None:
-        """The model's own tokenizer; None if there is none. Released MUX-PLMs come without: theirs is BERT's."""
+        """The model's own tokenizer; None if there is none. Released models come without: theirs is BERT's."""
         if has_tokenizer(self.folder):
             return load_tokenizer(str(self.folder))
-        if self.config.vocab_size != 30522:
+        released = self.config.width > 1 or hub.is_released(str(self.folder))
+        if self.config.vocab_size != 30522 or not released:
             return None
         try:
             tokenizer = load_tokenizer(str(hub.fetch_released_vocabulary()))

@@ -12,7 +12,7 @@ import mux_jax
 from mux_jax import pretrained
 from mux_jax.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from mux_jax.errors import InputError
-from mux_jax.interop import huggingface
+from mux_jax.interop import hub, huggingface
 from mux_jax.training.loop import train
 from tests.conftest import init, small_model, small_run
 from tests.interop.test_parity import FIXTURES
@@ -100,6 +100,39 @@ def test_a_hub_id_resolves_from_the_cache(tmp_path, monkeypatch):
         mux_jax.load_pretrained(ID.replace("_2", "_5"))
 
 
+def test_a_tokenizer_that_the_cache_lacks_is_fetched_if_there_is_a_network(plain_bert, tmp_path, monkeypatch):
+    cached = epath.Path(tmp_path / "0123")
+    cached.mkdir()
+    for file in (hub.CONFIG, hub.WEIGHTS[0]):
+        shutil.copy(plain_bert[0] / file, cached)
+
+    def fail(*_, **__):
+        raise OSError("no network")
+
+    def download(_, file, revision):
+        assert revision == cached.name  # that of the weights
+        return shutil.copy(plain_bert[0] / file, cached)
+
+    monkeypatch.setattr(hub, "_cached", lambda _: cached)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    assert pretrained.find("owner/bert").find_tokenizer() is None
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert pretrained.find("owner/bert").tokenizer().to_str() == load_tokenizer(str(plain_bert[0])).to_str()
+
+
+def test_the_released_vocabulary_is_that_of_multiplexed_models_and_the_baselines(plain_bert, tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "fetch_released_vocabulary", lambda: plain_bert[0])
+
+    def found(name, width):
+        config = small_model(width=width, vocab_size=30522)
+        return pretrained.Pretrained(epath.Path(tmp_path / name), config, None, None, None)
+
+    for model in found("m", 2), found("bert_base_1", 1), found("models--princeton-nlp--electra_base_1/snapshots/0", 1):
+        assert model.tokenizer().get_vocab() == load_tokenizer(str(plain_bert[0])).get_vocab()
+    with pytest.raises(InputError, match="m has no tokenizer; .*--config.data.tokenizer=FILE"):
+        found("m", 1).tokenizer()
+
+
 def test_what_is_no_model_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "nothing"):
         with pytest.raises(InputError, match="no model there: neither a run .* nor a Hugging Face folder"):
@@ -174,5 +207,5 @@ def test_another_multiplexers_keys_are_not_taken(tmp_path, capsys):
 def test_a_model_without_a_tokenizer_cannot_start_a_run_without_one(text_file, tmp_path, one_device):
     config = small_run("bert", text_file, tmp_path)
     config.init = str(fixture("bert_mlm_n1"))
-    with pytest.raises(InputError, match="has no tokenizer; put its vocab.txt there, or in training name"):
+    with pytest.raises(InputError, match="has no tokenizer; put its vocab.txt there, or name it"):
         train(config, str(tmp_path / "run"))

@@ -1,5 +1,9 @@
-"""Models by their id on the Hugging Face hub. What its local cache holds is used as it is, without network."""
+"""Models by their id on the Hugging Face hub.
 
+What its local cache holds is used as it is, without network; only a tokenizer that is not in it is looked for.
+"""
+
+import contextlib
 import re
 
 import huggingface_hub
@@ -9,8 +13,9 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidat
 from mux_jax.data.tokenizer import has_tokenizer
 from mux_jax.errors import InputError
 
-# The vocabulary of all released MUX-PLMs, whose repositories hold none.
+# The vocabulary of all released MUX-PLMs and their baselines, whose repositories hold none.
 RELEASED_VOCABULARY = "google-bert/bert-base-uncased"
+_RELEASED = re.compile(r"mux(bert|electra)_\w+|(bert_(small|base|large)|electra_base)_1")
 
 CONFIG, WEIGHTS = "config.json", ("model.safetensors", "pytorch_model.bin")
 _TOKENIZER = ("tokenizer_config.json", "tokenizer.json", "vocab.txt")
@@ -21,6 +26,11 @@ def is_id(name: str) -> bool:
     return re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) is not None
 
 
+def is_released(name: str) -> bool:
+    """Whether an id, or a folder by its path, is called like a released MUX-PLM or a baseline of them."""
+    return any(_RELEASED.fullmatch(part) for part in re.split("/|--", name))  # the cache puts -- for /
+
+
 def fetch(model_id: str) -> epath.Path:
     """The folder of a model: its configuration, weights, and tokenizer if it has one.
 
@@ -29,6 +39,10 @@ def fetch(model_id: str) -> epath.Path:
     """
     cached = _cached(model_id)
     if cached and (cached / CONFIG).exists() and any((cached / name).exists() for name in WEIGHTS):
+        if not has_tokenizer(cached) and not is_released(model_id):
+            with contextlib.suppress(InputError):  # whoever needs a tokenizer says that there is none
+                for name in _TOKENIZER:
+                    _download(model_id, name, cached.name)
         return cached
     folder = _download(model_id, CONFIG)
     if folder is None or not any(_download(model_id, name) for name in WEIGHTS):  # the first is enough
@@ -59,11 +73,11 @@ def _cached(model_id: str) -> epath.Path | None:
         return None
 
 
-def _download(model_id: str, file: str) -> epath.Path | None:
+def _download(model_id: str, file: str, revision: str | None = None) -> epath.Path | None:
     """Downloads a file and returns its folder; None if the model has no such file."""
     huggingface_hub.utils.logging.set_verbosity_error()
     try:
-        return epath.Path(huggingface_hub.hf_hub_download(model_id, file)).parent
+        return epath.Path(huggingface_hub.hf_hub_download(model_id, file, revision=revision)).parent
     except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as e:
         if isinstance(e, EntryNotFoundError) and not isinstance(e, LocalEntryNotFoundError):
             return None
