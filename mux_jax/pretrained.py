@@ -208,11 +208,14 @@ def convert(source: str, destination: str, tokenizer: str = "", overwrite: bool 
       One line about what was written.
 
     Raises:
-      InputError: a source that cannot be read, a destination that exists.
+      InputError: a source that cannot be read or converted, a destination that exists.
     """
     target = absolute(destination)
     check_absent(target, overwrite)
     found = find(source)
+    to_native = found.step is None
+    if not to_native:
+        huggingface.check(found.config, found.folder)
     vocabulary = load_tokenizer(tokenizer) if tokenizer else found.find_tokenizer()
     if vocabulary is None:
         say(f"{found.folder} has no tokenizer, and {target} gets none; --tokenizer=FILE adds one")
@@ -220,7 +223,6 @@ def convert(source: str, destination: str, tokenizer: str = "", overwrite: bool 
         found.check_size(vocabulary)
     params = found.params(make_mesh(devices=jax.devices()[:1]))
 
-    to_native = found.step is None
     return save_model(target, found.config, params, vocabulary, source, overwrite, found.task, to_native)
 
 

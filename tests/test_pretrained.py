@@ -74,6 +74,18 @@ def test_convert_replaces_a_folder_only_when_asked_and_only_when_done(tmp_path, 
     assert mux_jax.load_pretrained(str(target))[0].config.width == 3
 
 
+def test_convert_refuses_an_electra_lm_of_two_sizes_and_leaves_nothing(tmp_path):
+    model, params = init(small_model(architecture="electra", width=1, embedding_size=16))
+    target = epath.Path(tmp_path / "run")
+    pretrained.save_model(target, model.config, params, None, "", overwrite=False, task=None)
+    with pytest.raises(
+        InputError,
+        match="run: the head of ElectraForMaskedLM goes from hidden_size=32 to embedding_size=16; only equal sizes",
+    ):
+        pretrained.convert(str(target), str(tmp_path / "there"))
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_convert_takes_a_vocabulary_that_fits(plain_bert, tmp_path, capsys):
     source = str(fixture("muxbert_mlm_binary_rsa_n3"))
     pretrained.convert(source, str(tmp_path / "bare"))

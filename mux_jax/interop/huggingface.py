@@ -142,9 +142,25 @@ def read_config(folder: epath.Path) -> ModelConfig:
     if unknown:
         raise InputError(f"{file}: mux_jax has unknown fields: {', '.join(sorted(unknown))}")
     try:
-        return ModelConfig(architecture=architecture, head=head, **fields | rest)
+        config = ModelConfig(architecture=architecture, head=head, **fields | rest)
     except InputError as e:
         raise InputError(f"{file}: {e}") from e
+    check(config, file)
+    return config
+
+
+def _is_electra_lm(config: ModelConfig) -> bool:
+    """Whether the model's class is `ElectraForMaskedLM`."""
+    return (config.architecture, config.head, config.width) == ("electra", "mlm", 1)
+
+
+def check(config: ModelConfig, where: epath.Path) -> None:
+    """Refuses the model whose head is of another shape here than there."""
+    if _is_electra_lm(config) and config.embedding_size != config.hidden_size:
+        raise InputError(
+            f"{where}: the head of ElectraForMaskedLM goes from hidden_size={config.hidden_size} to "
+            f"embedding_size={config.embedding_size}; only equal sizes can be converted"
+        )
 
 
 def read_task(folder: epath.Path) -> dict[str, Any] | None:
@@ -174,6 +190,9 @@ def read_params(folder: epath.Path, config: ModelConfig) -> Any:
     found = {name: found[name] for name in found if name not in unread}
     if config.head == "none" and config.width == 1:
         found = {name.removeprefix(f"{config.architecture}."): value for name, value in found.items()}
+    words = "electra.embeddings.word_embeddings.weight"
+    if _is_electra_lm(config) and words in found:
+        found.setdefault("generator_lm_head.weight", found[words])  # one tensor in theirs, unless they say otherwise
     halves = [name for name, value in found.items() if value.dtype != np.float32]
     if halves:
         say(f"{file}: {len(halves)} of {len(found)} tensors are {found[halves[0]].dtype}; read as float32")
@@ -307,6 +326,8 @@ def _to_json(config: ModelConfig, task: dict[str, Any] | None) -> dict[str, Any]
     embedding_size = ours.pop("embedding_size")
     if config.architecture == "electra":
         result["embedding_size"] = embedding_size
+    if _is_electra_lm(config):
+        result["tie_word_embeddings"] = False  # the decoder has weights of its own
     if config.labels:
         result["id2label"] = {str(i): label for i, label in enumerate(config.labels)}
         result["label2id"] = {label: i for i, label in enumerate(config.labels)}

@@ -87,6 +87,20 @@ def test_a_model_comes_back_from_a_hugging_face_folder_as_it_was(changes, tmp_pa
     jax.tree.map(np.testing.assert_array_equal, params, back)
 
 
+def test_an_electra_lm_without_a_decoder_has_its_embeddings(tmp_path):
+    model, params = init(small_model(architecture="electra", width=1))
+    huggingface.write(epath.Path(tmp_path), model.config, params)
+    assert json.loads((tmp_path / "config.json").read_text())["tie_word_embeddings"] is False
+    change_tensors(tmp_path, lambda found: found.pop("generator_lm_head.weight"))
+    back = load(epath.Path(tmp_path))[1]
+    np.testing.assert_array_equal(back["vocabulary_head"]["kernel"], params["embeddings"]["word"])
+    change_config(tmp_path, embedding_size=16)
+    with pytest.raises(
+        InputError, match="config.json: the head of ElectraForMaskedLM goes from hidden_size=32 to embed"
+    ):
+        load(epath.Path(tmp_path))
+
+
 def test_missing_and_left_over_tensors_are_listed(folder):
     def change(found):
         del found["bert.encoder.layer.1.output.dense.bias"]
