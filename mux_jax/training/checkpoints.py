@@ -2,9 +2,9 @@
 
 A checkpoint is a folder named by its step with `params`, `optimizer` and `run` (JSON: where the
 run stood, and its configuration). The step is its place in the data too, whose order is a function
-of the seed. With them goes `digests.json`; a checkpoint
-whose files do not agree with it is named and skipped. (Orbax notices a truncated file, by an
-exception in the midst of restoring, and not a changed one.)
+of the seed. With them goes `digests.json`; a checkpoint whose files do not agree with it is named and
+skipped. (Orbax notices a truncated file, by an exception in the midst of restoring, and not a changed
+one.)
 """
 
 import hashlib

@@ -330,11 +330,12 @@ def evaluate(config: Any, workdir: str, compare: Sequence[str] = (), given: Coll
     if (len(found.config.labels) == 1) != (task.kind == "regression"):
         raise InputError(f"{found.folder}: its labels are {', '.join(found.config.labels)}; the task is {task.kind}")
     others = [_read_result(path) for path in compare]
-    lengths = row_lengths(found)
-    if "data.lengths" not in given:
-        config.data.lengths = ",".join(map(str, lengths))
-    if "data.sequence_length" not in given:
-        config.data.sequence_length = lengths[-1]
+    if found.task or "data.lengths" not in given:  # else nothing is to be guessed
+        lengths = row_lengths(found)
+        if "data.lengths" not in given:
+            config.data.lengths = ",".join(map(str, lengths))
+        if "data.sequence_length" not in given:
+            config.data.sequence_length = lengths[-1]
     config.init = str(found.folder)
     configuration.resolve(config, found.config)
     dtype = config.model.dtype if "model.dtype" in given else found.config.dtype

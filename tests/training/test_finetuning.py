@@ -163,6 +163,9 @@ def test_evaluation_and_prediction_pad_a_model_alike_that_does_not_say_how(tmp_p
     mux_jax.Predictor(str(folder))
     assert used == [(40,), (40,)]
     assert capsys.readouterr().out.count(f"{folder} does not say how long its rows were; taken to be 40") == 2
+    config = task_config(tmp_path / "data", folder)
+    finetuning.evaluate(config, str(tmp_path / "by_hand"), given={"data.lengths"})
+    assert "how long its rows were" not in capsys.readouterr().out
 
 
 def test_a_converted_run_keeps_its_row_lengths_and_columns(finished, tmp_path):
