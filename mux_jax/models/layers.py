@@ -90,13 +90,28 @@ def layer_norm(eps: float, dtype: str, name: str | None = None) -> nn.LayerNorm:
     )
 
 
+@jax.custom_jvp
 def gelu(x: jax.Array) -> jax.Array:
-    """The exact (erf) GELU, as BERT has it.
+    """The exact (erf) GELU, as BERT has it, computed in float32: in bfloat16 1 + erf is off by a third at -3.
 
-    Written with erf, not by `jax.nn.gelu`, whose erfc form doubles the time of a layer's gradient
-    on CPU.
+    For the gradient it keeps its slope and nothing else. Written with erf, not by `jax.nn.gelu`,
+    whose erfc form doubles the time of a layer's gradient on CPU.
     """
-    return 0.5 * x * (1.0 + jax.lax.erf(x * math.sqrt(0.5)))
+    return _gelu_and_slope(x)[0]
+
+
+@gelu.defjvp
+def _gelu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    y, slope = _gelu_and_slope(*primals)
+    return y, slope * tangents[0]
+
+
+def _gelu_and_slope(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """x·Φ(x) and its derivative Φ(x) + x·φ(x), of x's dtype; Φ and φ are of the standard normal distribution."""
+    y = x.astype(jnp.float32)
+    cumulative = 0.5 * (1.0 + jax.lax.erf(y * math.sqrt(0.5)))
+    density = jnp.exp(-0.5 * y * y) / math.sqrt(2 * math.pi)
+    return (y * cumulative).astype(x.dtype), (cumulative + y * density).astype(x.dtype)
 
 
 def shard_rows(x: jax.Array) -> jax.Array:

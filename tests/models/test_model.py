@@ -220,10 +220,14 @@ def test_instances_may_change_places_together_with_their_keys(multiplexer):
     np.testing.assert_allclose(apply(model, params, tokens[:, order]), expected, atol=1e-5)
 
 
-def test_gelu_is_exact():
-    x = np.linspace(-6, 6, 1001)
-    expected = x * 0.5 * (1 + scipy.special.erf(x / np.sqrt(2)))
-    np.testing.assert_allclose(gelu(jnp.asarray(x, jnp.float32)), expected, atol=1e-6)
+@pytest.mark.parametrize(("dtype", "rtol"), [("float32", 1e-6), ("bfloat16", 1 / 128)])
+def test_gelu_and_its_slope_are_exact(dtype, rtol):
+    x = jnp.linspace(-6, 6, 1001).astype(dtype)
+    slope = jax.jit(jax.vmap(jax.grad(lambda x: gelu(x).astype(jnp.float32))))(x)
+    exact = np.asarray(x, np.float64)
+    cumulative, density = scipy.special.ndtr(exact), np.exp(-(exact**2) / 2) / np.sqrt(2 * np.pi)
+    np.testing.assert_allclose(np.asarray(jax.jit(gelu)(x), np.float64), exact * cumulative, rtol=rtol, atol=1e-6)
+    np.testing.assert_allclose(np.asarray(slope, np.float64), cumulative + exact * density, rtol=rtol, atol=1e-6)
 
 
 def test_bfloat16_products_keep_float32_parameters_and_logits():
