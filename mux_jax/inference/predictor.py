@@ -106,8 +106,10 @@ class Predictor:
           classification `words` and `tags`, None for words beyond the length limit.
 
         Raises:
-          InputError: something that is no text, by its index.
+          InputError: a text instead of several, or something that is no text, by its index.
         """
+        if isinstance(texts, str):
+            raise InputError("predict takes a list of texts; for one text predict([text])")
         texts = list(texts)
         if self.config.head == "token":
             texts = [text.split() if isinstance(text, str) else text for text in texts]

@@ -53,7 +53,8 @@ def masked_lm(
     original = leave_room(model.config, batch["tokens"])
     chosen = corruption.choose(rngs[1], original, special, stage.mask_fraction)
     tokens = corruption.mask_tokens(rngs[2], original, chosen, special, model.config.vocab_size)
-    loss, outputs, _ = _masked_lm(bound, tokens, chosen, rngs[3], stage, special)
+    real = corruption.real_tokens(original, special)
+    loss, outputs, _ = _masked_lm(bound, tokens, real, chosen, rngs[3], stage)
     return loss, outputs
 
 
@@ -62,20 +63,21 @@ def replaced_token_detection(
 ) -> tuple[jax.Array, Outputs]:
     """MUX-ELECTRA: which tokens were replaced?
 
-    detection_weight · (task_coefficient · detection + retrieval_coefficient · retrieval), plus
-    the generator's masked-LM loss where there is one. The uniform generator replaces 85 % of the
-    chosen tokens by random ones; the learned one masks them and samples from its prediction.
+    detection_weight · (task_coefficient · detection + retrieval_coefficient · retrieval), plus the
+    loss of `masked_lm` for a learned generator. `replace_fraction` of the chosen tokens, 85 %, are
+    replaced: by random ones, or masked for the learned generator and sampled from its prediction.
     """
     original = leave_room(model.config, batch["tokens"])
     rngs = jax.random.split(rng, 6)
     bound = model.bind({"params": params}, rngs={"dropout": rngs[0]})
     chosen = corruption.choose(rngs[1], original, special, stage.mask_fraction)
     replaced = jax.random.uniform(rngs[2], chosen.labels.shape) < stage.replace_fraction
+    real = corruption.real_tokens(original, special)
 
     loss, outputs = 0.0, {}
     if has_generator(model):
         masked = corruption.place(original, chosen, jnp.where(replaced, special.mask, chosen.labels))
-        loss, generated, logits_BNPV = _masked_lm(bound.generator, masked, chosen, rngs[3], stage, special)
+        loss, generated, logits_BNPV = _masked_lm(bound.generator, masked, real, chosen, rngs[3], stage)
         outputs |= {f"generator_{name}": value for name, value in generated.items() if value.ndim == 0}
         # Adding Gumbel noise before the argmax samples; no gradient flows through the sample.
         samples = jax.random.categorical(rngs[4], jax.lax.stop_gradient(logits_BNPV))
@@ -83,7 +85,6 @@ def replaced_token_detection(
         samples = corruption.random_tokens(rngs[4], chosen.labels.shape, model.config.vocab_size)
     tokens = corruption.place(original, chosen, jnp.where(replaced, samples, chosen.labels))
 
-    real = corruption.real_tokens(original, special)
     hidden_BLD = bound.encode(tokens, real)
     outputs["rtd_loss"], detected = detection_loss(bound, hidden_BLD, tokens != original, real)
     outputs |= detected
@@ -114,10 +115,10 @@ def detection_loss(
 
 
 def _masked_lm(
-    bound: MuxModel, tokens: jax.Array, chosen: corruption.Chosen, rng: jax.Array, stage: Any, special: SpecialTokens
+    bound: MuxModel, tokens: jax.Array, real: jax.Array, chosen: corruption.Chosen, rng: jax.Array, stage: Any
 ) -> tuple[jax.Array, Outputs, jax.Array]:
     """Loss and outputs of predicting the chosen tokens, and their logits [B, N, P, V]."""
-    hidden_BLD = bound.encode(tokens, corruption.real_tokens(tokens, special))
+    hidden_BLD = bound.encode(tokens, real)
     mlm_loss, logits_BNPV = masked_lm_loss(bound, hidden_BLD, chosen)
     outputs = {
         "mlm_loss": mlm_loss,

@@ -122,6 +122,11 @@ def test_words_beyond_the_limit_have_no_tag(single):
         found.predict(["a", "  "])
 
 
+def test_one_text_alone_is_not_taken_for_its_characters(predictor):
+    with pytest.raises(InputError, match=r"predict\(\[text\]\)"):
+        predictor.predict("A fine film.")
+
+
 def test_models_without_classes_are_refused(tmp_path):
     folder = write_model(tmp_path / "mlm")
     with pytest.raises(InputError, match="head 'mlm'; one for `sequence` or `token`"):

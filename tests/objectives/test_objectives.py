@@ -84,6 +84,21 @@ def test_masked_lm_equals_brute_force():
     np.testing.assert_allclose(loss, 0.9 * outputs["mlm_loss"] + 0.1 * outputs["retrieval_loss"], rtol=1e-6)
 
 
+def test_a_random_token_that_is_padding_hides_nothing(monkeypatch):
+    monkeypatch.setattr(corruption, "random_tokens", lambda rng, shape, vocab_size: jnp.full(shape, SPECIAL.pad))
+    config = small_model(width=1)
+    tokens, (model, params) = draw_tokens(config, rows=8), init(config)
+    params = jax.tree.map(lambda x: 10 * x, params)  # fresh ones hardly attend
+    objective = objectives.make(stage("mlm"), SPECIAL)
+    loss, _ = jax.jit(lambda params: objective(model, params, {"tokens": tokens}, jax.random.key(5)))(params)
+    rngs = jax.random.split(jax.random.key(5), 4)
+    chosen = corruption.choose(rngs[1], tokens, SPECIAL, 0.25)
+    masked = corruption.mask_tokens(rngs[2], tokens, chosen, SPECIAL, config.vocab_size)
+    assert (masked == SPECIAL.pad).any()
+    losses = cross_entropy(apply(model, params, masked), tokens)  # without a mask
+    np.testing.assert_allclose(loss, np.take_along_axis(losses, np.asarray(chosen.positions), -1).mean(), rtol=1e-5)
+
+
 def test_a_prefix_takes_the_place_of_the_last_tokens_and_labels_shift_with_it():
     config = small_model(width=2, demultiplexer="prefix", prefix_token_id=60, cls_token_id=SPECIAL.cls)
     tokens = draw_tokens(config)
