@@ -95,10 +95,15 @@ def cached_tokens(source: Any, tokenizer: Tokenizer, length: int, heldout: float
     return folder
 
 
+def content_digest(folder: Path) -> str:
+    """The same for the same packed text, wherever it was read from and when; of an older cache, its name."""
+    return json.loads((folder / "meta.json").read_text()).get("digest", folder.name)
+
+
 def _pack(source: Any, tokenizer: Tokenizer, length: int, heldout: float, folder: Path) -> None:
     special = special_tokens(tokenizer)
     dtype = "uint16" if tokenizer.get_vocab_size() <= 2**16 else "uint32"
-    written = dict.fromkeys(SPLITS, 0)
+    written, content = dict.fromkeys(SPLITS, 0), hashlib.blake2b(digest_size=10)
     left = {split: np.empty(0, dtype) for split in SPLITS}  # tokens that do not fill a sequence yet
     with contextlib.ExitStack() as stack, progress(f"tokenising {source.name}") as report:
         files = {split: stack.enter_context(open(folder / f"{split}.bin", "wb")) for split in SPLITS}
@@ -112,7 +117,9 @@ def _pack(source: Any, tokenizer: Tokenizer, length: int, heldout: float, folder
                 stream = np.concatenate(ids[split])
                 rows = len(stream) // (length - 1)
                 body, left[split] = np.split(stream, [rows * (length - 1)])
-                files[split].write(cut(body, length, special.cls).tobytes())
+                packed = cut(body, length, special.cls).tobytes()
+                files[split].write(packed)
+                content.update(packed)
                 written[split] += rows
             report(done, f"{sum(written.values()) * length / 1e6:.1f} M tokens")
     for split, rows in written.items():
@@ -121,7 +128,7 @@ def _pack(source: Any, tokenizer: Tokenizer, length: int, heldout: float, folder
                 f"{source.name}: too little text: no {split} sequence of {length} tokens, with {heldout:.2%} of the "
                 "documents held out; give more text or shorter sequences"
             )
-    meta = {"sequence_length": length, "dtype": dtype, **written}
+    meta = {"sequence_length": length, "dtype": dtype, "digest": content.hexdigest(), **written}
     (folder / "meta.json").write_text(json.dumps(meta))
 
 

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from mux_jax import configuration
 from mux_jax.data.loader import Batches
-from mux_jax.data.packing import PackedTokens, cache_folder, cached_tokenizer, cached_tokens
+from mux_jax.data.packing import PackedTokens, cache_folder, cached_tokenizer, cached_tokens, content_digest
 from mux_jax.data.sources import open_sources
 from mux_jax.data.tokenizer import SpecialTokens, load_tokenizer, special_tokens
 from mux_jax.errors import InputError
@@ -52,15 +52,16 @@ class Pretraining:
         return Batches(self.train, rows=config.rows, width=config.model.width, seed=config.seed, mine=mine)
 
     def heldout_batches(self, config: Any, multiple: int) -> list[dict[str, np.ndarray]]:
-        """The held-out rows, the same at each evaluation: `eval.batches` batches at most.
+        """The held-out rows, the same at each evaluation: `eval.batches` x `rows` at most.
 
-        A batch has `rows` rows, or fewer, a multiple of `multiple`, where the text has no more.
+        A batch has as many as a step takes at a time, `rows` / `accumulate`, for which there is memory; or
+        fewer, a multiple of `multiple`, where the text has no more.
 
         Raises:
           InputError: less held-out text than that.
         """
         held = sum(len(sequences) for _, sequences in self.heldout) // config.model.width
-        rows = min(config.rows, held // multiple * multiple)
+        rows = min(config.rows // config.accumulate, held // multiple * multiple)
         if not rows:
             raise InputError(
                 f"the held-out text has {held} rows of model.width={config.model.width} sequences of "
@@ -68,7 +69,7 @@ class Pretraining:
                 "raise data.heldout_fraction"
             )
         batches = Batches(self.heldout, rows=rows, width=config.model.width, seed=0)
-        return [batches[i] for i in range(min(config.eval.batches, held // rows))]
+        return [batches[i] for i in range(min(config.eval.batches * config.accumulate, held // rows))]
 
     def evaluator(self, config: Any, model: MuxModel, mesh: Mesh) -> Callable[[Objective, Any], dict[str, Any]]:
         """(objective, params) -> its figures on held-out rows."""
@@ -100,7 +101,7 @@ def prepare(config: Any, workdir: epath.Path, init: Pretrained | None = None) ->
     cache_dir = cache_folder(config.data.cache_dir)
     tokenizer_file, caches_file = workdir / "tokenizer.json", workdir / "data.json"
     known = known_data(workdir)
-    packed = bool(known) and all((cache_dir / name).exists() for _, name in known)
+    packed = bool(known) and all((cache_dir / name).exists() for _, name, *_ in known)
     if all(hosts.gather(packed)):  # what follows is for all hosts or for none
         caches = known
         tokenizer = Tokenizer.from_str(tokenizer_file.read_text())
@@ -111,22 +112,28 @@ def prepare(config: Any, workdir: epath.Path, init: Pretrained | None = None) ->
         else:
             tokenizer = _tokenizer(config, sources, cache_dir, init)
         length, heldout = config.data.sequence_length, config.data.heldout_fraction
-        caches = [
-            [weight, cached_tokens(source, tokenizer, length, heldout, cache_dir).name] for weight, source in sources
-        ]
-        if known and caches != known:
+        folders = [cached_tokens(source, tokenizer, length, heldout, cache_dir) for _, source in sources]
+        digests = [content_digest(folder) for folder in folders]
+        caches = [[weight, folder.name, digest] for (weight, _), folder, digest in zip(sources, folders, digests)]
+        if known and not (len(known) == len(caches) and all(map(_same, known, caches))):
             raise InputError(
                 f"the text of {config.data.source} has changed since the run in {workdir} began, and its packed "
                 f"copy in {cache_dir} is gone; start in another workdir"
             )
         tokenizer_digest = hashlib.blake2b(tokenizer.to_str().encode(), digest_size=8).hexdigest()
-        hosts.agree({"the text": caches, "the vocabulary": tokenizer_digest})
+        hosts.agree({"the text": digests, "the vocabulary": tokenizer_digest})
         write_atomically(tokenizer_file, tokenizer.to_str())
         write_atomically(caches_file, json.dumps(caches))
     train, heldout = (
-        [(weight, PackedTokens(cache_dir / name, split)) for weight, name in caches] for split in ("train", "heldout")
+        [(weight, PackedTokens(cache_dir / name, split)) for weight, name, *_ in caches]
+        for split in ("train", "heldout")
     )
     return Pretraining(tokenizer, train, heldout)
+
+
+def _same(known: list[Any], cache: list[Any]) -> bool:
+    """Whether two entries of `data.json` are of one text: their weights, and their names or digests, are the same."""
+    return known[0] == cache[0] and not set(known[1:]).isdisjoint(cache[1:])
 
 
 def _tokenizer(config: Any, sources: list[tuple[float, Any]], cache_dir: Path, init: Pretrained | None) -> Tokenizer:

@@ -16,7 +16,7 @@ from etils import epath
 
 from mux_jax import load_pretrained
 from mux_jax.errors import InputError, TrainingError
-from mux_jax.training import hosts
+from mux_jax.training import hosts, pretraining
 from mux_jax.training.checkpoints import Checkpoints, damaged
 from mux_jax.training.loop import train
 from tests.conftest import small_run, use_one_device, write_text
@@ -244,6 +244,16 @@ def test_held_out_text_may_be_less_than_a_batch(run_config, tmp_path):
         train(run_config, str(tmp_path / "other"))
 
 
+def test_evaluation_takes_no_more_rows_at_a_time_than_a_step(run_config, tmp_path):
+    data = pretraining.prepare(run_config, epath.Path(tmp_path))
+    found = {}
+    for run_config.accumulate in (1, 4):
+        batches = [batch["tokens"] for batch in data.heldout_batches(run_config, multiple=2)]
+        assert {len(tokens) for tokens in batches} == {run_config.rows // run_config.accumulate}
+        found[run_config.accumulate] = np.concatenate(batches)
+    np.testing.assert_array_equal(found[1], found[4])  # of the same text
+
+
 def test_init_takes_what_fits_from_another_run(finished, text_file, tmp_path, capsys, one_device):
     config = small_run("electra", text_file, tmp_path)
     config.stages = ("pretraining",)
@@ -266,7 +276,21 @@ def test_a_run_goes_on_after_its_text_has_changed_if_the_cache_is_there(run_conf
     with monkeypatch.context() as patch, pytest.raises(InputError, match="has changed since the run"):
         patch.setattr(hosts, "gather", lambda value: [value is not True and value])  # another host has no cache
         train(run_config, str(tmp_path / "run"))
-    for cache in (tmp_path / "cache").glob("tokens-*"):
-        shutil.rmtree(cache)
+    remove_cache(tmp_path)
     with pytest.raises(InputError, match="has changed since the run"):
         train(run_config, str(tmp_path / "run"))
+
+
+def test_a_run_goes_on_with_a_copy_of_its_text(run_config, text_file, tmp_path):
+    run_config.stages = ("priming",)
+    train(run_config, str(tmp_path / "run"))
+    os.utime(text_file, (1, 1))  # as on a new machine, to which the text was copied again
+    remove_cache(tmp_path)
+    train(run_config, str(tmp_path / "run"))
+    ((_, name, _),) = json.loads((tmp_path / "run" / "data.json").read_text())
+    assert [path.name for path in (tmp_path / "cache").glob("tokens-*")] == [name]  # found at once the next time
+
+
+def remove_cache(tmp_path):
+    for cache in (tmp_path / "cache").glob("tokens-*"):
+        shutil.rmtree(cache)
