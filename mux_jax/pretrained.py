@@ -258,7 +258,8 @@ def save_model(
     else:
         huggingface.write(partial, config, params, task)
     if vocabulary is not None:
-        save_tokenizer(vocabulary, partial, for_transformers=not to_native)
+        # What was fine-tuned here has seen token types of 0 alone.
+        save_tokenizer(vocabulary, partial, for_transformers=not to_native, token_types=task is None)
     if target.exists():
         target.rmtree()
     partial.rename(target)

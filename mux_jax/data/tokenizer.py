@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import json
 from collections.abc import Iterable
+from typing import Any
 
 from etils import epath
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -50,8 +51,8 @@ def has_tokenizer(folder: epath.Path) -> bool:
 def load_tokenizer(path: str) -> Tokenizer:
     """Loads a `tokenizer.json`, a `vocab.txt`, or the folder that holds one.
 
-    A `vocab.txt` does not say whether it is lower-cased, but a `tokenizer_config.json` beside it
-    does. Without that a vocabulary with no capital letter is taken to be, and that is printed. A
+    A `vocab.txt` does not say whether it is lower-cased or without accents, but a `tokenizer_config.json`
+    beside it does. Without that a vocabulary with no capital letter is taken to be, and that is printed. A
     tokenizer without [CLS] and [SEP] around a text gets them, which is printed too.
 
     Raises:
@@ -77,11 +78,14 @@ def load_tokenizer(path: str) -> Tokenizer:
         vocabulary = {word: i for i, word in enumerate(words)}
         if len(vocabulary) != len(words):
             raise InputError(f"{file}: {len(words) - len(vocabulary)} tokens appear more than once")
-        lowercase = _said_lowercase(file.parent / "tokenizer_config.json")
+        said = _said(file.parent / "tokenizer_config.json")
+        lowercase = said.get("do_lower_case")
         if lowercase is None:
             lowercase = not any(word != word.lower() for word in words if not word.startswith("["))
             say(f"{file}: taken to be {'lower-cased' if lowercase else 'cased'}")
-        tokenizer = _wordpiece(vocabulary, lowercase)
+        tokenizer = _wordpiece(
+            vocabulary, lowercase, said.get("strip_accents"), said.get("tokenize_chinese_chars", True)
+        )
     special = special_tokens(tokenizer, str(file))
     if tokenizer.encode("").ids != [special.cls, special.sep]:
         say(f"{file}: puts no [CLS] and [SEP] around a text; they are put there")
@@ -89,26 +93,35 @@ def load_tokenizer(path: str) -> Tokenizer:
     return tokenizer
 
 
-def _said_lowercase(file: epath.Path) -> bool | None:
-    """What a `tokenizer_config.json` says about lower-casing; None if it or the entry is not there."""
-    if not file.exists():
-        return None
+def _said(file: epath.Path) -> dict[str, Any]:
+    """What a `tokenizer_config.json` says; nothing if it is not there."""
     try:
-        return json.loads(file.read_text()).get("do_lower_case")
-    except (ValueError, AttributeError) as e:
+        said = json.loads(file.read_text()) if file.exists() else {}
+    except ValueError as e:
         raise InputError(f"{file}: not a tokenizer's configuration: {e}") from e
+    if not isinstance(said, dict):
+        raise InputError(f"{file}: not a tokenizer's configuration: no object")
+    return said
 
 
-def save_tokenizer(tokenizer: Tokenizer, folder: epath.Path, for_transformers: bool = False) -> None:
-    """Writes `tokenizer.json` and, for `transformers`, the files that it reads besides."""
+def save_tokenizer(
+    tokenizer: Tokenizer, folder: epath.Path, for_transformers: bool = False, token_types: bool = True
+) -> None:
+    """Writes `tokenizer.json` and, for `transformers`, the files that it reads besides.
+
+    `token_types`: whether it shall number the texts of a pair 0 and 1.
+    """
     (folder / "tokenizer.json").write_text(tokenizer.to_str())
     if not for_transformers:
         return
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     (folder / "vocab.txt").write_text("".join(f"{word}\n" for word, _ in vocabulary))
     lowercase = getattr(tokenizer.normalizer, "lowercase", False)
-    described = {"tokenizer_class": "BertTokenizer", "do_lower_case": bool(lowercase)}
+    # As BertTokenizer it would make a normaliser of its own out of do_lower_case.
+    described = {"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": bool(lowercase)}
     described |= {f"{field}_token": token for field, token in _NAMES.items()}
+    inputs = ["input_ids", "token_type_ids", "attention_mask"] if token_types else ["input_ids", "attention_mask"]
+    described["model_input_names"] = inputs
     (folder / "tokenizer_config.json").write_text(json.dumps(described, indent=2) + "\n")
 
 
@@ -142,10 +155,14 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return _wordpiece(tokenizer.get_vocab(), lowercase=True)
 
 
-def _wordpiece(vocabulary: dict[str, int], lowercase: bool) -> Tokenizer:
-    """BERT's normalisation, splitting and WordPiece model over a vocabulary."""
+def _wordpiece(
+    vocabulary: dict[str, int], lowercase: bool, strip_accents: bool | None = None, split_chinese: bool = True
+) -> Tokenizer:
+    """BERT's normalisation, splitting and WordPiece model over a vocabulary. Accents go with capitals if None."""
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        handle_chinese_chars=split_chinese, strip_accents=strip_accents, lowercase=lowercase
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     if {"[CLS]", "[SEP]"} <= vocabulary.keys():

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from mux_jax.data.tokenizer import load_tokenizer, special_tokens, train_tokenizer
@@ -26,6 +28,19 @@ def test_vocab_txt_and_its_folder(tmp_path, capsys):
     assert "lower-cased" in capsys.readouterr().out
     (tmp_path / "vocab.txt").write_text("\n".join([*_VOCAB, "Hello"]))
     assert load_tokenizer(str(tmp_path)).encode("Hello", add_special_tokens=False).tokens == ["Hello"]
+
+
+def test_what_stands_beside_a_vocab_txt_says_how_it_splits(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join([*_VOCAB, "schön", "schon", "漢字"]))
+    for said, tokens in (
+        ({"do_lower_case": True}, ["schon", "[UNK]", "[UNK]"]),
+        ({"do_lower_case": True, "strip_accents": False, "tokenize_chinese_chars": False}, ["schön", "漢字"]),
+    ):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+        assert load_tokenizer(str(tmp_path)).encode("Schön 漢字", add_special_tokens=False).tokens == tokens
+    (tmp_path / "tokenizer_config.json").write_text("[]")
+    with pytest.raises(InputError, match="tokenizer_config.json: not a tokenizer's configuration"):
+        load_tokenizer(str(tmp_path))
 
 
 def test_vocab_txt_with_the_line_ends_of_windows(tmp_path):
