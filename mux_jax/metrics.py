@@ -35,8 +35,9 @@ def _f1(gold: Sequence, predicted: Sequence, labels: Sequence[str]) -> dict[str,
 def _macro_f1(gold: Sequence, predicted: Sequence, labels: Sequence[str]) -> dict[str, float]:
     from sklearn.metrics import f1_score
 
-    predicted = ["" if p is None else p for p in _flat(predicted)]
-    score = f1_score(_flat(gold), predicted, labels=list(labels), average="macro", zero_division=0)
+    gold, predicted = _flat(gold), ["" if p is None else p for p in _flat(predicted)]
+    met = sorted({*gold, *predicted} - {""})  # a class that is neither there nor predicted has no F1
+    score = f1_score(gold, predicted, labels=met, average="macro", zero_division=0)
     return {"macro_f1": float(score)} | _accuracy(gold, predicted, labels)
 
 

@@ -17,6 +17,7 @@ BINARY = ("0", "1")
         ("matthews", list("111000"), list("110001"), {"matthews": 1 / 3, "accuracy": 4 / 6}),
         # Of class 0: 1 of 1 found, 1 of 2 right: F1 2/3; of class 1: 1 of 2 found, 1 of 1 right: 2/3.
         ("macro_f1", list("011"), list("001"), {"macro_f1": 2 / 3}),
+        ("macro_f1", list("00"), list("00"), {"macro_f1": 1.0}),  # no 1 is there, and none is predicted
         # Deviations (-1.5, -.5, .5, 1.5) and (-3, -2, -1, 6): 14 / sqrt(5 * 50); the ranks agree.
         (
             "pearson_spearman",

@@ -266,6 +266,8 @@ def load(config: Any, tokenizer: Tokenizer, labels: tuple[str, ...] = ()) -> Fin
         _check_labels(task, found, labels)
     encode = Encoder(tokenizer, config.data.sequence_length)
     splits = {name: Split(found, encode([e.text for e in found])) for name, found in examples.items()}
+    if task.metric == "span_f1":
+        _check_spans(labels)
     counts = ", ".join(f"{len(split.examples):,} {name}" for name, split in splits.items())
     say(f"{config.data.task}: {counts} examples from {describe(config.data)}; {len(labels)} labels")
     for name, split in splits.items():
@@ -281,6 +283,16 @@ def _labels(task: Task, examples: list[Example]) -> tuple[str, ...]:
     if len(labels) < 2:
         raise InputError(f"the training data has the label {', '.join(labels)} and no other; two are the least")
     return tuple(sorted(labels))
+
+
+def _check_spans(labels: tuple[str, ...]) -> None:
+    """Refuses tags that do not say where spans begin, of which F1 is 0 whatever is predicted."""
+    strange = [label for label in labels if label != "O" and label[:2] not in ("B-", "I-", "E-", "S-")]
+    if strange:
+        raise InputError(
+            f"data.metric=span_f1 is of tags such as B-PER, I-PER and O; the labels are {', '.join(labels)}; "
+            "name them so, or take accuracy or macro_f1"
+        )
 
 
 def _check_labels(task: Task, examples: list[Example], labels: tuple[str, ...]) -> None:

@@ -175,6 +175,8 @@ def test_a_converted_run_keeps_its_row_lengths_and_columns(finished, tmp_path):
     for path in paths:
         found = find(path)
         assert predictor.row_lengths(found) == (8, 16, 24) and tuple(found.task["text_columns"]) == ("text",)
+    described = json.loads((tmp_path / "there" / "tokenizer_config.json").read_text())
+    assert described["model_input_names"] == ["input_ids", "attention_mask"]  # token types are 0 in training
     file = tmp_path / "there" / "config.json"
     file.write_text(file.read_text().replace('"lengths"', '"sizes"'))
     with pytest.raises(InputError, match="config.json: mux_jax.task=.* must have lists, `lengths` and `text_columns`"):
@@ -340,6 +342,12 @@ def test_a_model_without_names_of_its_labels_is_told_where_to_put_them(model, tm
     config = task_config(write_sentences(tmp_path / "data"), model)
     with pytest.raises(InputError, match="on: LABEL_0, LABEL_1; put their names in `id2label` of the model's config"):
         finetuning.load(config, find(str(model)).tokenizer(), ("LABEL_0", "LABEL_1"))
+
+
+def test_spans_are_scored_only_of_tags_that_say_where_they_begin(model, tmp_path):
+    config = task_config(write_words(tmp_path / "data"), model, "token", **{"data.metric": "span_f1"})
+    with pytest.raises(InputError, match="span_f1 is of tags such as B-PER, I-PER and O; the labels are long, short"):
+        finetuning.load(config, find(str(model)).tokenizer())
 
 
 def test_a_configuration_resolves_tenths_and_the_models_positions(model, capsys):
