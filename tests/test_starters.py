@@ -42,7 +42,7 @@ STUBS = {
         esac""",
     "srun": 'while [[ $1 = --* ]]; do shift; done; exec "$@"',
     "scancel": 'kill -TERM "$(cat "$RECORDS/pid")"',
-    "scontrol": "",
+    "scontrol": '[ "$1" != show ] || echo "   PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime=${PREEMPTED:-None}"',
 }
 
 
@@ -288,7 +288,13 @@ def test_slurm_starts_one_process_a_node_with_all_gpus_and_the_arguments(machine
     assert machine.calls("srun") == [["--kill-on-bad-exit=1", "--cpus-per-task=96", "python", *TRAINED]]
     assert machine.trained() == [TRAINED]
     assert (machine.folder / "records" / "devices").read_text() == "0,1,2,3,4,5,6,7 /local\n"
-    assert machine.calls("scontrol") == []
+    assert machine.calls("scontrol") == [["show", "job", "7"]]
+
+
+def test_slurm_queues_a_job_again_that_preemption_gave_time_to_save(machine):
+    status, error = machine.run("slurm.sbatch", *ARGUMENTS, **SLURM, PREEMPTED="2026-01-02T00:00:00")
+    assert status == 0, error
+    assert machine.calls("scontrol") == [["show", "job", "7"], ["requeue", "7"]]
 
 
 def test_slurm_hands_back_the_status_of_a_failed_run(machine):

@@ -211,7 +211,7 @@ def _shard_bytes(tree: Any) -> int:
 
 
 def _exchange_seconds(exchange: list[program.Collective], chip: Chip | None) -> float | None:
-    """All of it by rings, over all links of a chip, sending and receiving at once."""
+    """All of it by rings, over half of a chip's links: a small slice, without those that wrap around, has no more."""
     return chip and sum(c.link_bytes for c in exchange) / (chip.link_bandwidth / 2)
 
 

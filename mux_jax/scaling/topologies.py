@@ -12,8 +12,8 @@ from mux_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What the maker says of a chip: bytes of memory; FLOP/s in bfloat16; bytes/s between chips, both directions
-    of all links together. Source: the system architecture pages of Cloud TPU."""
+    """What the maker says of a chip: bytes of memory; FLOP/s in bfloat16; bytes/s that it can send over all its
+    links together. Source: the system architecture pages of Cloud TPU, which give twice that, for both directions."""
 
     memory: float
     flops: float
@@ -24,7 +24,7 @@ CHIPS = {
     "v4": Chip(32 * 2**30, 275e12, 300e9),
     "v5e": Chip(16 * 2**30, 197e12, 200e9),
     "v5p": Chip(95 * 2**30, 459e12, 600e9),
-    "v6e": Chip(32 * 2**30, 918e12, 448e9),
+    "v6e": Chip(32 * 2**30, 918e12, 400e9),
 }
 _EXAMPLES = "v4:2x2x1, v5e:16x16, v5p:2x2x1, v6e:4x4, cpu:8"
 
