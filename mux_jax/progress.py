@@ -1,6 +1,7 @@
 """Progress that a person watches: a bar on a terminal, a line now and then elsewhere."""
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -8,7 +9,16 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-console = Console()
+
+class _Console(Console):
+    """A console that falls silent when nobody reads it any more; rich's would end the process, unsaved."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+console = _Console()
 
 _QUIET_SECONDS = 20  # between two lines where there is no terminal
 
