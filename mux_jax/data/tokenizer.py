@@ -83,9 +83,8 @@ def load_tokenizer(path: str) -> Tokenizer:
         if lowercase is None:
             lowercase = not any(word != word.lower() for word in words if not word.startswith("["))
             say(f"{file}: taken to be {'lower-cased' if lowercase else 'cased'}")
-        tokenizer = _wordpiece(
-            vocabulary, lowercase, said.get("strip_accents"), said.get("tokenize_chinese_chars", True)
-        )
+        split_chinese = said.get("tokenize_chinese_chars") is not False
+        tokenizer = _wordpiece(vocabulary, lowercase, said.get("strip_accents"), split_chinese)
     special = special_tokens(tokenizer, str(file))
     if tokenizer.encode("").ids != [special.cls, special.sep]:
         say(f"{file}: puts no [CLS] and [SEP] around a text; they are put there")

@@ -264,10 +264,10 @@ def load(config: Any, tokenizer: Tokenizer, labels: tuple[str, ...] = ()) -> Fin
     labels = labels or _labels(task, examples["train"])
     for found in examples.values():
         _check_labels(task, found, labels)
-    encode = Encoder(tokenizer, config.data.sequence_length)
-    splits = {name: Split(found, encode([e.text for e in found])) for name, found in examples.items()}
     if task.metric == "span_f1":
         _check_spans(labels)
+    encode = Encoder(tokenizer, config.data.sequence_length)
+    splits = {name: Split(found, encode([e.text for e in found])) for name, found in examples.items()}
     counts = ", ".join(f"{len(split.examples):,} {name}" for name, split in splits.items())
     say(f"{config.data.task}: {counts} examples from {describe(config.data)}; {len(labels)} labels")
     for name, split in splits.items():
