@@ -4,13 +4,10 @@ import dataclasses
 import json
 import pickle
 import shutil
-import types
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import mux_jax
@@ -18,63 +15,11 @@ from mux_jax import configuration
 from mux_jax.data.tokenizer import special_tokens
 from mux_jax.errors import InputError, TrainingError
 from mux_jax.inference import predictor
-from mux_jax.objectives import objectives
 from mux_jax.pretrained import convert, find
 from mux_jax.training import finetuning, loop
 from mux_jax.training.workdir import open_workdir, to_dict
-from tests.conftest import SPECIAL, draw_tokens, init, small_model
 from tests.tasks import LABELS, write_model, write_sentences, write_words
 from tests.tasks import finetuning as task_config
-
-STAGE = dict(objective="classification", task_coefficient=0.9)
-
-
-def run_objective(config, tokens, labels, retrieval=0.0):
-    model, params = init(config)
-    stage = types.SimpleNamespace(**STAGE, retrieval_coefficient=retrieval)
-    objective = objectives.make(stage, SPECIAL)
-    batch = {"tokens": tokens, "labels": labels}
-    return model, params, *objective(model, params, batch, jax.random.key(0))
-
-
-def test_sequence_loss_leaves_out_slots_without_a_label():
-    config = small_model(head="sequence", labels=("a", "b", "c"))
-    tokens = draw_tokens(config)
-    labels = jnp.array([[0, 2], [1, -1], [2, 2]])
-    model, params, loss, _ = run_objective(config, tokens, labels)
-    logits = model.apply({"params": params}, tokens)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
-    np.testing.assert_allclose(loss, losses[labels >= 0].mean(), rtol=1e-5)
-    _, _, both, outputs = run_objective(config, tokens, labels, retrieval=0.1)
-    np.testing.assert_allclose(both, 0.9 * outputs["task_loss"] + 0.1 * outputs["retrieval_loss"], rtol=1e-6)
-
-
-def test_auxiliary_retrieval_leaves_out_padding():
-    config = small_model(head="sequence", labels=("a", "b"))
-    tokens = draw_tokens(config).at[:, :, 6:].set(SPECIAL.pad)
-    _, _, _, outputs = run_objective(config, tokens, jnp.zeros((3, 2), int), retrieval=0.1)
-    model, params = init(config)
-    bound = model.bind({"params": params})
-    instance = outputs["retrieval_instance"]
-    logits = bound.vocabulary_logits(bound.encode(tokens, tokens != SPECIAL.pad), instance[:, None])[:, 0]
-    labels = jnp.take_along_axis(tokens, instance[:, None], axis=1)[:, 0]
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    np.testing.assert_allclose(outputs["retrieval_loss"], losses[:, :6].mean(), rtol=1e-5)
-
-
-def test_token_loss_with_a_prefix_and_regression():
-    config = small_model(head="token", labels=("a", "b"), demultiplexer="prefix", prefix_token_id=60)
-    tokens = draw_tokens(config)
-    labels = jnp.full(tokens.shape, -1).at[:, :, 3].set(1)
-    model, params, loss, _ = run_objective(config, tokens, labels)
-    logits = model.apply({"params": params}, tokens)[:, :, 3 + 3]  # after the prefix
-    expected = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.ones((3, 2), int)).mean()
-    np.testing.assert_allclose(loss, expected, rtol=1e-5)
-    config = small_model(head="sequence", labels=("score",))
-    numbers = jnp.array([[0.5, 2.0], [1.0, jnp.nan], [4.0, 3.0]])
-    model, params, loss, _ = run_objective(config, tokens, numbers)
-    logits = model.apply({"params": params}, tokens)[..., 0]
-    np.testing.assert_allclose(loss, jnp.nanmean((logits - numbers) ** 2), rtol=1e-5)
 
 
 @pytest.fixture(scope="module")
