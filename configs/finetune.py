@@ -1,7 +1,7 @@
 """Fine-tuning on a task: classification of sentences, pairs or tokens, or regression.
 
-    python launch/finetune.py --config=configs/finetune.py --config.init=runs/mux_electra_tiny_n2
-    python launch/finetune.py --config=configs/finetune.py:task=sst2,data=FOLDER --config.init=MODEL --workdir=DIR
+    python launch/finetune.py --config=configs/finetune.py --config.init_from=runs/mux_electra_tiny_n2
+    python launch/finetune.py --config=configs/finetune.py:task=sst2,data=FOLDER --config.init_from=MODEL --workdir=DIR
 
 Arguments: task (cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, ner, pos, custom; docstrings and
 code, which need no download), data (a folder with the files train and dev in the format in which the

@@ -13,7 +13,10 @@ def main() -> None:
     )
     parser.add_argument("kind", choices=("inference", "train"))
     parser.add_argument(
-        "--size", default="base", help="tiny, small, base, large, or for inference a model's folder (base)"
+        "--size", default="base", choices=("tiny", "small", "base", "large"), help="of the models (base)"
+    )
+    parser.add_argument(
+        "--model", metavar="MODEL", help="inference: of the layers and dimensions of this model instead"
     )
     parser.add_argument("--length", type=int, default=128, help="tokens of an instance (128)")
     parser.add_argument("--rows", type=int, default=0, help="muxed rows of a batch (8 on CPU, else 256)")

@@ -31,7 +31,7 @@ def main() -> None:
         raise InputError("--topology=SLICE is needed, such as v5e:16x16 or cpu:8")
     if configuration.is_finetuning(_CONFIG.value):
         raise InputError("--config must be one of pre-training, such as configs/mux_bert.py")
-    topologies.prepare_environment(_TOPOLOGY.value)
+    topologies.configure_environment(_TOPOLOGY.value)
 
     from mux_jax.scaling import report
 
@@ -41,9 +41,11 @@ def main() -> None:
             raise InputError(f"--widths={','.join(_WIDTHS.value)} must be numbers from 1 on")
         config = _CONFIG.value.copy_and_resolve_references()
         config.model.width = int(width)
-        config.stages = (configuration.stages(config)[-1][0],)  # whose step it is; width 1 is not primed
+        config.stages = (
+            configuration.stages(configuration.read(config))[-1][0],
+        )  # whose step it is; width 1 is not primed
         config.name = f"{config.name.rpartition('_n')[0]}_n{width}"
-        configs.append(config)
+        configs.append(configuration.resolve(config, None))
     for count in _CHIPS.value:
         if not count.isdigit() or not int(count):
             raise InputError(f"--chips={','.join(_CHIPS.value)} must be numbers from 1 on")

@@ -8,21 +8,23 @@ from mux_jax import command_line
 def main() -> None:
     parser = argparse.ArgumentParser(
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="python launch/convert.py SOURCE DESTINATION [--tokenizer FILE] [--overwrite]",
+        usage="python launch/convert.py --model MODEL --output DIR [--tokenizer FILE] [--overwrite]",
         description="Converts released MUX-PLMs, BERTs and ELECTRAs to checkpoints of mux_jax, and those back.",
-        epilog="The direction follows from SOURCE. mux_jax.load_pretrained reads both kinds.",
+        epilog="The direction follows from MODEL. mux_jax.load_pretrained reads both kinds.",
         add_help=False,
     )
-    parser.add_argument("source", help="a Hugging Face folder, an id of its hub, or the folder of a run")
-    parser.add_argument("destination", help="the folder to write")
-    parser.add_argument("--tokenizer", default="", metavar="FILE", help="vocab.txt or tokenizer.json, if not SOURCE's")
-    parser.add_argument("--overwrite", action="store_true", help="replace DESTINATION if it exists")
+    parser.add_argument(
+        "--model", required=True, help="a Hugging Face folder, an id of its hub, or the folder of a run"
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="the folder to write")
+    parser.add_argument("--tokenizer", default="", metavar="FILE", help="vocab.txt or tokenizer.json, if not MODEL's")
+    parser.add_argument("--overwrite", action="store_true", help="replace DIR if it exists")
     parser.add_argument("--help", action="help", help="show this")
     arguments = parser.parse_args()
 
-    from mux_jax.pretrained import convert  # slow to import: after the arguments are checked
+    from mux_jax.checkpoints.convert import convert  # slow to import: after the arguments are checked
 
-    print(convert(arguments.source, arguments.destination, arguments.tokenizer, arguments.overwrite))
+    print(convert(arguments.model, arguments.output, arguments.tokenizer, arguments.overwrite))
 
 
 if __name__ == "__main__":

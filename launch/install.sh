@@ -19,4 +19,4 @@ if [ ! -x .venv/bin/python ]; then
     python3 -m uv venv --quiet --seed --python 3.12 .venv
   fi
 fi
-.venv/bin/python -m pip install --quiet -e ".[$1]" gcsfs # gcsfs reads and writes gs://
+.venv/bin/python -m pip install --quiet -e ".[$1,train]" gcsfs # gcsfs reads and writes gs://

@@ -8,13 +8,11 @@ from mux_jax import command_line
 def main() -> None:
     parser = argparse.ArgumentParser(
         description="Writes the predictions of a fine-tuned model for every record of a file, in its order.",
-        epilog="Input: .txt (a text a line), .tsv, .csv, .jsonl, .parquet, .conll, .conllu. Output: .jsonl (label, "
-        "probabilities; score; or words, tags), .tsv, .parquet. The output appears when it is whole.",
+        epilog="FILE of texts: .txt (a text a line), .tsv, .csv, .jsonl, .parquet, .conll, .conllu. Output: .jsonl "
+        "(label, probabilities; score; or words, tags), .tsv, .parquet. The output appears when it is whole.",
     )
-    parser.add_argument(
-        "--checkpoint", required=True, metavar="DIR", help="a fine-tuned run, a folder or id of the hub"
-    )
-    parser.add_argument("--input", required=True, metavar="FILE")
+    parser.add_argument("--model", required=True, metavar="DIR", help="a fine-tuned run, a folder or id of the hub")
+    parser.add_argument("--texts", required=True, metavar="FILE")
     parser.add_argument("--output", required=True, metavar="FILE")
     parser.add_argument("--text_columns", default="", metavar="A[,B]", help="default: those of the task, or text")
     parser.add_argument("--on_error", choices=("stop", "skip"), default="stop", help="what a bad record does (stop)")
@@ -28,9 +26,9 @@ def main() -> None:
 
     wanted = tuple(name.strip() for name in arguments.text_columns.split(",") if name.strip())
     output = check_output(arguments.output, arguments.overwrite)
-    check_input(arguments.input, (), wanted)  # the model, slow to load, says which columns if none are wanted
-    predictor = Predictor(arguments.checkpoint, rows=arguments.rows, ensemble=arguments.ensemble)
-    source, columns = check_input(arguments.input, predictor.text_columns, wanted)
+    check_input(arguments.texts, (), wanted)  # the model, slow to load, says which columns if none are wanted
+    predictor = Predictor(arguments.model, rows=arguments.rows, ensemble=arguments.ensemble)
+    source, columns = check_input(arguments.texts, predictor.text_columns, wanted)
     counts = predict_file(predictor, source, columns, output, arguments.on_error == "skip")
     print(f"{output}: {counts['rows']:,} rows, {counts['errors']:,} errors, {predictor.truncated:,} texts cut")
 

@@ -9,4 +9,4 @@ The same command continues a run that was stopped.
 from mux_jax import command_line
 
 if __name__ == "__main__":
-    command_line.train("configs/mux_electra.py:size=base,width=5")
+    command_line.train_program("configs/mux_electra.py:size=base,width=5")

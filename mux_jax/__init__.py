@@ -1,35 +1,70 @@
-"""Multiplexed language models (MUX-PLMs) in JAX: N inputs, one forward pass."""
+"""Multiplexed language models (MUX-PLMs) in JAX: N inputs, one forward pass.
 
-from typing import Any
+The public API:
 
-__version__ = "0.1.0"
+  load_pretrained(path) -> (model, params)   a run, a Hugging Face folder or an id of the hub
+  Predictor(path)                            predictions for any number of texts
+  train(config, workdir)                     pre-training and fine-tuning
+  evaluate(config, model, workdir)           scores of a fine-tuned model on a task
+  compress(model, width, ...)                a multiplexed model out of an ordinary one
+  analyze(models, source, ...)               what happens inside multiplexed models
+  Multiplexer, Demultiplexer                 base classes of your own; `MULTIPLEXERS` and `DEMULTIPLEXERS`
+                                             are the tables that name them, `described` makes their options
+  InputError                                 bad input: what was wrong, where, what is allowed
 
+Everything else may change from one version to the next.
+"""
 
-def load_pretrained(path: str) -> tuple[Any, Any]:
-    """Loads a model: of a run, of the paper, or an ordinary BERT or ELECTRA.
+import importlib
+from typing import TYPE_CHECKING, Any
 
-    Args:
-      path: the folder of a run (its newest whole checkpoint is loaded), a Hugging Face folder
-        (`config.json` with `model.safetensors` or `pytorch_model.bin`), or an id of the Hugging
-        Face hub, such as "princeton-nlp/muxbert_base_gaussian_hadamard_index_pos_2".
+if TYPE_CHECKING:
+    from mux_jax.analysis.analyze import analyze
+    from mux_jax.checkpoints.source import load_pretrained
+    from mux_jax.compression.compress import compress
+    from mux_jax.errors import InputError
+    from mux_jax.fields import described
+    from mux_jax.inference.evaluation import evaluate
+    from mux_jax.inference.predictor import Predictor
+    from mux_jax.models.demultiplexers import DEMULTIPLEXERS, Demultiplexer
+    from mux_jax.models.multiplexers import MULTIPLEXERS, Multiplexer
+    from mux_jax.training.loop import train
 
-    Returns:
-      (model, params): `model.apply({"params": params}, tokens, mask)` gives logits, as described
-      at `mux_jax.models.model.MuxModel`; `model.config` describes the model. Parameters are float32.
+__version__ = "0.2.0.dev0"
 
-    Raises:
-      InputError: there is no model, it is none that is known here, or its weights do not fit its
-        configuration.
-    """
-    from mux_jax import pretrained
+# Where each name is defined. It is imported when it is asked for: JAX is slow to import.
+_PUBLIC = {
+    "DEMULTIPLEXERS": "models.demultiplexers",
+    "Demultiplexer": "models.demultiplexers",
+    "InputError": "errors",
+    "MULTIPLEXERS": "models.multiplexers",
+    "Multiplexer": "models.multiplexers",
+    "Predictor": "inference.predictor",
+    "analyze": "analysis.analyze",
+    "compress": "compression.compress",
+    "described": "fields",
+    "evaluate": "inference.evaluation",
+    "load_pretrained": "checkpoints.source",
+    "train": "training.loop",
+}
 
-    return pretrained.load_pretrained(path)
+__all__ = [
+    "DEMULTIPLEXERS",
+    "Demultiplexer",
+    "InputError",
+    "MULTIPLEXERS",
+    "Multiplexer",
+    "Predictor",
+    "analyze",
+    "compress",
+    "described",
+    "evaluate",
+    "load_pretrained",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """`mux_jax.Predictor`, imported when it is asked for: JAX is slow to import."""
-    if name == "Predictor":
-        from mux_jax.inference.predictor import Predictor
-
-        return Predictor
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(f"mux_jax.{_PUBLIC[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

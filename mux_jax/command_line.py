@@ -1,5 +1,6 @@
 """What the entry points share: a configuration flag, errors as one line, a cache of compiled programs."""
 
+import importlib.util
 import os
 import platform
 import sys
@@ -24,7 +25,7 @@ def define_config(example: str) -> flags.FlagHolder:
     return config_flags.DEFINE_config_file("config", None, f"The configuration, such as {example}.")
 
 
-def train(example: str) -> None:
+def train_program(example: str) -> None:
     """A training program: its flags, the hosts of the job, the run."""
     config = define_config(example)
     workdir = flags.DEFINE_string("workdir", None, "The run's folder; default: runs/NAME, NAME from the configuration.")
@@ -37,13 +38,24 @@ def train(example: str) -> None:
     process_id = flags.DEFINE_integer("process_id", None, "With --coordinator: which of them this is, from 0.")
 
     def main() -> None:
-        from mux_jax.training import hosts, loop  # slow to import: after the flags are checked
+        _require_training()
+        from mux_jax import train  # slow to import: after the flags are checked
+        from mux_jax.parallel import hosts
 
         hosts.connect(coordinator.value, num_processes.value, process_id.value)
         with hosts.all_or_none():
-            loop.train(config.value, workdir.value or f"runs/{config.value.name}")
+            train(config.value, workdir.value or f"runs/{config.value.name}")
 
     run(main, config)
+
+
+def _require_training() -> None:
+    """Raises `InputError` unless what training needs, and prediction does not, is installed."""
+    missing = [
+        name for name in ("grain", "matplotlib", "sklearn", "tensorboardX") if importlib.util.find_spec(name) is None
+    ]
+    if missing:
+        raise InputError(f"training needs {', '.join(missing)}: pip install 'mux_jax[train]'")
 
 
 def run(main: Callable[[], None], config: flags.FlagHolder) -> None:

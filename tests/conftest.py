@@ -1,19 +1,4 @@
-"""Eight virtual CPU devices for the sharding tests, and small things that tests share."""
-
-import importlib.metadata
-import os
-import tempfile
-
-os.environ["JAX_PLATFORMS"] = "cpu"
-# Compiling is most of what these tests do; how well the code runs changes no result they look at.
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-if importlib.metadata.version("jax").startswith("0.10."):  # later ones do not know this flag
-    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
-# What one test, or a command that it runs, has compiled is there for all of them.
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    _cache = tempfile.TemporaryDirectory(prefix="mux_jax_tests_", ignore_cleanup_errors=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+"""Small things that tests share."""
 
 import dataclasses
 import functools
@@ -26,6 +11,15 @@ from mux_jax import configuration
 from mux_jax.data.tokenizer import SpecialTokens
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.model import MuxModel
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item):
+    """A test of an extra that is skipped has failed: what it needs is to be installed."""
+    report = (yield).get_result()
+    if report.skipped and item.get_closest_marker("extra"):
+        report.outcome, report.longrepr = "failed", f"{item.nodeid}: skipped, which an extra test may not be"
+
 
 SPECIAL = SpecialTokens(pad=0, unk=1, cls=2, sep=3, mask=4)
 
@@ -49,7 +43,7 @@ def small_model(**changes) -> ModelConfig:
         hidden_dropout=0.0,
         attention_dropout=0.0,
     )
-    return ModelConfig(**fields | changes)
+    return ModelConfig.from_flat(fields | changes)
 
 
 @functools.lru_cache

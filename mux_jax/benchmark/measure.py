@@ -13,11 +13,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mux_jax.inference.classifier import cpu_options
+from mux_jax.files import write_atomically
+from mux_jax.inference.batch_runner import cpu_options
 from mux_jax.models.layers import multiply
 from mux_jax.paths import absolute
 from mux_jax.progress import progress, say
-from mux_jax.training.checkpoints import write_atomically
 
 # Shapes of the plain products whose best rate is the machine's limit: square, and a base model's own.
 _PRODUCTS = {

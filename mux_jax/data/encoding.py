@@ -11,9 +11,14 @@ Text = str | tuple[str, str] | list[str]  # a text, a pair of texts, or the word
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """ids: int32[L] of each text, CLS first; places: int32[words], where the first piece of each
-    word is, -1 for a word that the limit cut off or that has no piece; None for texts and pairs;
-    truncated: how many texts were longer than the limit."""
+    """Texts as token ids.
+
+    Attributes:
+      ids: int32[L] of each text, CLS first.
+      places: int32[words] of each sentence: where the first piece of each word is, -1 for a word that
+        the limit cut off or that has no piece; None for texts and pairs.
+      truncated: how many texts were longer than the limit.
+    """
 
     ids: list[np.ndarray]
     places: list[np.ndarray] | None

@@ -23,7 +23,13 @@ SUFFIXES = (".txt", *_TABLES, ".jsonl", ".parquet", ".conll", ".conllu")
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """Fields by column, and "FILE:LINE"; with an `error` there are no fields."""
+    """A record of a file.
+
+    Attributes:
+      where: "FILE:LINE".
+      fields: by column.
+      error: why it cannot be read; there are no fields then.
+    """
 
     where: str
     fields: dict[str, Any]

@@ -10,18 +10,23 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 # A third to a half longer each, so that little of a row is padding, and few lengths are compiled.
-ROW_LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+BUCKET_LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 
-def lengths_up_to(limit: int, lengths: Iterable[int] = ROW_LENGTHS) -> tuple[int, ...]:
+def lengths_up_to(limit: int, lengths: Iterable[int] = BUCKET_LENGTHS) -> tuple[int, ...]:
     """The lengths that rows of at most `limit` tokens may have, ascending; the last is `limit`."""
     return (*sorted({n for n in lengths if 0 < n < limit}), limit)
 
 
 @dataclasses.dataclass(frozen=True)
 class Slots:
-    """One batch: `examples` int[slots], which example each slot holds; `real` bool[slots], False where it
-    only fills; `length`, that of the rows."""
+    """One batch.
+
+    Attributes:
+      examples: int[slots], the example in each slot.
+      real: bool[slots], False where an example only fills a slot.
+      length: positions of its rows.
+    """
 
     examples: np.ndarray
     real: np.ndarray

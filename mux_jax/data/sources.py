@@ -18,9 +18,9 @@ from etils import epath
 
 from mux_jax.data.formats import import_pyarrow
 from mux_jax.data.pydocs import PythonDocs
+from mux_jax.data.sections import SOURCES, Component, TextSection
 from mux_jax.errors import InputError
 
-SOURCES = ("pydocs", "files", "tfds", "mixture")
 _LONGEST = 1_000_000  # characters of a document held at once; a longer one is cut
 
 
@@ -38,7 +38,7 @@ class TextFiles:
 
     def __init__(self, patterns: str, field: str):
         if not patterns:
-            raise InputError("no files to read: data.files (or --input) takes one or more globs, separated by commas")
+            raise InputError("no files to read: data.files (or --texts) takes one or more globs, separated by commas")
         self._field = field
         self.files = []
         for pattern in patterns.split(","):
@@ -195,12 +195,17 @@ def open_tfds(name: str, split: str, features: tuple[str, ...], data_dir: str) -
     return builder
 
 
-def open_sources(data: Any) -> list[tuple[float, Any]]:
+def open_sources(data: TextSection) -> list[tuple[float, Any]]:
     """Opens what `config.data` names: a list of (weight, source), one unless it is a mixture.
 
     Raises:
       InputError: a source that does not exist or cannot be read.
     """
+    if not data.source:
+        raise InputError(
+            "data.source is empty; say where the text is: --config.data.source=files "
+            "--config.data.files='books/*.txt', or source=tfds, mixture, or pydocs, the documentation of Python"
+        )
     if data.source != "mixture":
         return [(1.0, _open(data.source, data))]
     sources = []
@@ -215,14 +220,14 @@ def open_sources(data: Any) -> list[tuple[float, Any]]:
     return [(weight / total, source) for weight, source in sources]
 
 
-def _open(kind: str, data: Any) -> Any:
+def _open(kind: str, data: TextSection | Component) -> Any:
     if kind == "pydocs":
         return PythonDocs()
     if kind == "files":
         return TextFiles(data.files, data.text_field)
     if kind == "tfds":
         return Tfds(data.tfds_name, data.tfds_split, data.text_field, data.tfds_dir)
-    raise InputError(f"data.source={kind!r} does not exist; there are: {', '.join(SOURCES)}")
+    raise InputError(f"data.source={kind!r} does not exist; there are: {', '.join(SOURCES)}, mixture")
 
 
 def _suffix(path: epath.Path) -> str:

@@ -13,11 +13,12 @@ from typing import Any
 
 from etils import epath
 
-from mux_jax.data import embedded, formats
+from mux_jax.data import builtin, formats
 from mux_jax.data.encoding import Text
+from mux_jax.data.metrics import OF_KIND
+from mux_jax.data.sections import TaskSection
 from mux_jax.data.sources import open_tfds
 from mux_jax.errors import InputError
-from mux_jax.metrics import OF_KIND
 from mux_jax.paths import absolute
 from mux_jax.progress import say
 
@@ -29,14 +30,22 @@ _WORD_SUFFIXES = (".conllu", ".conll", ".txt", ".jsonl", ".parquet")
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """kind: one of `metrics.OF_KIND`; metric: what the task is judged by (`mux_jax.metrics`);
-    text: the column of the text, or of both texts of a pair; label: that of the label;
-    header: the columns of files that have no header line;
-    dev: the splits to evaluate on, of which the first counts;
-    tfds, tfds_text, tfds_label, tfds_dev: the data set of TensorFlow Datasets, and the names of its
-    features and of its dev split where they are others; steps: of training, as released;
-    embedded: the function of `embedded` that gives the examples; broken: whether the file, as it is
-    distributed, has broken lines, which are left out.
+    """What is learned and judged, and where its examples are.
+
+    Attributes:
+      kind: `sequence`, `regression` or `token`.
+      metric: what the task is judged by: a name in `metrics.METRICS`.
+      text: the column of the text, or the columns of both texts of a pair.
+      label: the column of the label.
+      header: the columns of files without a header line.
+      dev: the splits to evaluate on, of which the first counts.
+      tfds: the data set of TensorFlow Datasets.
+      tfds_text: its features of the text, where they are not called as in `text`.
+      tfds_label: its feature of the label.
+      tfds_dev: its split for `dev`.
+      steps: of training, as released.
+      builtin: the function of `builtin` that makes the examples; empty for files and TFDS.
+      broken: whether the file, as it is distributed, has broken lines, which are left out.
     """
 
     kind: str
@@ -50,7 +59,7 @@ class Task:
     tfds_label: str = "label"
     tfds_dev: str = "validation"
     steps: int = 10_000
-    embedded: str = ""
+    builtin: str = ""
     broken: bool = False
 
 
@@ -80,21 +89,27 @@ TASKS = {
     "wnli": Task("sequence", "accuracy", _PAIR, tfds="glue/wnli", steps=2_000),
     "ner": Task(**_WORDS, metric="span_f1", tfds="conll2003", tfds_label="ner", steps=20_000),
     "pos": Task(**_WORDS, metric="accuracy", tfds="universal_dependencies/en_ewt", tfds_label="upos", steps=20_000),
-    "docstrings": Task("sequence", "accuracy", ("text",), steps=600, embedded="docstrings"),
-    "code": Task("token", "accuracy", ("words",), "tags", steps=600, embedded="code_lines"),
+    "docstrings": Task("sequence", "accuracy", ("text",), steps=600, builtin="docstrings"),
+    "code": Task("token", "accuracy", ("words",), "tags", steps=600, builtin="code_lines"),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A text, a pair of texts or the words of a sentence; its label, number or tags; where it is from."""
+    """A text with its label.
+
+    Attributes:
+      text: a text, a pair of texts or the words of a sentence.
+      label: the label, number or tags.
+      where: file and line.
+    """
 
     text: Text
     label: str | float | list[str]
     where: str
 
 
-def get_task(data: Any) -> Task:
+def get_task(data: TaskSection) -> Task:
     """The task that a configuration's section `data` names; `custom` ones are described there.
 
     Raises:
@@ -119,14 +134,14 @@ def get_task(data: Any) -> Task:
     return Task(data.kind, metric, columns, label)
 
 
-def read(task: Task, data: Any, splits: tuple[str, ...]) -> dict[str, list[Example]]:
+def read(task: Task, data: TaskSection, splits: tuple[str, ...]) -> dict[str, list[Example]]:
     """The examples of some splits, `train` and those of `task.dev`.
 
     Raises:
       InputError: what is not there, empty, lacks a column or cannot be read, by file and line.
     """
-    if task.embedded:
-        found = getattr(embedded, task.embedded)()
+    if task.builtin:
+        found = getattr(builtin, task.builtin)()
         return {split: [Example(*example) for example in found[split]] for split in splits}
     if data.folder:
         folder = epath.Path(data.folder).expanduser()
@@ -224,7 +239,7 @@ def read_unlabelled(task: Task, path: str) -> list[Text]:
     return texts
 
 
-def _from_tfds(task: Task, data: Any, splits: tuple[str, ...]) -> dict[str, list[Example]]:
+def _from_tfds(task: Task, data: TaskSection, splits: tuple[str, ...]) -> dict[str, list[Example]]:
     """Examples of a prepared data set, read without TensorFlow."""
     in_tfds = {"train": "train", "dev": task.tfds_dev}
     in_tfds |= {"dev_matched": "validation_matched", "dev_mismatched": "validation_mismatched"}
@@ -256,10 +271,10 @@ def _decoded(value: Any) -> Any:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def describe(data: Any) -> str:
+def describe(data: TaskSection) -> str:
     """Where the examples of a configuration's section `data` come from."""
     task = TASKS.get(data.task)
-    if task and task.embedded:
+    if task and task.builtin:
         return "the Python installation"
     return os.path.abspath(os.path.expanduser(data.folder)) if data.folder else f"TFDS {task.tfds}"
 
@@ -271,7 +286,7 @@ class TaskTexts:
       InputError: as `read`.
     """
 
-    def __init__(self, data: Any):
+    def __init__(self, data: TaskSection):
         self.name = data.task
         examples = read(get_task(data), data, ("train",))["train"]
         self._texts = [e.text if isinstance(e.text, str) else " ".join(e.text) for e in examples]

@@ -1,6 +1,7 @@
-"""Predictions of a fine-tuned model for any number of texts, from Python or from file to file."""
+"""Predictions of a fine-tuned model for any number of texts."""
 
-from collections.abc import Callable, Iterable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -8,17 +9,47 @@ import numpy as np
 import scipy.special
 from tokenizers import Tokenizer
 
+from mux_jax.checkpoints.source import open_model
 from mux_jax.data.encoding import Encoder, Text
-from mux_jax.data.rows import lengths_up_to
 from mux_jax.data.tokenizer import special_tokens
 from mux_jax.errors import InputError
-from mux_jax.inference.classifier import Classifier, decide
+from mux_jax.inference.batch_runner import BatchRunner, labels_from_logits
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.encoder import split_layers
 from mux_jax.models.model import MuxModel
-from mux_jax.pretrained import Pretrained, find
+from mux_jax.parallel.mesh import make_mesh
 from mux_jax.progress import say
-from mux_jax.training.mesh import make_mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A fine-tuned model in memory.
+
+    Attributes:
+      model: with a head for `sequence` or `token` classification.
+      params: as `mux_jax.load_pretrained` gives them; predictions run on the mesh they lie on.
+      tokenizer: the model's.
+      bucket_lengths: the lengths that rows may have, ascending.
+      text_columns: the columns of the texts in files.
+      may_know_token_types: whether it may have been trained with token types of 1, which are 0 here.
+    """
+
+    model: MuxModel
+    params: Any
+    tokenizer: Tokenizer
+    bucket_lengths: tuple[int, ...]
+    text_columns: tuple[str, ...] = ("text",)
+    may_know_token_types: bool = False
+
+
+def _load(path: str, rows: int, ensemble: int) -> LoadedModel:
+    """The model at `path`, on all devices of this host."""
+    found = open_model(path)
+    _check(found.config, rows, ensemble, f"{found.folder}: ")
+    elsewhere = found.task is None and found.config.width == 1
+    tokenizer, lengths = found.tokenizer(), found.bucket_lengths()
+    params = found.params(make_mesh(devices=jax.local_devices()))
+    return LoadedModel(MuxModel(found.config), params, tokenizer, lengths, found.text_columns(), elsewhere)
 
 
 class Predictor:
@@ -27,71 +58,34 @@ class Predictor:
         predictor = mux_jax.Predictor("runs/finetuned_sst2")
         predictor.predict(["A fine film.", "Dull."])
 
-    Texts of like length share rows, drawn from `seed`; a prediction depends a little on which do.
+    Texts of similar length share rows, drawn from `seed`; a prediction depends a little on which do.
+
+    Attributes:
+      config: the model's.
+      text_columns: the columns of the texts in the files that the model was fine-tuned on.
+      truncated: texts that were longer than the limit, over all calls.
     """
 
-    def __init__(self, path: str, *, rows: int = 32, ensemble: int = 1, seed: int = 0):
+    def __init__(self, model: str | LoadedModel, *, rows: int = 32, ensemble: int = 1, seed: int = 0):
         """Args:
-          path: a fine-tuned run's folder, a Hugging Face folder, or an id of its hub.
+          model: a fine-tuned run's folder, a Hugging Face folder, an id of its hub, or a model in memory.
           rows: multiplexed rows of a batch.
-          ensemble: slots that each text is put in, from 1 to the width; their logits are averaged.
+          ensemble: slots that each text is put in, from 1 to the width N; their logits are averaged.
+          seed: of the draws of which texts share a row.
 
         Raises:
           InputError: no such model, or one without a classification head.
         """
-        found = find(path)
-        _check(found.config, rows, ensemble, f"{found.folder}: ")
-        mesh = make_mesh(devices=jax.local_devices())
-        tokenizer, lengths = found.tokenizer(), row_lengths(found)
-        self._start(MuxModel(found.config), found.params(mesh), tokenizer, lengths, rows, ensemble, seed)
-        self.text_columns = _text_columns(found)
-        self._from_elsewhere = found.task is None and found.config.width == 1
-
-    @classmethod
-    def from_model(
-        cls,
-        model: MuxModel,
-        params: Any,
-        tokenizer: Tokenizer,
-        lengths: tuple[int, ...],
-        *,
-        rows: int = 32,
-        ensemble: int = 1,
-        seed: int = 0,
-    ) -> "Predictor":
-        """A predictor of a model that is in memory.
-
-        Args:
-          params: as `mux_jax.load_pretrained` gives them; the predictor runs on the mesh they lie on.
-          lengths: those that rows may have, ascending.
-
-        Raises:
-          InputError: a model without a classification head.
-        """
-        _check(model.config, rows, ensemble)
-        predictor = cls.__new__(cls)
-        predictor._start(model, params, tokenizer, lengths, rows, ensemble, seed)
-        predictor.text_columns = ("words",) if model.config.head == "token" else ("text",)
-        return predictor
-
-    def _start(
-        self,
-        model: MuxModel,
-        params: Any,
-        tokenizer: Tokenizer,
-        lengths: tuple[int, ...],
-        rows: int,
-        ensemble: int,
-        seed: int,
-    ) -> None:
-        self.config = model.config
-        self._encode = Encoder(tokenizer, lengths[-1])
-        mesh = jax.tree.leaves(params)[0].sharding.mesh
-        self._classify = Classifier(model, mesh, rows, lengths, special_tokens(tokenizer).pad)
-        self._params = split_layers(params)
+        loaded = _load(model, rows, ensemble) if isinstance(model, str) else model
+        self.config, self.text_columns, self.truncated = loaded.model.config, loaded.text_columns, 0
+        _check(self.config, rows, ensemble)
+        lengths, pad_id = loaded.bucket_lengths, special_tokens(loaded.tokenizer).pad
+        mesh = jax.tree.leaves(loaded.params)[0].sharding.mesh
+        self._encode = Encoder(loaded.tokenizer, lengths[-1])
+        self._runner = BatchRunner(loaded.model, mesh, rows, lengths, pad_id)
+        self._params = split_layers(loaded.params)
         self._ensemble, self._seed = ensemble, seed
-        self._from_elsewhere = False
-        self.truncated = 0  # texts that were longer than the limit, over all calls
+        self._may_know_token_types = loaded.may_know_token_types
 
     def predict(self, texts: Sequence[Text], report: Callable[[float], None] | None = None) -> list[dict[str, Any]]:
         """Predictions in the order of the texts.
@@ -119,9 +113,9 @@ class Predictor:
                 raise InputError(f"texts[{i}]: {problem}")
         # Pairs and texts are encoded apart; both may be in one call.
         kinds = [isinstance(text, tuple) for text in texts]
-        if self._from_elsewhere and any(kinds):
+        if self._may_know_token_types and any(kinds):
             say("pairs: token types are 0 for both texts; a model fine-tuned with 1 for the second is worse so")
-            self._from_elsewhere = False
+            self._may_know_token_types = False
         predictions: list[Any] = [None] * len(texts)
         for kind in sorted(set(kinds)):
             places = [i for i, k in enumerate(kinds) if k == kind]
@@ -144,9 +138,9 @@ class Predictor:
         encoded = self._encode(texts)
         self.truncated += encoded.truncated
         rng = np.random.default_rng(self._seed)
-        logits = self._classify(self._params, encoded, rng, self._ensemble, report)
+        logits = self._runner(self._params, encoded, rng, self._ensemble, report)
         labels = self.config.labels
-        decisions = decide(logits, labels, self.config.head == "token")
+        decisions = labels_from_logits(logits, labels, self.config.head == "token")
         if self.config.head == "token":
             return [{"words": words, "tags": tags} for words, tags in zip(texts, decisions)]
         if len(labels) == 1:
@@ -167,30 +161,7 @@ def _check(config: ModelConfig, rows: int, ensemble: int, where: str = "") -> No
         raise InputError(f"rows={rows} must be at least 1")
 
 
-def row_lengths(found: Pretrained) -> tuple[int, ...]:
-    """The lengths of rows that a model was fine-tuned with, ascending.
-
-    A multiplexed model from elsewhere gets rows of 128, to which the released ones are padded, and that
-    is printed; an ordinary one is masked and does not see padding.
-    """
-    if found.task:
-        return tuple(found.task["lengths"])
-    room = found.config.max_position_embeddings - found.config.prefix_length
-    if found.config.width > 1:
-        length = min(128, room)
-        say(f"{found.folder} does not say how long its rows were; taken to be {length} tokens, as in released models")
-        return (length,)
-    return lengths_up_to(room)
-
-
-def _text_columns(found: Pretrained) -> tuple[str, ...]:
-    """The columns of the texts in the files that the model was fine-tuned on."""
-    if found.task:
-        return tuple(found.task["text_columns"])
-    return ("words",) if found.config.head == "token" else ("text",)
-
-
-def batched(items: Iterable[Any], size: int) -> Iterable[list[Any]]:
+def batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     """Lists of `size` items, the last one shorter."""
     batch = []
     for item in items:

@@ -1,13 +1,17 @@
-"""The description of a model: one frozen dataclass, checked when it is made."""
+"""The description of a model: frozen dataclasses whose fields say what they mean."""
 
 import dataclasses
+import functools
 import math
+from collections.abc import Mapping
+from typing import Any, Self
 
 import jax
 
 from mux_jax.errors import InputError
-from mux_jax.models.demultiplexers import DEMULTIPLEXERS
-from mux_jax.models.multiplexers import MULTIPLEXERS
+from mux_jax.fields import check_fields, check_value, described, required
+from mux_jax.models.demultiplexers import DEMULTIPLEXERS, Demultiplexer, Identity
+from mux_jax.models.multiplexers import MULTIPLEXERS, Multiplexer
 
 ARCHITECTURES = ("bert", "electra")
 HEADS = ("mlm", "rtd", "sequence", "token", "none")
@@ -15,7 +19,7 @@ GENERATORS = ("uniform", "learned")
 DTYPES = ("auto", "float32", "bfloat16")
 
 
-def _size(layers: int, hidden: int, intermediate: int, heads: int, embedding: int = 0) -> dict:
+def _size(layers: int, hidden: int, intermediate: int, heads: int, embedding: int = 0) -> dict[str, int]:
     return dict(
         num_hidden_layers=layers,
         hidden_size=hidden,
@@ -41,117 +45,125 @@ SIZES = {
     },
 }
 
-
-def _one_of(field: str, value: object, allowed: object) -> None:
-    if value not in allowed:
-        raise InputError(f"model.{field}={value!r} does not exist; there are: {', '.join(allowed)}")
+Options = tuple[tuple[str, Any], ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """A MUX-PLM's shape and parts. Names follow Hugging Face where it has one for the thing.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """What a configuration says of a model. Names follow Hugging Face where it has one for the thing.
 
-    `width` is N, the number of instances mixed into a row; width 1 is the plain BERT or ELECTRA.
-    `labels` are the names of the classes of the heads `sequence` and `token`; one alone stands for
-    regression. `binary_epsilon` is how far the binary multiplexer's chunks overlap. The prefix
-    demultiplexer puts `prefix_token_id` as filler, the tokens below it as the instances' own, and
-    `cls_token_id`, in front of each instance.
+    Attributes:
+      options: values of the options that the multiplexer and the demultiplexer declare, by name. They
+        stand among the other fields in a configuration and in JSON (`from_flat`, `to_flat`).
+    """
+
+    architecture: str = described("bert", "the family of the encoder", one_of=ARCHITECTURES)
+    width: int = described(2, "N, how many instances share a row; 1 is the ordinary encoder", at_least=1)
+    hidden_size: int = required("D, dimensions of a state", at_least=1)
+    num_hidden_layers: int = required("layers of the encoder", at_least=1)
+    num_attention_heads: int = required("H, heads of each layer; they divide the hidden size", at_least=1)
+    intermediate_size: int = required("F, neurons of a layer's feed-forward part", at_least=1)
+    embedding_size: int = required("E, dimensions of an embedding; in a BERT the hidden size", at_least=1)
+    max_position_embeddings: int = required("the longest row, prefix included", at_least=1)
+    multiplexer: str = described("gaussian", "how N instances become one sequence: a name in MULTIPLEXERS")
+    demultiplexer: str = described("rsa", "how N instances are separated again: a name in DEMULTIPLEXERS")
+    options: Options = ()
+    generator: str = described("uniform", "what replaces tokens in replaced-token detection", one_of=GENERATORS)
+    generator_scale: float = described(0.25, "heads of a learned generator over the model's", above=0, at_most=1)
+    hidden_dropout: float = described(0.1, "dropout of states", at_least=0, below=1)
+    attention_dropout: float = described(0.1, "dropout of attention weights", at_least=0, below=1)
+    layer_norm_eps: float = described(1e-12, "epsilon of LayerNorm", above=0, below=math.inf)
+    dtype: str = described("auto", "of matrix products; auto: bfloat16 on TPU and GPU, float32 on CPU", one_of=DTYPES)
+    scan_layers: bool = described(True, "whether layers run in a loop, which compiles sooner and runs slower on CPU")
+    remat: bool = described(False, "whether layers are recomputed in the backward pass, to save memory")
+
+    @classmethod
+    def from_flat(cls, fields: Mapping[str, Any]) -> Self:
+        """Makes one of a flat mapping, in which options stand among the other fields."""
+        known = {field.name for field in dataclasses.fields(cls)} - {"options"}
+        options = {name: value for name, value in fields.items() if name not in known}
+        return cls(options=tuple(options.items()), **{k: v for k, v in fields.items() if k in known})
+
+    def to_flat(self) -> dict[str, Any]:
+        """The inverse of `from_flat`."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return fields | dict(fields.pop("options"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig(ModelSettings):
+    """A MUX-PLM's shape and parts: its settings, and what follows from data and task.
 
     Raises:
       InputError: a value that no model can have, naming the field and what is allowed.
     """
 
-    architecture: str
-    vocab_size: int
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    intermediate_size: int
-    embedding_size: int
-    max_position_embeddings: int
-    head: str = "mlm"
-    width: int = 2
-    multiplexer: str = "gaussian"
-    demultiplexer: str = "rsa"
-    num_demux_layers: int = 2
-    key_norm: float = 1.0
-    learn_keys: bool = False
-    binary_epsilon: float = 0.0
-    cls_token_id: int = 101
-    prefix_token_id: int = 680
-    labels: tuple[str, ...] = ()
-    generator: str = "uniform"
-    generator_scale: float = 0.25
-    hidden_dropout: float = 0.1
-    attention_dropout: float = 0.1
-    layer_norm_eps: float = 1e-12
-    dtype: str = "auto"
-    scan_layers: bool = True
-    remat: bool = False
+    vocab_size: int = required("V, tokens of the vocabulary", at_least=1)
+    cls_token_id: int = described(101, "the token that begins every instance")
+    head: str = described("mlm", "what the model returns: see MuxModel", one_of=HEADS)
+    labels: tuple[str, ...] = described(
+        tuple[str, ...](), "classes of sequence and token heads; one alone: a regression"
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", tuple(self.labels))  # JSON has lists
-        _one_of("architecture", self.architecture, ARCHITECTURES)
-        _one_of("head", self.head, HEADS)
-        _one_of("multiplexer", self.multiplexer, MULTIPLEXERS)
-        _one_of("demultiplexer", self.demultiplexer, DEMULTIPLEXERS)
-        _one_of("generator", self.generator, GENERATORS)
-        _one_of("dtype", self.dtype, DTYPES)
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type is int and not field.name.endswith("_id") and value < 1:
-                raise InputError(f"model.{field.name}={value} must be at least 1")
-            if field.name.endswith("dropout") and not 0 <= value < 1:
-                raise InputError(f"model.{field.name}={value} must be in [0, 1)")
-            if field.name in ("key_norm", "layer_norm_eps") and not 0 < value < math.inf:
-                raise InputError(f"model.{field.name}={value} must be positive and finite")
+        for kind, table in (("multiplexer", MULTIPLEXERS), ("demultiplexer", DEMULTIPLEXERS)):
+            name = getattr(self, kind)
+            if name not in table:
+                raise InputError(
+                    f"model.{kind}={name!r} is not known; there are: {', '.join(table)}; import the file that defines "
+                    f"a class of your own first"
+                )
+        object.__setattr__(self, "options", self._all_options())
+        check_fields(self, "model.")
         if self.hidden_size % self.num_attention_heads:
             raise InputError(
                 f"model.hidden_size={self.hidden_size} must be a multiple of "
                 f"model.num_attention_heads={self.num_attention_heads}"
             )
-        if self.embedding_size != self.hidden_size:
-            if self.architecture == "bert":
-                raise InputError(
-                    f"model.embedding_size={self.embedding_size} must equal "
-                    f"model.hidden_size={self.hidden_size} in a BERT"
-                )
-            if self.multiplexer == "contextual" and self.embedding_size % self.num_attention_heads:
-                raise InputError(
-                    f"model.multiplexer='contextual' needs model.embedding_size={self.embedding_size} to be a "
-                    f"multiple of model.num_attention_heads={self.num_attention_heads}"
-                )
-        if self.num_demux_layers < 2:
-            raise InputError(f"model.num_demux_layers={self.num_demux_layers} must be at least 2")
+        if self.embedding_size != self.hidden_size and self.architecture == "bert":
+            raise InputError(
+                f"model.embedding_size={self.embedding_size} must equal model.hidden_size={self.hidden_size} in a BERT"
+            )
         if (self.head in ("sequence", "token")) != bool(self.labels):
             raise InputError(f"model.labels={self.labels} do not fit model.head={self.head!r}")
-        if not 0 <= self.binary_epsilon <= 1:
-            raise InputError(f"model.binary_epsilon={self.binary_epsilon} must be in [0, 1]")
-        if self.multiplexer in ("binary", "low_rank_orthogonal") and self.embedding_size < self.width:
-            raise InputError(
-                f"model.width={self.width} must be at most model.embedding_size={self.embedding_size}: "
-                f"model.multiplexer={self.multiplexer!r} gives each instance a part of it"
-            )
-        if self.prefix_length and not self.width < self.prefix_token_id < self.vocab_size:
-            raise InputError(
-                f"model.prefix_token_id={self.prefix_token_id} must be from {self.width + 1} to {self.vocab_size - 1}: "
-                f"below it are the tokens of {self.width} instances, and the vocabulary ends there"
-            )
-        if self.head_size * self.generator_heads < 1 or not 0 < self.generator_scale <= 1:
-            raise InputError(f"model.generator_scale={self.generator_scale} must be in (0, 1]")
+        if self.width > 1:
+            self.multiplexer_module().check()
+            self.demultiplexer_module().check()
 
-    @property
+    def _all_options(self) -> Options:
+        """Every option of the two classes, with its default where none is given."""
+        given, found = dict(self.options), {}
+        for cls in (MULTIPLEXERS[self.multiplexer], DEMULTIPLEXERS[self.demultiplexer]):
+            for name, field in cls.options().items():
+                found[name] = given.pop(name, field.default)
+                check_value(field, found[name], f"model.{name}")
+        if given:
+            raise InputError(
+                f"model has no field {', '.join(sorted(given))}; multiplexer={self.multiplexer} and "
+                f"demultiplexer={self.demultiplexer} have the options: {', '.join(found)}"
+            )
+        return tuple(found.items())
+
+    def multiplexer_module(self, deterministic: bool = True) -> Multiplexer:
+        """The multiplexer, of a width above 1, bound to no other module."""
+        cls, options = MULTIPLEXERS[self.multiplexer], dict(self.options)
+        return cls(self, deterministic, parent=None, **{name: options[name] for name in cls.options()})
+
+    def demultiplexer_module(self, deterministic: bool = True) -> Demultiplexer:
+        """The demultiplexer; at width 1 there is nothing to separate."""
+        cls, options = DEMULTIPLEXERS[self.demultiplexer] if self.width > 1 else Identity, dict(self.options)
+        return cls(self, deterministic, parent=None, **{name: options[name] for name in cls.options()})
+
+    @functools.cached_property
     def prefix_length(self) -> int:
-        """The positions that the demultiplexer puts in front of each instance: N + 1 for `prefix`, or 0."""
-        return self.width + 1 if self.demultiplexer == "prefix" and self.width > 1 else 0
+        """The positions that the demultiplexer puts in front of each instance."""
+        return self.demultiplexer_module().prefix_length
 
     @property
     def head_size(self) -> int:
+        """K, dimensions of an attention head."""
         return self.hidden_size // self.num_attention_heads
-
-    @property
-    def generator_heads(self) -> int:
-        return max(1, round(self.num_attention_heads * self.generator_scale))
 
     @property
     def compute_dtype(self) -> str:
@@ -163,13 +175,13 @@ class ModelConfig:
     @property
     def generator_config(self) -> "ModelConfig":
         """The learned generator: the same depth and width, `generator_scale` of the heads."""
-        hidden = self.head_size * self.generator_heads
+        heads = max(1, round(self.num_attention_heads * self.generator_scale))
         return dataclasses.replace(
             self,
             head="mlm",
             generator="uniform",
-            num_attention_heads=self.generator_heads,
-            hidden_size=hidden,
-            embedding_size=hidden,
-            intermediate_size=self.intermediate_size * self.generator_heads // self.num_attention_heads,
+            num_attention_heads=heads,
+            hidden_size=self.head_size * heads,
+            embedding_size=self.head_size * heads,
+            intermediate_size=self.intermediate_size * heads // self.num_attention_heads,
         )

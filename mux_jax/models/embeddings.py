@@ -3,11 +3,14 @@
 import jax
 from flax import linen as nn
 
-from mux_jax.models.layers import INIT, by_copy, copy_for_rows, layer_norm, partitioned, shard_rows
+from mux_jax.models.layers import INIT, broadcast_to_rank, by_copy, copy_for_rows, layer_norm, partitioned, shard_rows
 
 
 class Embeddings(nn.Module):
-    """Word, position and token-type embeddings, LayerNorm, dropout."""
+    """Word, position and token-type embeddings, LayerNorm, dropout.
+
+    Attributes: those of `ModelConfig`; `dtype` is of the result, `deterministic` whether dropout is off.
+    """
 
     vocab_size: int
     embedding_size: int
@@ -31,12 +34,13 @@ class Embeddings(nn.Module):
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Embeds tokens int32[..., L] as [..., L, E]."""
         found = by_copy(lambda word_VE, tokens_T: word_VE[tokens_T], self.word_SVE, shard_rows(tokens).ravel())
-        return self.place(found.reshape(*tokens.shape, -1))
+        return self.add_positions(found.reshape(*tokens.shape, -1))
 
-    def place(self, embedded: jax.Array) -> jax.Array:
-        """Gives [..., L, E] its positions: what follows the word lookup.
+    def add_positions(self, embedded: jax.Array) -> jax.Array:
+        """Adds positions to [..., L, E] and normalises: what follows the word lookup.
 
         The muxed sequence goes through it a second time, as precomputed input (method, step 3).
         """
         L = embedded.shape[-2]
-        return self.drop(self.norm(shard_rows(embedded) + self.position[:L] + self.token_type[0]))
+        added_LE = self.position[:L] + self.token_type[:1]
+        return self.drop(self.norm(shard_rows(embedded) + broadcast_to_rank(added_LE, embedded.ndim)))

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from flax import linen as nn
 
+from mux_jax.models.config import ModelConfig
 from mux_jax.models.layers import TransformerLayer, transformer_layer
 
 
@@ -15,15 +16,20 @@ class Encoder(nn.Module):
     Their parameters have a leading axis `layers` whether the stack is scanned (a loop on the
     device: short compilation) or unrolled (no loop: faster on CPU), so checkpoints fit both. For
     inference `split_layers` takes them apart.
+
+    Attributes:
+      config: the model that it is a part of.
+      deterministic: whether dropout is off.
+      split: whether each layer has arrays of its own, as `split_layers` gives them.
     """
 
-    config: "ModelConfig"  # noqa: F821
+    config: ModelConfig
     deterministic: bool
     split: bool = False
 
     @nn.compact
-    def __call__(self, hidden_BLD: jax.Array, mask_BL: jax.Array | None, first: int | None = None) -> jax.Array:
-        """The last states of the first positions, [B, first, D], or of all.
+    def __call__(self, hidden_BLD: jax.Array, mask_BL: jax.Array | None, num_positions: int | None = None) -> jax.Array:
+        """The last states of the first `num_positions` positions, [B, num_positions, D], or of all.
 
         hidden [B, L, D]; mask bool[B, L] or None to let every position be seen.
         """
@@ -32,7 +38,7 @@ class Encoder(nn.Module):
             hidden, last = hidden_BLD, config.num_hidden_layers - 1
             for i in range(config.num_hidden_layers):
                 layer = TransformerLayer(**transformer_layer(config, self.deterministic), name=f"layers_{i}")
-                hidden = layer(hidden, mask_BL, first if i == last else None)
+                hidden = layer(hidden, mask_BL, num_positions if i == last else None)
             return hidden
         layer = _Layer
         if config.remat:
@@ -46,7 +52,9 @@ class Encoder(nn.Module):
             unroll=1 if config.scan_layers else config.num_hidden_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        return stack(**transformer_layer(config, self.deterministic), name="layers")(hidden_BLD, mask_BL)[0][:, :first]
+        return stack(**transformer_layer(config, self.deterministic), name="layers")(hidden_BLD, mask_BL)[0][
+            :, :num_positions
+        ]
 
 
 def split_layers(params: Any) -> Any:

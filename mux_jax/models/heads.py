@@ -27,7 +27,7 @@ class VocabularyHead(nn.Module):
 
 def decode(states_TD: jax.Array, kernel_VD: jax.Array, bias_V: jax.Array) -> jax.Array:
     """Logits of states: float32 [T, V]."""
-    return product(states_TD, kernel_VD.astype(states_TD.dtype), 1, 1, "float32") + bias_V
+    return product(states_TD, kernel_VD.astype(states_TD.dtype), 1, 1, "float32") + bias_V[None]
 
 
 class DetectionHead(nn.Module):

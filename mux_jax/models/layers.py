@@ -1,16 +1,19 @@
 """Layers that every part of a model is made of, with their logical axis names.
 
-The names ("embed", "mlp", "heads", ...) say what an axis is; `training/mesh.py` holds the one
+The names ("embed", "mlp", "heads", ...) say what an axis is; `parallel/mesh.py` holds the one
 table that maps them to the axes of a device mesh.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+
+if TYPE_CHECKING:
+    from mux_jax.models.config import ModelConfig
 
 INIT = nn.initializers.normal(0.02)
 
@@ -114,6 +117,11 @@ def _gelu_and_slope(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return (y * cumulative).astype(x.dtype), (cumulative + y * density).astype(x.dtype)
 
 
+def broadcast_to_rank(x: jax.Array, rank: int) -> jax.Array:
+    """x with leading axes of size 1, so that it has `rank` axes."""
+    return x.reshape((1,) * (rank - x.ndim) + x.shape)
+
+
 def shard_rows(x: jax.Array) -> jax.Array:
     """Keeps an activation split over the data axes of the mesh, by its leading axis and no other.
 
@@ -152,8 +160,8 @@ class SelfAttention(nn.Module):
     deterministic: bool
 
     @nn.compact
-    def __call__(self, hidden: jax.Array, mask: jax.Array | None, first: int | None = None) -> jax.Array:
-        """What the first positions see, [..., first, D], or all of them.
+    def __call__(self, hidden: jax.Array, mask: jax.Array | None, num_positions: int | None = None) -> jax.Array:
+        """What the first `num_positions` positions see, [..., num_positions, D], or all of them.
 
         hidden [..., L, D]; mask bool[..., L], True where a key may be seen, or None.
         """
@@ -165,7 +173,7 @@ class SelfAttention(nn.Module):
             # Heads before positions: batched products over trailing axes are the fast ones on CPU.
             return x.reshape(*x.shape[:-1], H, K).swapaxes(-3, -2)
 
-        read = hidden[..., :first, :]
+        read = hidden[..., :num_positions, :]
         query, key, value = project("query", read), project("key", hidden), project("value", hidden)
         scores = jnp.einsum("...hqk,...htk->...hqt", query * K**-0.5, key, preferred_element_type=jnp.float32)
         if mask is not None:
@@ -177,7 +185,7 @@ class SelfAttention(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """A post-LayerNorm Transformer layer, BERT's, on [..., L, D]; of its `first` positions, or of all."""
+    """A post-LayerNorm Transformer layer, BERT's, on [..., L, D]; of its first positions, or of all."""
 
     num_heads: int
     intermediate_size: int
@@ -188,7 +196,7 @@ class TransformerLayer(nn.Module):
     deterministic: bool
 
     @nn.compact
-    def __call__(self, hidden: jax.Array, mask: jax.Array | None, first: int | None = None) -> jax.Array:
+    def __call__(self, hidden: jax.Array, mask: jax.Array | None, num_positions: int | None = None) -> jax.Array:
         def drop(x: jax.Array) -> jax.Array:
             return nn.Dropout(self.hidden_dropout, deterministic=self.deterministic)(x)
 
@@ -198,13 +206,13 @@ class TransformerLayer(nn.Module):
         attention = SelfAttention(
             self.num_heads, self.attention_dropout, self.dtype, self.deterministic, name="attention"
         )
-        hidden = norm(hidden[..., :first, :] + drop(attention(hidden, mask, first)), "attention_norm")
+        hidden = norm(hidden[..., :num_positions, :] + drop(attention(hidden, mask, num_positions)), "attention_norm")
         x = gelu(dense(self.intermediate_size, ("embed", "mlp"), self.dtype, "intermediate")(hidden))
         x = dense(hidden.shape[-1], ("mlp", "embed"), self.dtype, "output")(x)
         return shard_rows(norm(hidden + drop(x), "output_norm"))
 
 
-def transformer_layer(config, deterministic: bool) -> dict:
+def transformer_layer(config: "ModelConfig", deterministic: bool) -> dict[str, Any]:
     """The arguments of a `TransformerLayer` of the size that a `ModelConfig` gives."""
     return dict(
         num_heads=config.num_attention_heads,
@@ -215,3 +223,10 @@ def transformer_layer(config, deterministic: bool) -> dict:
         dtype=config.compute_dtype,
         deterministic=deterministic,
     )
+
+
+def transformer_layer_flops(hidden: int, intermediate: int, queries: int, keys: int) -> int:
+    """FLOPs of a layer's matrix products: `queries` states see `keys` states."""
+    projections = 2 * hidden * hidden * 2 * (queries + keys)
+    attention = 2 * 2 * queries * keys * hidden
+    return projections + attention + 2 * 2 * queries * hidden * intermediate

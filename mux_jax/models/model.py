@@ -4,18 +4,18 @@ import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from mux_jax.errors import InputError
 from mux_jax.models.config import ModelConfig
-from mux_jax.models.demultiplexers import DEMULTIPLEXERS, Identity
+from mux_jax.models.demultiplexers import Hidden, Instance, Positions, States
 from mux_jax.models.embeddings import Embeddings
 from mux_jax.models.encoder import Encoder
 from mux_jax.models.heads import ClassificationHead, DetectionHead, VocabularyHead, decode
 from mux_jax.models.layers import by_copy, dense, shard_rows
-from mux_jax.models.multiplexers import MULTIPLEXERS
 
 
-def leave_room(config: ModelConfig, tokens_BNL: jax.Array) -> jax.Array:
+def truncate_for_prefix(config: ModelConfig, tokens_BNL: jax.Array) -> jax.Array:
     """Drops the last tokens for the prefix, if there is one, so that rows keep their length."""
     return tokens_BNL[..., : tokens_BNL.shape[-1] - config.prefix_length]
 
@@ -26,11 +26,16 @@ class MuxModel(nn.Module):
     `model.apply({"params": params}, tokens, mask)` returns the logits of the configured head.
     Training code binds the model and reads only what a loss needs: `encode`, then
     `vocabulary_states`, `detection_logits` or `class_logits`.
+
+    Attributes:
+      config: shape and parts.
+      deterministic: whether dropout is off.
+      split_layers: whether each layer has arrays of its own, for inference: see `encoder.split_layers`.
     """
 
     config: ModelConfig
     deterministic: bool = True
-    split_layers: bool = False  # for inference: see encoder.split_layers
+    split_layers: bool = False
 
     def setup(self) -> None:
         config, dtype = self.config, self.config.compute_dtype
@@ -47,10 +52,8 @@ class MuxModel(nn.Module):
             self.embeddings_project = dense(config.hidden_size, (None, "embed"), dtype)
         self.encoder = Encoder(config, self.deterministic, self.split_layers)
         if config.width > 1:
-            self.multiplexer = MULTIPLEXERS[config.multiplexer](config, self.deterministic)
-            self.demultiplexer = DEMULTIPLEXERS[config.demultiplexer](config, self.deterministic)
-        else:
-            self.demultiplexer = Identity(config, self.deterministic)
+            self.multiplexer = config.multiplexer_module(self.deterministic)
+        self.demultiplexer = config.demultiplexer_module(self.deterministic)
         self.vocabulary_head = VocabularyHead(config.vocab_size, config.hidden_size)
         if config.head == "rtd":
             self.detection_head = DetectionHead(dtype)
@@ -65,7 +68,9 @@ class MuxModel(nn.Module):
                 deterministic=self.deterministic,
             )
 
-    def __call__(self, tokens_BNL: jax.Array, mask_BNL: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, tokens_BNL: Int[ArrayLike, "B N L"], mask_BNL: Bool[ArrayLike, "#B N L"] | None = None
+    ) -> Float[Array, "B N *_"]:
         """What the configured head says of every instance.
 
         The prefix demultiplexer's N + 1 positions are part of the row, and come first in what is
@@ -82,16 +87,16 @@ class MuxModel(nn.Module):
         """
         config = self.config
         if config.head in ("mlm", "rtd"):
-            tokens_BNL = leave_room(config, tokens_BNL)
-            mask_BNL = None if mask_BNL is None else leave_room(config, mask_BNL)
-        first = max(1, config.prefix_length) if config.head == "sequence" else None
-        hidden_BLD = self.encode(tokens_BNL, mask_BNL, first)
+            tokens_BNL = truncate_for_prefix(config, tokens_BNL)
+            mask_BNL = None if mask_BNL is None else truncate_for_prefix(config, mask_BNL)
+        num_positions = max(1, config.prefix_length) if config.head == "sequence" else None
+        hidden_BLD = self.encode(tokens_BNL, mask_BNL, num_positions)
         if config.head == "mlm":
             return self.vocabulary_logits(hidden_BLD, self.all_instances)
         if config.head == "rtd":
             return self.detection_logits(hidden_BLD)
         if config.head == "none":
-            return self.separate(hidden_BLD).astype(jnp.float32)
+            return self.demultiplex(hidden_BLD).astype(jnp.float32)
         return self.class_logits(hidden_BLD)
 
     @property
@@ -99,8 +104,13 @@ class MuxModel(nn.Module):
         """int32[1, N, 1]: the `instance` argument that asks for every instance."""
         return jnp.arange(self.config.width)[None, :, None]
 
-    def encode(self, tokens_BNL: jax.Array, mask_BNL: jax.Array | None = None, first: int | None = None) -> jax.Array:
-        """The encoder's last states on the muxed rows, [B, L, D], or those of the `first` positions.
+    def encode(
+        self,
+        tokens_BNL: Int[ArrayLike, "B N L"],
+        mask_BNL: Bool[ArrayLike, "#B N L"] | None = None,
+        num_positions: int | None = None,
+    ) -> Float[Array, "B P D"]:
+        """The encoder's last states on the muxed rows, [B, L, D], or of the first `num_positions` positions.
 
         A prefix, where the demultiplexer has one, is put in front: the row is then N + 1 longer. A
         muxed row gets no attention mask: each of its positions belongs to N instances of different
@@ -110,8 +120,7 @@ class MuxModel(nn.Module):
           InputError: a row longer than the position embeddings.
         """
         chex.assert_shape(tokens_BNL, (None, self.config.width, None))
-        if self.config.prefix_length:
-            tokens_BNL, mask_BNL = self.put_prefix(tokens_BNL, mask_BNL)
+        tokens_BNL, mask_BNL = self.demultiplexer.add_prefix(tokens_BNL, mask_BNL)
         if tokens_BNL.shape[-1] > self.config.max_position_embeddings:
             raise InputError(
                 f"rows of {tokens_BNL.shape[-1]} positions, {self.config.prefix_length} of them prefix, are longer "
@@ -119,25 +128,12 @@ class MuxModel(nn.Module):
             )
         embedded_BNLE = self.embeddings(tokens_BNL)
         if self.config.width > 1:
-            hidden, mask_BL = self.embeddings.place(self.multiplexer(embedded_BNLE, mask_BNL)), None
+            hidden, mask_BL = self.embeddings.add_positions(self.multiplexer(embedded_BNLE, mask_BNL)), None
         else:
             hidden, mask_BL = embedded_BNLE[:, 0], None if mask_BNL is None else mask_BNL[:, 0]
         if self.config.embedding_size != self.config.hidden_size:
             hidden = self.embeddings_project(hidden)
-        return shard_rows(self.encoder(shard_rows(hidden), mask_BL, first))
-
-    def put_prefix(self, tokens_BNL: jax.Array, mask_BNL: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
-        """Puts N + 1 tokens before each instance: its own at the i-th position, filler at others, then CLS.
-
-        Instance i's own token is `prefix_token_id` - 2 - i, as released.
-        """
-        B, N, _ = tokens_BNL.shape
-        index_NN = self.config.prefix_token_id - jnp.diag(2 + jnp.arange(N))
-        prefix_NP = jnp.pad(index_NN, ((0, 0), (0, 1)), constant_values=self.config.cls_token_id)
-        prefix_BNP = jnp.broadcast_to(prefix_NP.astype(tokens_BNL.dtype), (B, N, N + 1))
-        if mask_BNL is not None:
-            mask_BNL = jnp.concatenate([jnp.ones((B, N, N + 1), bool), mask_BNL], axis=-1)
-        return jnp.concatenate([prefix_BNP, tokens_BNL], axis=-1), mask_BNL
+        return shard_rows(self.encoder(shard_rows(hidden), mask_BL, num_positions))
 
     def after_prefix(self, hidden_BLD: jax.Array) -> jax.Array | None:
         """The `positions` of an instance's tokens, int[B, 1, L]; None, which is all, if there is no prefix."""
@@ -146,13 +142,13 @@ class MuxModel(nn.Module):
         B, L, _ = hidden_BLD.shape
         return jnp.broadcast_to(jnp.arange(self.config.prefix_length, L), (B, 1, L - self.config.prefix_length))
 
-    def separate(self, hidden_BLD: jax.Array) -> jax.Array:
+    def demultiplex(self, hidden_BLD: Float[Array, "B L D"]) -> Float[Array, "B N L D"]:
         """The demultiplexed states of all instances at all positions, as task heads read them: [B, N, L, D]."""
         return self.demultiplexer(hidden_BLD, self.all_instances)
 
     def vocabulary_logits(
-        self, hidden_BLD: jax.Array, instance: jax.Array, positions: jax.Array | None = None
-    ) -> jax.Array:
+        self, hidden_BLD: Hidden, instance: Instance, positions: Positions | None = None
+    ) -> Float[Array, "B X P V"]:
         """Logits over the vocabulary where they are asked for, [B, X, P, V].
 
         `instance` and `positions` are those of `demultiplexers`.
@@ -162,9 +158,7 @@ class MuxModel(nn.Module):
         logits_TV = by_copy(lambda kernel_VD, states_TD: decode(states_TD, kernel_VD, bias_V), kernel_SVD, states_TD)
         return logits_TV.reshape(*states_BXPD.shape[:-1], -1)
 
-    def vocabulary_states(
-        self, hidden_BLD: jax.Array, instance: jax.Array, positions: jax.Array | None = None
-    ) -> jax.Array:
+    def vocabulary_states(self, hidden_BLD: Hidden, instance: Instance, positions: Positions | None = None) -> States:
         """The states that the decoder turns to logits, [B, X, P, D]."""
         return self.demultiplexer.retrieval(hidden_BLD, instance, positions)
 
@@ -172,14 +166,14 @@ class MuxModel(nn.Module):
         """The vocabulary's kernel [S, V, D], a copy for each part of the rows, and bias [V]."""
         return self.vocabulary_head(self.embeddings.word_SVE if self.config.architecture == "bert" else None)
 
-    def detection_logits(self, hidden_BLD: jax.Array) -> jax.Array:
+    def detection_logits(self, hidden_BLD: Float[Array, "B L D"]) -> Float[Array, "B N L"]:
         """The logit, for every token of every instance, that it was replaced: [B, N, L]."""
-        return self.detection_head(self.separate(hidden_BLD))
+        return self.detection_head(self.demultiplex(hidden_BLD))
 
-    def class_logits(self, hidden_BLD: jax.Array) -> jax.Array:
+    def class_logits(self, hidden_BLD: Float[Array, "B L D"]) -> Float[Array, "B N *_"]:
         """Logits of the classes: [B, N, C] at CLS for the head `sequence`, [B, N, L, C] for `token`."""
         if self.config.head == "token":
-            return self.classifier(self.separate(hidden_BLD))
+            return self.classifier(self.demultiplex(hidden_BLD))
         # CLS comes first, in a prefix last.
         place = max(0, self.config.prefix_length - 1)
         positions_BNP = jnp.full((len(hidden_BLD), self.config.width, 1), place)
@@ -188,7 +182,7 @@ class MuxModel(nn.Module):
     def init_all(self, tokens_BNL: jax.Array) -> None:
         """Touches every part, so that `model.init(rng, tokens, method="init_all")` makes them all."""
         hidden_BLD = self.encode(tokens_BNL)
-        self.separate(hidden_BLD)
+        self.demultiplex(hidden_BLD)
         if self.config.width > 1 or self.config.head == "mlm":
             self.vocabulary_logits(hidden_BLD, jnp.zeros((1, 1, 1), int))
         if self.config.head == "rtd":

@@ -1,16 +1,34 @@
 """Multiplexers: N embedded instances become one sequence, [B, N, L, E] -> [B, L, E].
 
-Each is a module called as `multiplexer(embedded_BNLE, mask_BNL)`. A new one is a class here and
-a line in `MULTIPLEXERS`.
+A new one is a class with a line in `MULTIPLEXERS`, here or in a file of yours:
+
+    class Sum(mux_jax.Multiplexer):
+        def __call__(self, embedded_BNLE, mask_BNL):
+            return embedded_BNLE.sum(axis=1)
+
+    mux_jax.MULTIPLEXERS["sum"] = Sum
 """
 
 import math
+from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Bool, Float
 
-from mux_jax.models.layers import TransformerLayer, multiply, partitioned, transformer_layer
+from mux_jax.errors import InputError
+from mux_jax.fields import described
+from mux_jax.models import released
+from mux_jax.models.layers import (
+    TransformerLayer,
+    multiply,
+    partitioned,
+    transformer_layer,
+    transformer_layer_flops,
+)
+from mux_jax.models.variant import Variant
 
 
 def gaussian_keys(norm: float) -> nn.initializers.Initializer:
@@ -36,7 +54,7 @@ def binary_keys(epsilon: float) -> nn.initializers.Initializer:
         start, end = jnp.arange(N) * size, jnp.arange(1, N + 1) * size
         start = start.at[1:].set(jnp.floor(start[1:] - epsilon / 2 * size).astype(int))
         end = end.at[:-1].set(jnp.floor(end[:-1] + epsilon / 2 * size).astype(int)).at[-1].set(E)
-        dimensions = jnp.arange(E)
+        dimensions = jnp.arange(E)[None]
         return ((start[:, None] <= dimensions) & (dimensions < end[:, None])).astype(dtype)
 
     return init
@@ -52,91 +70,197 @@ def low_rank_keys(rng: jax.Array, shape: tuple[int, int, int], dtype: jnp.dtype 
     N, E, _ = shape
     H, U = jax.random.orthogonal(rng, E, (2,), dtype)
     H, U = (matrix.at[:, 0].multiply(jnp.sign(jnp.linalg.det(matrix))) for matrix in (H, U))
-    blocks_NE = jnp.arange(E) // (E // N) == jnp.arange(N)[:, None]
+    blocks_NE = (jnp.arange(E) // (E // N))[None] == jnp.arange(N)[:, None]
     return jnp.einsum("fc,nc,ec->nfe", U, blocks_NE.astype(dtype), H)
 
 
-class Multiplexer(nn.Module):
-    """What all multiplexers share: the configuration and fixed or learned keys."""
+class Multiplexer(Variant):
+    """The base of multiplexers, called as `multiplexer(embedded_BNLE, mask_BNL) -> mixed_BLE`.
 
-    config: "ModelConfig"  # noqa: F821
-    deterministic: bool = True
+    embedded_BNLE is float [B, N, L, E], the embeddings of each instance; mask_BNL bool [B, N, L],
+    True on real tokens, or None where nothing is padding.
 
-    def keys(self, init: nn.initializers.Initializer, shape: tuple[int, ...]) -> jax.Array:
-        """The keys v_i: saved with the model; trained only if `learn_keys` is set."""
+    Attributes:
+      learn_keys: whether the keys are trained.
+    """
+
+    learn_keys: bool = described(False, "whether the multiplexer's keys are trained")
+
+    released_options: ClassVar[dict[str, str]] = {"learn_keys": "learn_muxing"}
+
+    def keys(self, init: Callable[..., jax.Array], shape: tuple[int, ...]) -> jax.Array:
+        """The keys v_i, saved with the model; trained only if `learn_keys` is set."""
         keys = self.param("keys", partitioned(init, *(None,) * len(shape)), shape)
-        return keys if self.config.learn_keys else jax.lax.stop_gradient(keys)
+        return keys if self.learn_keys else jax.lax.stop_gradient(keys)
+
+    def flops(self, length: int) -> int:
+        """FLOPs of the matrix products for a row of `length` positions; two for each multiply-add."""
+        return 0
+
+    def released_tensors(self) -> Iterator[released.Tensor]:
+        yield released.Tensor("instance_embedding", ("multiplexer/keys",))
+
+    def check_parts(self) -> None:
+        """Raises `InputError` if there are more instances than embedding dimensions to share out."""
+        if self.config.embedding_size < self.config.width:
+            raise InputError(
+                f"model.width={self.config.width} must be at most model.embedding_size={self.config.embedding_size}: "
+                f"model.multiplexer={self.config.multiplexer!r} gives each instance a part of it"
+            )
 
 
-class Hadamard(Multiplexer):
-    """mean_i x_i * v_i, v_i a vector of the instance: Gaussian or binary keys."""
+def mix_by_vectors(embedded_BNLE: jax.Array, keys_NE: jax.Array) -> jax.Array:
+    """(1/N) sum_i x_i * v_i, [B, L, E]."""
+    # An einsum would transpose the instances on CPU.
+    return (embedded_BNLE * keys_NE.astype(embedded_BNLE.dtype)[None, :, None]).mean(axis=1)
+
+
+class Gaussian(Multiplexer):
+    """mixed = (1/N) sum_i x_i * v_i; v_i is a fixed Gaussian vector of norm `key_norm` (DataMUX, sec. 3).
+
+    Attributes:
+      key_norm: the length of each v_i.
+    """
+
+    key_norm: float = described(1.0, "the length of each instance's Gaussian key", above=0, below=math.inf)
+
+    released_name: ClassVar[str] = "gaussian_hadamard"
+    released_options: ClassVar[dict[str, str]] = Multiplexer.released_options | {"key_norm": "gaussian_hadamard_norm"}
 
     @nn.compact
-    def __call__(self, embedded_BNLE: jax.Array, mask_BNL: jax.Array | None) -> jax.Array:
+    def __call__(
+        self, embedded_BNLE: Float[Array, "B N L E"], mask_BNL: Bool[Array, "#B N L"] | None
+    ) -> Float[Array, "B L E"]:
         _, N, _, E = embedded_BNLE.shape
-        keys_NE = self.keys(self.init_keys(), (N, E)).astype(embedded_BNLE.dtype)
-        return (embedded_BNLE * keys_NE[:, None]).mean(axis=1)  # an einsum would transpose the instances on CPU
+        return mix_by_vectors(embedded_BNLE, self.keys(gaussian_keys(self.key_norm), (N, E)))
 
 
-class Gaussian(Hadamard):
-    """v_i is a Gaussian vector of norm `key_norm` (DataMUX, sec. 3)."""
+class Binary(Multiplexer):
+    """mixed = (1/N) sum_i x_i * v_i; v_i is 1 on the i-th of N chunks of the dimensions and 0 elsewhere.
 
-    def init_keys(self) -> nn.initializers.Initializer:
-        return gaussian_keys(self.config.key_norm)
+    Attributes:
+      binary_epsilon: how far the chunks overlap, as a part of their size.
+    """
+
+    binary_epsilon: float = described(0.0, "how far the chunks of the dimensions overlap", at_least=0, at_most=1)
+
+    released_name: ClassVar[str] = "binary_hadamard"
+    released_options: ClassVar[dict[str, str]] = Multiplexer.released_options | {
+        "binary_epsilon": "binary_hadamard_epsilon"
+    }
+
+    def check(self) -> None:
+        self.check_parts()
+
+    @nn.compact
+    def __call__(
+        self, embedded_BNLE: Float[Array, "B N L E"], mask_BNL: Bool[Array, "#B N L"] | None
+    ) -> Float[Array, "B L E"]:
+        _, N, _, E = embedded_BNLE.shape
+        return mix_by_vectors(embedded_BNLE, self.keys(binary_keys(self.binary_epsilon), (N, E)))
 
 
-class Binary(Hadamard):
-    """v_i selects the i-th chunk of the dimensions: the instances share the embedding out."""
-
-    def init_keys(self) -> nn.initializers.Initializer:
-        return binary_keys(self.config.binary_epsilon)
+def mix_by_matrices(embedded_BNLE: jax.Array, keys_NEE: jax.Array) -> jax.Array:
+    """(1/sqrt(N)) sum_i Q_i x_i, [B, L, E]."""
+    B, N, L, E = embedded_BNLE.shape
+    # One product over instances and dimensions: fast in bfloat16 on CPU, which an einsum is not.
+    x_TD = embedded_BNLE.swapaxes(1, 2).reshape(B * L, N * E)
+    kernel_DE = keys_NEE.astype(embedded_BNLE.dtype).swapaxes(1, 2).reshape(N * E, E)
+    mixed_TE = multiply(x_TD, kernel_DE) if x_TD.dtype == jnp.bfloat16 else x_TD @ kernel_DE
+    return mixed_TE.reshape(B, L, E) / math.sqrt(N)
 
 
 class Orthogonal(Multiplexer):
-    """sum_i Q_i x_i / sqrt(N), Q_i a random orthogonal matrix (DataMUX, sec. 3)."""
+    """mixed = (1/sqrt(N)) sum_i Q_i x_i; Q_i is a fixed random orthogonal E x E matrix (DataMUX, sec. 3)."""
 
-    init_keys = staticmethod(orthogonal_keys)
+    released_name: ClassVar[str] = "random_ortho"
 
     @nn.compact
-    def __call__(self, embedded_BNLE: jax.Array, mask_BNL: jax.Array | None) -> jax.Array:
-        B, N, L, E = embedded_BNLE.shape
-        keys_NEE = self.keys(self.init_keys, (N, E, E)).astype(embedded_BNLE.dtype)
-        # One product over instances and dimensions: fast in bfloat16 on CPU, which an einsum is not.
-        x_TD = embedded_BNLE.swapaxes(1, 2).reshape(B * L, N * E)
-        kernel_DE = keys_NEE.swapaxes(1, 2).reshape(N * E, E)
-        mixed_TE = multiply(x_TD, kernel_DE) if x_TD.dtype == jnp.bfloat16 else x_TD @ kernel_DE
-        return mixed_TE.reshape(B, L, E) / math.sqrt(N)
+    def __call__(
+        self, embedded_BNLE: Float[Array, "B N L E"], mask_BNL: Bool[Array, "#B N L"] | None
+    ) -> Float[Array, "B L E"]:
+        _, N, _, E = embedded_BNLE.shape
+        return mix_by_matrices(embedded_BNLE, self.keys(orthogonal_keys, (N, E, E)))
+
+    def flops(self, length: int) -> int:
+        return 2 * self.config.width * length * self.config.embedding_size**2
 
 
-class LowRankOrthogonal(Orthogonal):
-    """The same with matrices of rank E // N whose images do not overlap."""
+class LowRankOrthogonal(Multiplexer):
+    """mixed = (1/sqrt(N)) sum_i G_i x_i; G_i = U Z_i^T has rank E // N, and no two G_i share an image.
 
-    init_keys = staticmethod(low_rank_keys)
+    U and H are random rotations; Z_i is H on its i-th E // N columns and 0 elsewhere.
+    """
+
+    released_name: ClassVar[str] = "random_ortho_low_rank"
+
+    def check(self) -> None:
+        self.check_parts()
+
+    @nn.compact
+    def __call__(
+        self, embedded_BNLE: Float[Array, "B N L E"], mask_BNL: Bool[Array, "#B N L"] | None
+    ) -> Float[Array, "B L E"]:
+        _, N, _, E = embedded_BNLE.shape
+        return mix_by_matrices(embedded_BNLE, self.keys(low_rank_keys, (N, E, E)))
+
+    def flops(self, length: int) -> int:
+        return 2 * self.config.width * length * self.config.embedding_size**2
 
 
 class Contextual(Multiplexer):
-    """The contextual multiplexer (MUX-PLMs, sec. 3.2): attention before and across instances.
+    """Attention within each instance, keys, attention across the instances, mean (MUX-PLMs, sec. 3.2).
 
-    Its layers are as wide as the embeddings, which in the paper are as wide as the encoder. In
-    sequence classification, as released, an instance that is padding at a position is not seen there.
+    g_i = (TRANS_ctx(x_i) + x_i) * v_i;  mixed = (1/N) sum_i (TRANS_inst(g)_i + g_i)
+
+    TRANS_ctx sees the L positions of one instance, TRANS_inst the N instances at one position; v_i
+    are Gaussian keys. Both layers are as wide as the embeddings, which in the paper are as wide as
+    the encoder. In sequence classification, as released, an instance that is padding at a position is
+    not seen there.
+
+    Attributes:
+      key_norm: the length of each v_i.
     """
 
+    key_norm: float = described(1.0, "the length of each instance's Gaussian key", above=0, below=math.inf)
+
+    released_name: ClassVar[str] = "gaussian_attention_v2"
+    released_options: ClassVar[dict[str, str]] = Gaussian.released_options
+
+    def check(self) -> None:
+        if self.config.embedding_size % self.config.num_attention_heads:
+            raise InputError(
+                f"model.multiplexer='contextual' needs model.embedding_size={self.config.embedding_size} to be a "
+                f"multiple of model.num_attention_heads={self.config.num_attention_heads}"
+            )
+
     @nn.compact
-    def __call__(self, embedded_BNLE: jax.Array, mask_BNL: jax.Array | None) -> jax.Array:
+    def __call__(
+        self, embedded_BNLE: Float[Array, "B N L E"], mask_BNL: Bool[Array, "#B N L"] | None
+    ) -> Float[Array, "B L E"]:
         _, N, _, E = embedded_BNLE.shape
         layer = transformer_layer(self.config, self.deterministic)
-        keys_NE = self.keys(gaussian_keys(self.config.key_norm), (N, E)).astype(embedded_BNLE.dtype)
+        keys_NE = self.keys(gaussian_keys(self.key_norm), (N, E)).astype(embedded_BNLE.dtype)
 
         within = TransformerLayer(**layer, name="within_instance")(embedded_BNLE, mask_BNL)
-        keyed_BNLE = (within + embedded_BNLE) * keys_NE[:, None]
+        keyed_BNLE = (within + embedded_BNLE) * keys_NE[None, :, None]
         keyed_BLNE = keyed_BNLE.swapaxes(1, 2)
         masked = self.config.head == "sequence" and mask_BNL is not None
         mask_BLN = mask_BNL.swapaxes(1, 2) if masked else None
         across = TransformerLayer(**layer, name="across_instances")(keyed_BLNE, mask_BLN)
         return (across + keyed_BLNE).mean(axis=2)
 
+    def flops(self, length: int) -> int:
+        N, E, F = self.config.width, self.config.embedding_size, self.config.intermediate_size
+        return N * transformer_layer_flops(E, F, length, length) + length * transformer_layer_flops(E, F, N, N)
 
-MULTIPLEXERS = {
+    def released_tensors(self) -> Iterator[released.Tensor]:
+        yield from super().released_tensors()
+        yield from released.transformer_layer("muxing_attention", "multiplexer/within_instance")
+        yield from released.transformer_layer("muxing_attention_2", "multiplexer/across_instances")
+
+
+MULTIPLEXERS: dict[str, type[Multiplexer]] = {
     "gaussian": Gaussian,
     "binary": Binary,
     "orthogonal": Orthogonal,

@@ -9,10 +9,17 @@ import optax
 from mux_jax.data.tokenizer import SpecialTokens
 from mux_jax.models.model import MuxModel
 from mux_jax.objectives.retrieval import with_retrieval
+from mux_jax.objectives.stages import FinetuneStage
 
 
 def classification(
-    model: MuxModel, params: Any, batch: dict[str, jax.Array], rng: jax.Array, *, stage: Any, special: SpecialTokens
+    model: MuxModel,
+    params: Any,
+    batch: dict[str, jax.Array],
+    rng: jax.Array,
+    *,
+    stage: FinetuneStage,
+    special: SpecialTokens,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Cross-entropy of the labels, in nats, or squared error of a model with one label.
 

@@ -39,7 +39,7 @@ def choose(rng: jax.Array, tokens_BNL: jax.Array, special: SpecialTokens, fracti
     return Chosen(positions, labels, (best >= 0).astype(jnp.float32))
 
 
-def place(tokens_BNL: jax.Array, chosen: Chosen, values_BNP: jax.Array) -> jax.Array:
+def put_tokens(tokens_BNL: jax.Array, chosen: Chosen, values_BNP: jax.Array) -> jax.Array:
     """The tokens with `values` at the chosen positions; where the weight is 0 nothing changes."""
     values = jnp.where(chosen.weights > 0, values_BNP, chosen.labels)
     put = jax.vmap(jax.vmap(lambda tokens_L, positions_P, values_P: tokens_L.at[positions_P].set(values_P)))
@@ -58,4 +58,4 @@ def mask_tokens(
     kind = jax.random.uniform(kind_rng, chosen.labels.shape)
     random = random_tokens(token_rng, chosen.labels.shape, vocab_size)
     values = jnp.where(kind < 0.8, special.mask, jnp.where(kind < 0.9, random, chosen.labels))
-    return place(tokens_BNL, chosen, values)
+    return put_tokens(tokens_BNL, chosen, values)

@@ -56,7 +56,7 @@ def _loss(logits_TV: jax.Array, labels_T: jax.Array, weights_T: jax.Array) -> tu
 def _forward(kernel_VD: jax.Array, bias_V: jax.Array, states_TD: jax.Array, labels_T: jax.Array, weights_T: jax.Array):
     logits_TV = decode(states_TD, kernel_VD, bias_V)
     loss, lse_T = _loss(logits_TV, labels_T, weights_T)
-    is_label_TV = jnp.arange(len(bias_V)) == labels_T[:, None]
+    is_label_TV = jnp.arange(len(bias_V))[None] == labels_T[:, None]
     errors_TV = weights_T[:, None] * (jnp.exp(logits_TV - lse_T[:, None]) - is_label_TV)
     errors_TV = errors_TV.astype(states_TD.dtype)
     gradients = (

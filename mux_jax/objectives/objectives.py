@@ -1,7 +1,7 @@
 """The objectives: pure functions (model, params, batch, rng) -> (loss, outputs).
 
 `batch["tokens"]` is int32[B, N, L]; classification has labels as well. The loss is a float32 scalar
-in nats. Of the outputs, scalars are losses to log; arrays are what `training/evaluation.py`
+in nats. Of the outputs, scalars are losses to log; arrays are what `training/heldout.py`
 computes its figures from. `make` gives the function that a stage's configuration describes.
 """
 
@@ -15,21 +15,22 @@ import optax
 
 from mux_jax.data.tokenizer import SpecialTokens
 from mux_jax.errors import InputError
-from mux_jax.models.model import MuxModel, leave_room
+from mux_jax.models.model import MuxModel, truncate_for_prefix
 from mux_jax.objectives import corruption
 from mux_jax.objectives.classification import classification
 from mux_jax.objectives.cross_entropy import vocabulary_cross_entropy
 from mux_jax.objectives.retrieval import draw_instances, retrieval_loss, with_retrieval
+from mux_jax.objectives.stages import PretrainStage, Stage
 
 Outputs = dict[str, jax.Array]
 Objective = Callable[[MuxModel, Any, dict[str, jax.Array], jax.Array], tuple[jax.Array, Outputs]]
 
 
 def retrieval(
-    model: MuxModel, params: Any, batch: dict[str, jax.Array], rng: jax.Array, *, stage: Any, special: SpecialTokens
+    model: MuxModel, params: Any, batch: dict[str, jax.Array], rng: jax.Array, *, stage: Stage, special: SpecialTokens
 ) -> tuple[jax.Array, Outputs]:
     """Priming: recover the input tokens. A learned generator is primed along with its model."""
-    tokens = leave_room(model.config, batch["tokens"])
+    tokens = truncate_for_prefix(model.config, batch["tokens"])
     rngs = jax.random.split(rng, 3)
     bound = model.bind({"params": params}, rngs={"dropout": rngs[0]})
     mask = corruption.real_tokens(tokens, special)
@@ -45,12 +46,18 @@ def retrieval(
 
 
 def masked_lm(
-    model: MuxModel, params: Any, batch: dict[str, jax.Array], rng: jax.Array, *, stage: Any, special: SpecialTokens
+    model: MuxModel,
+    params: Any,
+    batch: dict[str, jax.Array],
+    rng: jax.Array,
+    *,
+    stage: PretrainStage,
+    special: SpecialTokens,
 ) -> tuple[jax.Array, Outputs]:
     """MUX-BERT: task_coefficient · masked LM + retrieval_coefficient · retrieval."""
     rngs = jax.random.split(rng, 4)
     bound = model.bind({"params": params}, rngs={"dropout": rngs[0]})
-    original = leave_room(model.config, batch["tokens"])
+    original = truncate_for_prefix(model.config, batch["tokens"])
     chosen = corruption.choose(rngs[1], original, special, stage.mask_fraction)
     tokens = corruption.mask_tokens(rngs[2], original, chosen, special, model.config.vocab_size)
     real = corruption.real_tokens(original, special)
@@ -59,7 +66,13 @@ def masked_lm(
 
 
 def replaced_token_detection(
-    model: MuxModel, params: Any, batch: dict[str, jax.Array], rng: jax.Array, *, stage: Any, special: SpecialTokens
+    model: MuxModel,
+    params: Any,
+    batch: dict[str, jax.Array],
+    rng: jax.Array,
+    *,
+    stage: PretrainStage,
+    special: SpecialTokens,
 ) -> tuple[jax.Array, Outputs]:
     """MUX-ELECTRA: which tokens were replaced?
 
@@ -67,7 +80,7 @@ def replaced_token_detection(
     loss of `masked_lm` for a learned generator. `replace_fraction` of the chosen tokens, 85 %, are
     replaced: by random ones, or masked for the learned generator and sampled from its prediction.
     """
-    original = leave_room(model.config, batch["tokens"])
+    original = truncate_for_prefix(model.config, batch["tokens"])
     rngs = jax.random.split(rng, 6)
     bound = model.bind({"params": params}, rngs={"dropout": rngs[0]})
     chosen = corruption.choose(rngs[1], original, special, stage.mask_fraction)
@@ -76,14 +89,14 @@ def replaced_token_detection(
 
     loss, outputs = 0.0, {}
     if has_generator(model):
-        masked = corruption.place(original, chosen, jnp.where(replaced, special.mask, chosen.labels))
+        masked = corruption.put_tokens(original, chosen, jnp.where(replaced, special.mask, chosen.labels))
         loss, generated, logits_BNPV = _masked_lm(bound.generator, masked, real, chosen, rngs[3], stage)
         outputs |= {f"generator_{name}": value for name, value in generated.items() if value.ndim == 0}
         # Adding Gumbel noise before the argmax samples; no gradient flows through the sample.
         samples = jax.random.categorical(rngs[4], jax.lax.stop_gradient(logits_BNPV))
     else:
         samples = corruption.random_tokens(rngs[4], chosen.labels.shape, model.config.vocab_size)
-    tokens = corruption.place(original, chosen, jnp.where(replaced, samples, chosen.labels))
+    tokens = corruption.put_tokens(original, chosen, jnp.where(replaced, samples, chosen.labels))
 
     hidden_BLD = bound.encode(tokens, real)
     outputs["rtd_loss"], detected = detection_loss(bound, hidden_BLD, tokens != original, real)
@@ -115,7 +128,7 @@ def detection_loss(
 
 
 def _masked_lm(
-    bound: MuxModel, tokens: jax.Array, real: jax.Array, chosen: corruption.Chosen, rng: jax.Array, stage: Any
+    bound: MuxModel, tokens: jax.Array, real: jax.Array, chosen: corruption.Chosen, rng: jax.Array, stage: PretrainStage
 ) -> tuple[jax.Array, Outputs, jax.Array]:
     """Loss and outputs of predicting the chosen tokens, and their logits [B, N, P, V]."""
     hidden_BLD = bound.encode(tokens, real)
@@ -137,7 +150,7 @@ OBJECTIVES = {
 }
 
 
-def check(stage: Any, width: int) -> None:
+def check(stage: Stage, width: int) -> None:
     """Refuses a stage whose objective does not exist or does not fit the width, by `InputError`."""
     if stage.objective not in OBJECTIVES:
         raise InputError(f"objective={stage.objective!r} does not exist; there are: {', '.join(OBJECTIVES)}")
@@ -145,6 +158,6 @@ def check(stage: Any, width: int) -> None:
         raise InputError("objective='retrieval' needs model.width of at least 2: width 1 has nothing to separate")
 
 
-def make(stage: Any, special: SpecialTokens) -> Objective:
+def make(stage: Stage, special: SpecialTokens) -> Objective:
     """The objective that a stage of the configuration describes."""
     return functools.partial(OBJECTIVES[stage.objective], stage=stage, special=special)

@@ -1,12 +1,11 @@
 """Token retrieval, the priming objective: name the token of a drawn instance at each position."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from mux_jax.models.model import MuxModel
 from mux_jax.objectives.cross_entropy import vocabulary_cross_entropy
+from mux_jax.objectives.stages import FinetuneStage, PretrainStage
 
 
 def draw_instances(rng: jax.Array, tokens_BNL: jax.Array) -> jax.Array:
@@ -50,7 +49,7 @@ def with_retrieval(
     hidden_BLD: jax.Array,
     tokens_BNL: jax.Array,
     rng: jax.Array,
-    stage: Any,
+    stage: PretrainStage | FinetuneStage,
     outputs: dict[str, jax.Array],
     counted_BNL: jax.Array | None = None,
 ) -> jax.Array:

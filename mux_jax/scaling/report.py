@@ -15,21 +15,22 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mux_jax import configuration
 from mux_jax.benchmark.measure import memory
+from mux_jax.configuration import PretrainConfig, stages
 from mux_jax.data.tokenizer import BERT_TOKENS
 from mux_jax.errors import InputError, TrainingError
-from mux_jax.inference.classifier import compile_logits
+from mux_jax.inference.batch_runner import compile_logits
 from mux_jax.models import flops
 from mux_jax.models.encoder import split_layers
 from mux_jax.models.model import MuxModel
 from mux_jax.objectives import objectives
+from mux_jax.parallel.mesh import AXES, batch_sharding, check_rows, make_mesh
+from mux_jax.parallel.params import abstract_params
 from mux_jax.progress import say
 from mux_jax.scaling import program, topologies
 from mux_jax.scaling.topologies import Chip
-from mux_jax.training.mesh import AXES, batch_sharding, check_rows, make_mesh
 from mux_jax.training.optimizer import make_optimizer
-from mux_jax.training.step import abstract_params, abstract_state, make_train_step
+from mux_jax.training.step import abstract_state, make_train_step
 
 _PRODUCT = 8192  # a plain product of this size is taken to reach 90 % of a chip's rate: that tells the clock
 
@@ -89,7 +90,7 @@ class Report:
         return self.chip is None or self.peak <= self.chip.memory
 
 
-def compile_for(topology: str, config: Any, what: str, mesh_sizes: dict[str, int]) -> tuple[Report, Mesh]:
+def compile_step(topology: str, config: PretrainConfig, what: str, mesh_sizes: dict[str, int]) -> tuple[Report, Mesh]:
     """Compiles the real step of a configuration for a slice.
 
     Args:
@@ -99,19 +100,19 @@ def compile_for(topology: str, config: Any, what: str, mesh_sizes: dict[str, int
       InputError: an unknown topology, a mesh or rows that do not fit it.
       TrainingError: a program that the compiler refuses, for memory mostly.
     """
-    configuration.check(config)
     devices = topologies.devices(topology)
-    mesh = make_mesh(**dict(config.mesh) | mesh_sizes, devices=devices)
+    mesh = make_mesh(**dataclasses.asdict(config.mesh) | mesh_sizes, devices=devices)
     on_cpu = devices[0].platform == "cpu"
     if config.model.dtype == "auto":
-        config.model.dtype = "float32" if on_cpu else "bfloat16"
-    check_rows(mesh, config.rows, config.accumulate)
+        dtype = "float32" if on_cpu else "bfloat16"
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype=dtype))
+    check_rows(mesh, config.rows, config.grad_accumulation_steps)
     say(f"compiling for {topology}: " + ", ".join(f"{axis} {mesh.shape[axis]}" for axis in AXES))
     build = _training if what == "training" else _inference
     function, arguments, count = build(config, mesh)
     start = time.monotonic()
     try:
-        compiled = function.prepare(*arguments)
+        compiled = function.compile_for(*arguments)
     except jax.errors.JaxRuntimeError as e:
         reason = next((line for line in str(e).splitlines() if "hbm" in line.lower()), str(e).splitlines()[0])
         raise TrainingError(f"{topology}: {reason.strip()}; {advice(config, mesh)}") from e
@@ -143,32 +144,32 @@ def compile_for(topology: str, config: Any, what: str, mesh_sizes: dict[str, int
     return report, mesh
 
 
-def advice(config: Any, mesh: Mesh) -> str:
+def advice(config: PretrainConfig, mesh: Mesh) -> str:
     """What to change when a step does not fit."""
     ideas = []
     if mesh.shape["data"] > 1:
         ideas.append("split parameters (--mesh=fsdp=...)")
     if not config.model.remat:
         ideas.append("recompute layers (--config.model.remat=True)")
-    ideas.append("do with fewer rows at a time (--config.accumulate=2, or a smaller --config.rows)")
+    ideas.append("do with fewer rows at a time (--config.grad_accumulation_steps=2, or a smaller --config.rows)")
     return "to make it fit: " + "; ".join(ideas)
 
 
-def _training(config: Any, mesh: Mesh) -> tuple[Any, tuple[Any, ...], int]:
+def _training(config: PretrainConfig, mesh: Mesh) -> tuple[Any, tuple[Any, ...], int]:
     """The step of the last stage, its arguments' shapes, and its FLOPs."""
-    stage = configuration.stages(config)[-1][1]
-    model_config = configuration.model_config(config, config.data.vocab_size, BERT_TOKENS.cls)
+    stage = stages(config)[-1][1]
+    model_config = config.model_config(config.data.vocab_size, BERT_TOKENS.cls)
     model, optimizer = MuxModel(model_config, deterministic=False), make_optimizer(stage, config.optimizer)
     objective = objectives.make(stage, BERT_TOKENS)
-    step = make_train_step(objective, model, optimizer, mesh, config.seed, config.accumulate)
+    step = make_train_step(objective, model, optimizer, mesh, config.seed, config.grad_accumulation_steps)
     length = config.data.sequence_length
     batch = {"tokens": _tokens(config, mesh)}
-    forward = flops.pretraining(model_config, stage.objective, length, stage.get("mask_fraction", 0.0))
+    forward = flops.pretraining(model_config, stage.objective, length, config.pretraining.mask_fraction)
     return step, (abstract_state(model, optimizer, mesh), batch), 3 * config.rows * forward
 
 
-def _inference(config: Any, mesh: Mesh) -> tuple[Any, tuple[Any, ...], int]:
-    model_config = configuration.model_config(config, config.data.vocab_size, BERT_TOKENS.cls)
+def _inference(config: PretrainConfig, mesh: Mesh) -> tuple[Any, tuple[Any, ...], int]:
+    model_config = config.model_config(config.data.vocab_size, BERT_TOKENS.cls)
     model_config = dataclasses.replace(model_config, head="sequence", labels=("0", "1"))
     model = MuxModel(model_config)
     params = _split_layers(abstract_params(model, mesh))
@@ -192,15 +193,15 @@ def _split_layers(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(place, shapes)
 
 
-def _count(build: Callable, config: Any) -> float:
+def _count(build: Callable, config: PretrainConfig) -> float:
     """FLOPs of a step as XLA counts them, on one device and without loops, whose insides it counts once."""
-    config = config.copy_and_resolve_references()
-    config.accumulate, config.model.scan_layers, config.model.remat = 1, False, False
+    plain = dataclasses.replace(config.model, scan_layers=False, remat=False)
+    config = dataclasses.replace(config, grad_accumulation_steps=1, model=plain)
     function, arguments, _ = build(config, make_mesh(devices=jax.devices()[:1]))
     return function.lower(*arguments).cost_analysis()["flops"]
 
 
-def _tokens(config: Any, mesh: Mesh) -> jax.ShapeDtypeStruct:
+def _tokens(config: PretrainConfig, mesh: Mesh) -> jax.ShapeDtypeStruct:
     shape = (config.rows, config.model.width, config.data.sequence_length)
     return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=batch_sharding(mesh))
 
@@ -277,7 +278,7 @@ def _gib(size: int) -> str:
 
 def run(
     names: list[str],
-    configs: list[Any],
+    configs: list[PretrainConfig],
     what: str,
     mesh_sizes: dict[str, int],
     rows_per_chip: int,
@@ -291,14 +292,14 @@ def run(
     reports = []
     for config in configs:
         for name in names:
-            config = config.copy_and_resolve_references()
+            config = dataclasses.replace(config)
             if rows_per_chip:
                 config.rows = rows_per_chip * topologies.parse(name)[1]
-            elif not rows_given and config.rows % (parts := topologies.parse(name)[1] * config.accumulate):
+            elif not rows_given and config.rows % (parts := topologies.parse(name)[1] * config.grad_accumulation_steps):
                 least = -(-config.rows // parts) * parts
                 say(f"rows={least}: {config.rows}, the default, do not divide among the {name} chips")
                 config.rows = least
-            report, mesh = compile_for(name, config, what, mesh_sizes)
+            report, mesh = compile_step(name, config, what, mesh_sizes)
             show(report, advice(config, mesh))
             if chips and any(mesh.shape[axis] > 1 for axis in ("fsdp", "tensor")):
                 raise InputError("--chips is for meshes that split rows alone: those of --mesh=data=-1")

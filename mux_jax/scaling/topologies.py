@@ -46,7 +46,7 @@ def parse(topology: str) -> tuple[str, int]:
     return kind, count
 
 
-def prepare_environment(names: list[str]) -> None:
+def configure_environment(names: list[str]) -> None:
     """Sets what JAX and libtpu read when they are first used; call it before.
 
     Raises:

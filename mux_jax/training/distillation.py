@@ -7,35 +7,35 @@ import jax
 from jax.sharding import Mesh
 from tokenizers import Tokenizer
 
+from mux_jax.checkpoints.source import ModelSource
 from mux_jax.errors import InputError
-from mux_jax.inference.classifier import compile_logits
+from mux_jax.inference.batch_runner import compile_logits
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.encoder import split_layers
 from mux_jax.models.model import MuxModel
-from mux_jax.pretrained import Pretrained
+from mux_jax.parallel.mesh import batch_sharding
 from mux_jax.progress import say
-from mux_jax.training.mesh import batch_sharding
 
 
 class Teacher:
     """`teacher(batch)` adds `teacher`, its logits for every text: float32 [B, N, C], or [B, N, L, C] of tokens."""
 
-    def __init__(self, found: Pretrained, mesh: Mesh, pad_id: int):
+    def __init__(self, found: ModelSource, mesh: Mesh, pad_id: int):
         self._params = split_layers(found.params(mesh))
         self._logits = compile_logits(MuxModel(found.config), mesh, pad_id, batch_sharding(mesh))
         at = "" if found.step is None else f" at step {found.step}"
         say(f"teacher: {found.folder}{at}")
 
-    def prepare(self, batch: dict[str, jax.Array]) -> None:
+    def compile_for(self, batch: dict[str, jax.Array]) -> None:
         """Compiles for rows of this length, if that was not done before."""
-        self._logits.prepare(self._params, batch["tokens"])
+        self._logits.compile_for(self._params, batch["tokens"])
 
     def __call__(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return batch | {"teacher": self._logits(self._params, batch["tokens"])}
 
 
-def check(found: Pretrained, model: ModelConfig, tokenizer: Tokenizer, sequence_length: int) -> None:
-    """Refuses a teacher that cannot teach `model`, by `InputError`."""
+def check(found: ModelSource, model: ModelConfig, tokenizer: Tokenizer, sequence_length: int) -> None:
+    """Raises `InputError` if a teacher cannot teach `model`."""
     teacher, problem = found.config, ""
     if teacher.width > 1:
         problem = f"its width is {teacher.width}; it must be an ordinary model, of width 1"
@@ -46,6 +46,6 @@ def check(found: Pretrained, model: ModelConfig, tokenizer: Tokenizer, sequence_
     elif teacher.max_position_embeddings < sequence_length:
         problem = f"it has {teacher.max_position_embeddings} positions for data.sequence_length={sequence_length}"
     elif found.tokenizer().get_vocab() != tokenizer.get_vocab():
-        problem = "it has another vocabulary than init"
+        problem = "it has another vocabulary than init_from"
     if problem:
         raise InputError(f"teacher={found.folder}: {problem}")

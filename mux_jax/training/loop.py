@@ -7,35 +7,37 @@ import time
 from typing import Any
 
 import jax
+import ml_collections
 import optax
 from etils import epath
 from jax.sharding import Mesh
 
-from mux_jax import configuration, pretrained
+from mux_jax.checkpoints.runs import Checkpoints, checkpoint_folder
+from mux_jax.checkpoints.source import ModelSource, open_model
+from mux_jax.checkpoints.transfer import transfer_params
+from mux_jax.configuration import FinetuneConfig, RunConfig, flatten, resolve, stages, to_json
 from mux_jax.data.loader import iterate
 from mux_jax.errors import InputError, TrainingError
 from mux_jax.models.model import MuxModel
 from mux_jax.objectives import objectives
+from mux_jax.objectives.stages import Stage
+from mux_jax.parallel import hosts
+from mux_jax.parallel.mesh import check_rows, local_rows, make_mesh, to_device
+from mux_jax.parallel.params import abstract_params, init_params
 from mux_jax.progress import progress, say
-from mux_jax.training import finetuning, hosts, pretraining
-from mux_jax.training.checkpoints import Checkpoints, checkpoint_folder, write_atomically
 from mux_jax.training.distillation import Teacher
-from mux_jax.training.logbook import Logbook, Meter, peak_memory_bytes, plot_curves, print_summary
-from mux_jax.training.mesh import check_rows, local_rows, make_mesh
+from mux_jax.training.finetune_data import FinetuneData, load_finetune_data
+from mux_jax.training.meter import Meter, peak_memory_bytes
+from mux_jax.training.metric_writer import MetricWriter
 from mux_jax.training.optimizer import learning_rate, make_optimizer
-from mux_jax.training.step import (
-    TrainState,
-    abstract_params,
-    init_params,
-    init_state,
-    make_train_step,
-    to_device,
-)
+from mux_jax.training.pretrain_data import PretrainData, load_pretrain_data
+from mux_jax.training.step import TrainState, init_state, make_train_step
 from mux_jax.training.stop_signal import StopSignal
-from mux_jax.training.workdir import describe_workdir, flatten, open_workdir, to_dict
+from mux_jax.training.summary import plot_curves, print_summary
+from mux_jax.training.workdir import describe_workdir, open_workdir
 
 
-def train(config: Any, workdir: str) -> dict[str, Any]:
+def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
     """Runs the stages of `config` in `workdir`, or goes on where a run was stopped.
 
     Returns:
@@ -47,116 +49,122 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
       SystemExit(0): SIGTERM came; everything is saved.
     """
     clock = time.monotonic()
-    init = pretrained.find(config.init) if config.init else None
-    configuration.resolve(config, init.config if init else None)
-    configuration.check(config)
-    mesh = make_mesh(**config.mesh)
-    check_rows(mesh, config.rows, config.accumulate)
-    hosts.agree(hosts.versions() | flatten(to_dict(config)) | {"workdir": workdir})
+    init = open_model(config.init_from) if config.init_from else None
+    resolved = resolve(config, init.config if init else None)
+    mesh = make_mesh(**dataclasses.asdict(resolved.mesh))
+    check_rows(mesh, resolved.rows, resolved.grad_accumulation_steps)
+    hosts.agree(hosts.versions() | flatten(to_json(resolved)) | {"workdir": workdir})
     stop = StopSignal()
-    folder = open_workdir(workdir, config)
-    prepare = finetuning.prepare if configuration.is_finetuning(config) else pretraining.prepare
-    data = prepare(config, folder, init)
-    return _Run(config, folder, init, data, mesh, stop, clock).train()
+    folder = open_workdir(workdir, resolved)
+    if isinstance(resolved, FinetuneConfig):
+        data: FinetuneData | PretrainData = load_finetune_data(resolved, folder, init)
+    else:
+        data = load_pretrain_data(resolved, folder, init)
+    trainer = Trainer(resolved, folder, init, data, mesh, stop, clock)
+    describe_workdir(folder, resolved)
+    return trainer.train()
 
 
-class _Run:
+class Trainer:
     """A run in this process. What outlives the process is in `checkpoints`, by `describe`."""
 
     def __init__(
         self,
-        config: Any,
+        config: RunConfig,
         workdir: epath.Path,
-        init: pretrained.Pretrained | None,
-        data: pretraining.Pretraining | finetuning.Finetuning,
+        init: ModelSource | None,
+        data: PretrainData | FinetuneData,
         mesh: Mesh,
         stop: StopSignal,
         clock: float,
     ):
-        self.config, self.workdir, self.init, self.data = config, workdir, init, data
+        self.config, self.workdir, self.data = config, workdir, data
         self.mesh, self.stop, self.clock = mesh, stop, clock
-        self.model_config = data.model_config(config, init)
-        self.model = MuxModel(self.model_config, deterministic=False)
-        self.evaluate = data.evaluator(config, self.model, mesh)
-        self.teacher = Teacher(data.teacher, mesh, data.special.pad) if config.get("teacher") else None
+        self.model = MuxModel(data.model_config(init), deterministic=False)
+        self.evaluate = data.evaluator(self.model, mesh)
+        teacher = data.teacher if isinstance(data, FinetuneData) else None
+        self.teacher = Teacher(teacher, mesh, data.special.pad) if teacher else None
         self.checkpoints = Checkpoints(checkpoint_folder(workdir), config.checkpoint.keep)
-        self.results: dict[str, dict[str, Any]] = {}  # held-out figures of the stages that have ended
-        self.best: dict[str, Any] | None = None  # of a task: score and step of the best evaluation
-        self.wall_before = 0.0  # seconds that earlier processes of this run took
+
+        # What another process of this run has done.
+        step, run = self.checkpoints.latest(set_damaged_aside=True) or (0, {})
+        self.results: dict[str, dict[str, Any]] = run.get(
+            "results", {}
+        )  # held-out figures of the stages that have ended
+        self.best: dict[str, Any] | None = run.get("best")  # of a task: score and step of the best evaluation
+        self.checkpoints.best = self.best and self.best["step"]
+        self.wall_before: float = run.get("wall_seconds", 0.0)
+        self.params, self.state = self.resume(step, run) if run else (self.begin(init), None)
+        self.log = MetricWriter(workdir, step)
+        self.meter = Meter(tuple(run.get("metered", (0, 0.0))))
+
+    def begin(self, init: ModelSource | None) -> Any:
+        """Parameters to start from."""
+        params = init_params(self.model, self.mesh, self.config.seed)
+        return transfer_params(init, self.model.config, params) if init else params
+
+    def resume(self, step: int, run: dict[str, Any]) -> tuple[Any, TrainState | None]:
+        """Parameters to go on from and, if a stage was left in its midst, its whole state."""
+        names = [name for name, _ in stages(self.config)]
+        begun = list(dict.fromkeys([*self.results, run["stage"]]))
+        if names[: len(begun)] != begun:
+            raise InputError(f"stages={','.join(names)}: the run in {self.workdir} began with {','.join(begun)}")
+        say(f"continuing at step {step} (stage {run['stage']})")
+        params = self.checkpoints.restore_params(step, abstract_params(self.model, self.mesh))
+        if run["stage"] in self.results:
+            return params, None
+        optimizer = make_optimizer(getattr(self.config, run["stage"]), self.config.optimizer)
+        fresh = init_state(params, optimizer, step, self.mesh)
+        return params, fresh.replace(opt_state=self.checkpoints.restore_optimizer(step, fresh.opt_state))
 
     def train(self) -> dict[str, Any]:
-        stages = configuration.stages(self.config)
-        params, state = self.resume([name for name, _ in stages])
-        describe_workdir(self.workdir, self.config)
-        self.log = Logbook(self.workdir, self.step)
-        self.meter = Meter(self.metered)
+        """Runs what is left of the stages; returns what `result.json` holds."""
         with self.stop:
             end = 0
-            for name, stage in stages:
+            for name, stage in stages(self.config):
                 start, end = end, end + stage.steps
                 if name not in self.results:
                     optimizer = make_optimizer(stage, self.config.optimizer)
-                    state = state or init_state(params, optimizer, start, self.mesh)
-                    params, state = self.run_stage(name, stage, optimizer, state, start, end), None
+                    state = self.state or init_state(self.params, optimizer, start, self.mesh)
+                    self.params, self.state = self.run_stage(name, stage, optimizer, state, start, end), None
             self.checkpoints.wait()
-            result = self.result(params)
+            result = self.result(self.params)
             self.checkpoints.close()
             self.log.close()
-            plot_curves(self.log.rows, self.workdir / "curves.png")
+            if hosts.is_first():
+                plot_curves(self.log.rows, self.workdir / "curves.png")
         print_summary(result, self.workdir)
         return result
 
-    def resume(self, stages: list[str]) -> tuple[Any, TrainState | None]:
-        """Parameters to go on from and, if a stage was left in its midst, its whole state."""
-        found = self.checkpoints.latest(set_damaged_aside=True)
-        if found is None:
-            self.step, self.metered = 0, (0, 0.0)
-            params = init_params(self.model, self.mesh, self.config.seed)
-            if self.init:
-                params = pretrained.start_from(self.init, self.model_config, params)
-            return params, None
-        self.step, run = found
-        self.results, self.wall_before, self.metered = run["results"], run["wall_seconds"], tuple(run["metered"])
-        self.best = run.get("best")
-        self.checkpoints.best = self.best and self.best["step"]
-        begun = list(dict.fromkeys([*self.results, run["stage"]]))
-        if stages[: len(begun)] != begun:
-            raise InputError(f"stages={','.join(stages)}: the run in {self.workdir} began with {','.join(begun)}")
-        say(f"continuing at step {self.step} (stage {run['stage']})")
-        params = self.checkpoints.restore_params(self.step, abstract_params(self.model, self.mesh))
-        if run["stage"] in self.results:
-            return params, None
-        optimizer = make_optimizer(self.config[run["stage"]], self.config.optimizer)
-        fresh = init_state(params, optimizer, self.step, self.mesh)
-        return params, fresh.replace(opt_state=self.checkpoints.restore_optimizer(self.step, fresh.opt_state))
-
     def run_stage(
-        self, name: str, stage: Any, optimizer: optax.GradientTransformation, state: TrainState, start: int, end: int
+        self, name: str, stage: Stage, optimizer: optax.GradientTransformation, state: TrainState, start: int, end: int
     ) -> Any:
         """Trains from `state.step` to step `end`, evaluates, saves; returns the parameters."""
         config, mesh, step = self.config, self.mesh, int(state.step)
         objective, rate = objectives.make(stage, self.data.special), learning_rate(stage)
         mine = local_rows(mesh, config.rows)
-        batches = iterate(self.data.batches(config, mine), step, config.data.workers)
+        batches = iterate(self.data.batches(mine), step, config.data.workers)
 
         def load() -> dict[str, jax.Array]:
             batch = to_device(next(batches), mesh, config.rows)
             if not self.teacher:
                 return batch
             with self.meter.paused():
-                self.teacher.prepare(batch)
+                self.teacher.compile_for(batch)
             return self.teacher(batch)
 
         batch = load()
-        train_step = make_train_step(objective, self.model, optimizer, mesh, config.seed, config.accumulate)
-        train_step.prepare(state, batch)
+        train_step = make_train_step(
+            objective, self.model, optimizer, mesh, config.seed, config.grad_accumulation_steps
+        )
+        train_step.compile_for(state, batch)
 
         self.meter.restart()
         with progress(name, begun=(step - start) / stage.steps) as report:
             last = False
             while not last:
                 with self.meter.paused():  # while rows of another length are compiled for
-                    train_step.prepare(state, batch)
+                    train_step.compile_for(state, batch)
                 state, metrics = train_step(state, batch)
                 self.meter.add(metrics, batch["tokens"].size)
                 batch = load()  # while the device works
@@ -199,7 +207,7 @@ class _Run:
 
     def out_of_patience(self) -> bool:
         """Whether the last `patience` evaluations have brought nothing better; 0 is patience without end."""
-        patience = self.config.get("patience", 0)
+        patience = self.config.patience if isinstance(self.config, FinetuneConfig) else 0
         return bool(patience and self.best and self.best["waited"] >= patience)
 
     def check_finite(self, stage: str, step: int, means: dict[str, float]) -> None:
@@ -224,8 +232,8 @@ class _Run:
             "wall_seconds": self.wall_seconds,
             "metered": self.meter.total,
             "best": self.best,
-            "model": dataclasses.asdict(self.model_config),
-            "config": to_dict(self.config),
+            "model": self.model.config.to_flat(),
+            "config": to_json(self.config),
         }
 
     def leave(self, step: int) -> None:
@@ -245,7 +253,7 @@ class _Run:
         best = self.checkpoints.best_or(None, self.best)
         if best is not None:
             params = self.checkpoints.restore_params(best, abstract_params(self.model, self.mesh))
-        result = self.data.finish(self.config, self.model, self.mesh, params, self.workdir)
+        result = self.data.finish(self.model, self.mesh, params, self.workdir)
         result |= {
             "stages": self.results,
             "wall_seconds": self.wall_seconds,
@@ -253,5 +261,5 @@ class _Run:
             "instance_tokens_per_second": tokens / seconds,
             "parameters": sum(x.size for x in jax.tree.leaves(params)),
         }
-        write_atomically(path, json.dumps(result, indent=2) + "\n")
+        hosts.write_text(path, json.dumps(result, indent=2) + "\n")
         return result

@@ -5,8 +5,11 @@ from typing import Any
 import jax
 import optax
 
+from mux_jax.configuration.sections import OptimizerSection
+from mux_jax.objectives.stages import Stage
 
-def learning_rate(stage: Any) -> optax.Schedule:
+
+def learning_rate(stage: Stage) -> optax.Schedule:
     """Linear warm-up from 0 to `learning_rate`, then linear decay to 0 at the stage's end."""
     return optax.join_schedules(
         [
@@ -22,7 +25,7 @@ def decayed(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in ("bias", "scale", "keys"), params)
 
 
-def make_optimizer(stage: Any, optimizer: Any) -> optax.GradientTransformation:
+def make_optimizer(stage: Stage, optimizer: OptimizerSection) -> optax.GradientTransformation:
     """The optimiser of a stage; each stage starts it anew."""
     return optax.chain(
         optax.clip_by_global_norm(optimizer.clip_norm),

@@ -4,14 +4,13 @@ import json
 from typing import Any
 
 import jax
-import ml_collections
 from etils import epath
 
+from mux_jax.configuration import RunConfig, flatten, to_json
 from mux_jax.errors import InputError
+from mux_jax.parallel import hosts
 from mux_jax.paths import absolute
 from mux_jax.progress import say
-from mux_jax.training import hosts
-from mux_jax.training.checkpoints import write_atomically
 
 # What a run may change when it goes on; anything else would make it another run.
 _FREE = (
@@ -28,7 +27,7 @@ _FREE = (
 )
 
 
-def open_workdir(path: str, config: ml_collections.ConfigDict) -> epath.Path:
+def open_workdir(path: str, config: RunConfig) -> epath.Path:
     """Makes or reopens the folder of a run.
 
     Raises:
@@ -47,7 +46,7 @@ def open_workdir(path: str, config: ml_collections.ConfigDict) -> epath.Path:
     described = workdir / "config.json"
     if described.exists():
         try:
-            before, now = flatten(json.loads(described.read_text())), flatten(to_dict(config))
+            before, now = flatten(json.loads(described.read_text())), flatten(to_json(config))
         except (ValueError, AttributeError) as e:
             raise InputError(f"{described} is not the configuration of a run: {e}") from e
         # A field that is newer than the run, and empty, changes nothing.
@@ -64,9 +63,9 @@ def open_workdir(path: str, config: ml_collections.ConfigDict) -> epath.Path:
     return workdir
 
 
-def describe_workdir(workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
+def describe_workdir(workdir: epath.Path, config: RunConfig) -> None:
     """Writes `config.json`: from then on the folder holds this run."""
-    write_atomically(workdir / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
+    hosts.write_text(workdir / "config.json", json.dumps(to_json(config), indent=2) + "\n")
 
 
 def known_data(workdir: epath.Path) -> Any:
@@ -75,16 +74,3 @@ def known_data(workdir: epath.Path) -> Any:
     # config.json is written last: without it, what is here is of a start that failed.
     begun = (workdir / "config.json").exists() and file.exists()
     return hosts.gather(json.loads(file.read_text()) if begun else None)[0]
-
-
-def to_dict(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The configuration as JSON holds it (tuples as lists)."""
-    return json.loads(config.to_json_best_effort())
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a.b": 1}."""
-    flat = {}
-    for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

@@ -11,17 +11,17 @@ import pytest
 
 from mux_jax.benchmark import cases
 from mux_jax.benchmark.measure import Case, interleave, measure
+from mux_jax.checkpoints.source import open_model
 from mux_jax.errors import InputError
 from mux_jax.models import flops
-from mux_jax.pretrained import find
 
-ARGUMENTS = dict(size="tiny", length=16, rows=8, dtype="float32", repeats=1, texts=None, json_file=None)
+ARGUMENTS = dict(size="tiny", length=16, rows=8, dtype="float32", repeats=1, texts=None, model=None, json_file=None)
 ASKED = ("instances_per_second", "factor", "flop_factor", "fraction_of_limit", "peak_memory_bytes")
 
 
 @pytest.fixture(autouse=True)
-def no_peer(monkeypatch):
-    monkeypatch.setattr(cases, "peer", lambda kind, settings: None)
+def no_torch_baseline(monkeypatch):
+    monkeypatch.setattr(cases, "torch_baseline", lambda kind, settings: None)
 
 
 def run(kind, tmp_path, **arguments):
@@ -48,9 +48,9 @@ def test_inference_has_a_row_for_each_task_multiplexer_and_width(tmp_path, one_d
 
 def test_the_shape_of_a_pretrained_model(tmp_path, one_device):
     model = Path(__file__).parents[1] / "fixtures/bert_mlm_n1"
-    known = dataclasses.replace(find(str(model)).config, head="sequence", labels=("0", "1"))
+    known = dataclasses.replace(open_model(str(model)).config, head="sequence", labels=("0", "1"))
     work = [flops.classification(dataclasses.replace(known, width=width), 16) for width in (1, 2)]
-    rows = run("inference", tmp_path, size=str(model))
+    rows = run("inference", tmp_path, model=str(model))
     np.testing.assert_allclose(rows[1]["flop_factor"], 2 * work[0] / work[1])
 
 
@@ -112,8 +112,8 @@ def test_cases_take_turns_and_ratios_are_within_a_turn():
         ("inference", dict(layers="3,0"), "--layers=3,0 must be numbers from 1 on"),
         ("train", dict(layers="1"), "--layers is for inference without --texts"),
         ("inference", dict(texts="/no/file.txt"), "/no/file.txt"),
-        ("inference", dict(size="/no/model"), "--size=/no/model is not one of tiny, small, base, large, nor a model"),
-        ("train", dict(size="huge"), "--size=huge is not one of tiny, small, base, large"),
+        ("inference", dict(model="/no/model"), "/no/model: no model there"),
+        ("train", dict(model="/no/model"), "--model is for inference"),
     ],
 )
 def test_bad_arguments_are_named(kind, arguments, message, tmp_path):

@@ -44,11 +44,11 @@ def test_jsonl_and_its_gzip(tmp_path):
     assert files(tmp_path / "*.jsonl*", "body") == ["one", "two\nlines"] * 2
 
 
+@pytest.mark.extra
 def test_parquet(tmp_path):
-    pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet
 
-    pyarrow.parquet.write_table(pa.table({"text": ["one", None, "two"], "id": [1, 2, 3]}), tmp_path / "a.parquet")
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["one", None, "two"], "id": [1, 2, 3]}), tmp_path / "a.parquet")
     assert files(tmp_path / "a.parquet") == ["one", "two"]
     with pytest.raises(InputError, match="no column 'body'.*there are: text, id"):
         files(tmp_path / "a.parquet", "body")

@@ -9,9 +9,9 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from mux_jax.data import formats
+from mux_jax.data.metrics import METRICS
 from mux_jax.data.tasks import TASKS, get_task, read, read_unlabelled
 from mux_jax.errors import InputError
-from mux_jax.metrics import METRICS
 from tests.tfds_folder import write_prepared
 
 
@@ -154,8 +154,8 @@ def test_embedded_tasks_have_real_labels_and_splits_that_do_not_meet():
         assert all(len(e.text) == len(e.label) for e in found["dev"] if task == "code")
 
 
+@pytest.mark.extra
 def test_parquet_and_txt(tmp_path):
-    pytest.importorskip("pyarrow")
     import pyarrow
     import pyarrow.parquet
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 import mux_jax
+from mux_jax.checkpoints.source import open_model
 from mux_jax.data.encoding import Encoder
 from mux_jax.errors import InputError
 from mux_jax.inference import files
-from mux_jax.inference.classifier import Classifier
+from mux_jax.inference.batch_runner import BatchRunner
 from mux_jax.models.encoder import split_layers
-from mux_jax.pretrained import find
-from mux_jax.training.mesh import make_mesh
+from mux_jax.parallel.mesh import make_mesh
 from tests.tasks import LABELS, sentences, write_model
 
 ROOT = Path(__file__).parents[2]
@@ -67,11 +67,11 @@ def test_it_says_once_that_pairs_have_no_token_types_with_a_model_from_elsewhere
 
 
 def classifier(folder, rows=2, devices=1):
-    found = find(str(folder))
+    found = open_model(str(folder))
     mesh = make_mesh(devices=jax.devices()[:devices])
     model, params = mux_jax.load_pretrained(str(folder))
     pad = 0
-    return Classifier(model, mesh, rows, (8, 16, 32), pad), found.params(mesh), Encoder(found.tokenizer(), 32), model
+    return BatchRunner(model, mesh, rows, (8, 16, 32), pad), found.params(mesh), Encoder(found.tokenizer(), 32), model
 
 
 def test_logits_are_those_of_the_model_on_the_composed_rows(double):
@@ -155,9 +155,16 @@ def test_files_in_and_out(predictor, tmp_path, monkeypatch):
         rows = list(csv.DictReader(f, delimiter="\t"))
     assert [row["label"] for row in rows] == [line["label"] for line in lines]
     assert float(rows[0]["probability_stone"]) == pytest.approx(lines[0]["probabilities"]["stone"])
-    pyarrow = pytest.importorskip("pyarrow.parquet")
+
+
+@pytest.mark.extra
+def test_predictions_as_parquet(predictor, tmp_path):
+    import pyarrow.parquet
+
+    (tmp_path / "in.txt").write_text("\n".join(sentences(9)))
     run(predictor, tmp_path / "in.txt", tmp_path / "out.parquet")
-    assert pyarrow.read_table(tmp_path / "out.parquet").column("label").to_pylist() == [x["label"] for x in lines]
+    labels = pyarrow.parquet.read_table(tmp_path / "out.parquet").column("label").to_pylist()
+    assert labels == [prediction["label"] for prediction in predictor.predict(sentences(9))]
 
 
 def test_a_bad_line_stops_the_run_or_becomes_an_error_row(predictor, tmp_path):
@@ -186,7 +193,7 @@ def test_columns_are_found_or_those_there_are_named(predictor, tmp_path):
 
 def test_the_command_predicts_tags(single, tmp_path):
     (tmp_path / "in.conllu").write_text("1\ttime\t_\tNOUN\t_\t_\t_\t_\t_\t_\n2\triver\t_\tNOUN\t_\t_\t_\t_\t_\t_\n\n")
-    arguments = ["--checkpoint", str(single), "--input", str(tmp_path / "in.conllu")]
+    arguments = ["--model", str(single), "--texts", str(tmp_path / "in.conllu")]
     command = [sys.executable, "launch/predict.py", *arguments, "--output", str(tmp_path / "out.tsv")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

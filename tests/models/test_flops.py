@@ -2,12 +2,12 @@
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import pytest
 
 from mux_jax.models import flops
 from mux_jax.models.model import MuxModel
 from mux_jax.objectives import objectives
+from mux_jax.objectives.stages import PretrainStage
 from tests.conftest import SPECIAL, small_model
 
 # So wide that the matrix products, which the formulas count, are nearly all that there is.
@@ -45,8 +45,7 @@ def test_classification_as_inference_computes_it(head, width, demultiplexer, mul
         labels=("a", "b"),
         multiplexer=multiplexer,
         demultiplexer=demultiplexer,
-        prefix_token_id=100,
-        num_demux_layers=3,
+        **(dict(prefix_token_id=100) if demultiplexer == "prefix" else dict(num_demux_layers=3)),
     )
     found = counted(lambda model, params, tokens: model.apply({"params": params}, tokens), config, split_layers=True)
     assert flops.classification(config, LENGTH) == pytest.approx(found, rel=0.03)
@@ -60,17 +59,7 @@ def test_pretraining_and_its_gradient(width, objective, architecture):
         return
     head = "mlm" if objective == "mlm" else "rtd"
     config = small_model(**WIDE, width=width, head=head, architecture=architecture, generator="learned")
-    stage = ml_collections.ConfigDict(
-        dict(
-            objective=objective,
-            mask_fraction=0.15,
-            replace_fraction=0.85,
-            detection_weight=50.0,
-            task_coefficient=0.9,
-            retrieval_coefficient=0.1,
-        )
-    )
-    loss = objectives.make(stage, SPECIAL)
+    loss = objectives.make(PretrainStage(objective=objective), SPECIAL)
     forward = flops.pretraining(config, objective, LENGTH, 0.15)
 
     def value(model, params, tokens):

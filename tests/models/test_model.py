@@ -11,7 +11,6 @@ from flax import linen as nn
 
 from mux_jax.errors import InputError
 from mux_jax.models.config import SIZES
-from mux_jax.models.demultiplexers import RSA
 from mux_jax.models.encoder import split_layers
 from mux_jax.models.layers import gelu, multiply
 from mux_jax.models.multiplexers import MULTIPLEXERS, Gaussian, Orthogonal, binary_keys, low_rank_keys, orthogonal_keys
@@ -84,11 +83,11 @@ def test_low_rank_keys_share_the_space_out():
 
 
 def test_binary_chunks_tile_the_dimensions():
-    keys = np.asarray(binary_keys(0.0)(None, (3, 32)))
+    keys = np.asarray(binary_keys(0.0)(jax.random.key(0), (3, 32)))
     np.testing.assert_array_equal(keys.sum(0), 1)
     assert keys.sum(1).tolist() == [10, 10, 12]
     # Chunks of 10 widened by 0.3 / 2 * 10 = 1.5 on inner sides, the bounds rounded down.
-    widened = np.asarray(binary_keys(0.3)(None, (3, 32)))
+    widened = np.asarray(binary_keys(0.3)(jax.random.key(0), (3, 32)))
     spans = [(int(row.argmax()), int(row.nonzero()[0][-1]) + 1) for row in widened]
     assert spans == [(0, 11), (8, 21), (18, 32)]
     assert widened.sum(1).tolist() == [11, 13, 14]
@@ -98,7 +97,7 @@ def test_binary_chunks_tile_the_dimensions():
 def test_keys_get_a_gradient_only_if_they_are_learned(multiplexer):
     for learn_keys in (False, True):
         config = small_model(multiplexer=multiplexer, learn_keys=learn_keys)
-        module = MULTIPLEXERS[multiplexer](config)
+        module = config.multiplexer_module()
         x = jax.random.normal(jax.random.key(0), (1, 2, 3, 32))
         variables = nn.meta.unbox(module.init(jax.random.key(1), x, None))
         gradient = jax.grad(lambda v, module=module, x=x: (module.apply(v, x, None) ** 2).sum())(variables)
@@ -111,7 +110,9 @@ def prefix_model(**changes):
 
 def test_the_prefix_names_each_instance_and_ends_with_cls():
     model, params = init(prefix_model())
-    tokens, mask = model.bind({"params": params}).put_prefix(jnp.full((2, 3, 4), 9), jnp.zeros((2, 3, 4), bool))
+    tokens, mask = model.bind({"params": params}).demultiplexer.add_prefix(
+        jnp.full((2, 3, 4), 9), jnp.zeros((2, 3, 4), bool)
+    )
     expected = [[58, 60, 60, 2, 9, 9, 9, 9], [60, 57, 60, 2, 9, 9, 9, 9], [60, 60, 56, 2, 9, 9, 9, 9]]
     assert tokens.tolist() == [expected, expected]
     np.testing.assert_array_equal(mask, np.broadcast_to(np.arange(8) < 4, (2, 3, 8)))
@@ -147,7 +148,8 @@ def test_pretraining_rows_keep_their_length_and_others_grow_by_the_prefix():
 
 def test_classification_reads_cls():
     for demultiplexer, place in (("rsa", 0), ("prefix", 3)):
-        config = dataclasses.replace(prefix_model(), head="sequence", labels=("a", "b"), demultiplexer=demultiplexer)
+        fields = dict(width=3, head="sequence", labels=("a", "b"), demultiplexer=demultiplexer, cls_token_id=2)
+        config = small_model(**fields | (dict(prefix_token_id=60) if demultiplexer == "prefix" else {}))
         model, params = init(config)
         bound = model.bind({"params": params})
         hidden = jax.random.normal(jax.random.key(0), (2, 9, 32))
@@ -158,7 +160,7 @@ def test_classification_reads_cls():
 
 def test_rsa_halves_equal_the_product_with_concatenated_keys():
     config = small_model(width=3)
-    module = RSA(config)
+    module = config.demultiplexer_module()
     hidden = jax.random.normal(jax.random.key(0), (2, 5, 32))
     instance = jnp.arange(3)[None, :, None]
     _, variables = module.init_with_output(jax.random.key(1), hidden, instance)
@@ -297,7 +299,8 @@ def test_sizes_are_the_papers():
 @pytest.mark.parametrize("demultiplexer", ["rsa", "prefix"])
 @pytest.mark.parametrize("head", ["sequence", "token"])
 def test_split_layers_and_states_that_are_read_alone_change_nothing(head, demultiplexer):
-    config = small_model(width=3, head=head, labels=("a", "b"), demultiplexer=demultiplexer, prefix_token_id=40)
+    fields = dict(width=3, head=head, labels=("a", "b"), demultiplexer=demultiplexer)
+    config = small_model(**fields | (dict(prefix_token_id=40) if demultiplexer == "prefix" else {}))
     model, params = init(config)
     tokens = draw_tokens(config)
     hidden = apply(model, params, tokens, tokens != 0, method="encode")

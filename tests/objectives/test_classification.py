@@ -1,19 +1,18 @@
 """The loss of fine-tuning equals brute force, and leaves out what has no label."""
 
-import types
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from mux_jax.objectives import objectives
+from mux_jax.objectives.stages import FinetuneStage
 from tests.conftest import SPECIAL, draw_tokens, init, small_model
 
 
 def run_objective(config, tokens, labels, retrieval=0.0):
     model, params = init(config)
-    stage = types.SimpleNamespace(objective="classification", task_coefficient=0.9, retrieval_coefficient=retrieval)
+    stage = FinetuneStage(retrieval_coefficient=retrieval)
     objective = objectives.make(stage, SPECIAL)
     batch = {"tokens": tokens, "labels": labels}
     return model, params, *objective(model, params, batch, jax.random.key(0))

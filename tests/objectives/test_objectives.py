@@ -1,7 +1,5 @@
 """The objectives equal brute force, and never make an array of [B, N, L, V]."""
 
-import types
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,14 +7,12 @@ import optax
 import pytest
 
 from mux_jax.objectives import corruption, objectives
+from mux_jax.objectives.stages import PretrainStage
 from tests.conftest import SPECIAL, apply, draw_tokens, init, small_model
 
 
 def stage(objective, **changes):
-    fields = dict(mask_fraction=0.25, replace_fraction=0.85, detection_weight=50.0)
-    return types.SimpleNamespace(
-        objective=objective, task_coefficient=0.9, retrieval_coefficient=0.1, **fields | changes
-    )
+    return PretrainStage(objective=objective, **dict(mask_fraction=0.25) | changes)
 
 
 def run(config, objective, tokens, seed=0, **changes):
@@ -40,7 +36,7 @@ def test_rows_with_too_few_tokens_get_weight_0_and_are_not_changed():
     tokens = jnp.full((1, 1, 12), SPECIAL.pad).at[0, 0, :2].set(jnp.array([SPECIAL.cls, 9]))
     chosen = corruption.choose(jax.random.key(0), tokens, SPECIAL, 0.25)
     assert chosen.weights.sum() == 1
-    placed = corruption.place(tokens, chosen, jnp.full((1, 1, 3), 7))
+    placed = corruption.put_tokens(tokens, chosen, jnp.full((1, 1, 3), 7))
     np.testing.assert_array_equal(placed, tokens.at[0, 0, 1].set(7))
 
 

@@ -6,8 +6,8 @@ import jax
 import pytest
 
 from mux_jax import configuration
+from mux_jax.parallel.mesh import make_mesh
 from mux_jax.scaling import program, report
-from mux_jax.training.mesh import make_mesh
 
 ROWS, LENGTH = 8, 24
 
@@ -18,8 +18,8 @@ def step_on(*shape):
     config.pretraining.objective = "mlm"
     config.model.update(dtype="float32", max_position_embeddings=32)
     config.rows, config.data.sequence_length = ROWS, LENGTH
-    step, arguments, _ = report._training(config, make_mesh(*shape))
-    return program.collectives(step.prepare(*arguments).as_text()), arguments[0].params
+    step, arguments, _ = report._training(configuration.read(config), make_mesh(*shape))
+    return program.collectives(step.compile_for(*arguments).as_text()), arguments[0].params
 
 
 def moved(collectives, *kinds):

@@ -1,6 +1,5 @@
 """`launch/compile.py`: what it prints, on virtual devices and for a TPU, and what it refuses."""
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -14,7 +13,6 @@ from mux_jax.errors import InputError
 from mux_jax.scaling import report, topologies
 
 ROOT = Path(__file__).parents[2]
-needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 
 
 def compile_py(*arguments):
@@ -47,7 +45,7 @@ def test_widths_make_a_table_and_width_1_is_one_of_them():
     assert len(re.findall(r"\| mux_bert_tiny_n[12] training +\| cpu:1 ", done.stdout)) == 2
 
 
-@needs_libtpu
+@pytest.mark.extra
 def test_a_tpu_that_is_not_here():
     done = compile_py("--topology=v5e:2x2", "--widths=1,2", "--chips=4,256")
     assert done.returncode == 0, done.stderr
@@ -55,14 +53,14 @@ def test_a_tpu_that_is_not_here():
     assert len(re.findall(r"\| mux_bert_tiny_n[12] training +\| v5e x (?:4|256) ", done.stdout)) == 4
 
 
-@needs_libtpu
+@pytest.mark.extra
 def test_a_mesh_may_split_an_axis_of_the_slice():
     done = compile_py("--topology=v5p:4x4x4", "--mesh=fsdp=4,tensor=2", "--rows_per_chip=1")
     assert done.returncode == 0, done.stderr
     assert "all-gather over 4" in done.stdout and "all-reduce over 32" in done.stdout
 
 
-@needs_libtpu
+@pytest.mark.extra
 def test_what_does_not_fit_gets_status_1_and_advice():
     done = compile_py("--topology=v5e:2x2", "--rows_per_chip=65536")
     assert done.returncode == 1
@@ -76,7 +74,7 @@ def test_other_numbers_of_chips_are_as_if_compiled_for_them():
     reports = []
     for count in (4, 8):
         config.rows = 2 * count
-        reports.append(report.compile_for(f"cpu:{count}", config, "training", {})[0])
+        reports.append(report.compile_step(f"cpu:{count}", configuration.read(config), "training", {})[0])
     four, eight = reports
     expected = four.on(8)
     assert sum(c.link_bytes for c in expected.collectives) == sum(c.link_bytes for c in eight.collectives)

@@ -3,7 +3,6 @@
 import json
 import pickle
 import shutil
-import types
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +12,16 @@ from scipy.special import log_softmax, softmax
 
 import mux_jax
 from mux_jax import configuration
+from mux_jax.checkpoints.source import open_model
 from mux_jax.data import tasks
 from mux_jax.data.tokenizer import special_tokens
 from mux_jax.errors import InputError
 from mux_jax.objectives import objectives
-from mux_jax.pretrained import find
-from mux_jax.training import finetuning, loop
+from mux_jax.objectives.stages import FinetuneStage
+from mux_jax.parallel.mesh import make_mesh, split_batch
+from mux_jax.training import loop
 from mux_jax.training.distillation import Teacher
-from mux_jax.training.mesh import make_mesh
-from mux_jax.training.step import split_batch
+from mux_jax.training.finetune_data import load_finetune_data
 from tests.conftest import SPECIAL, WORDS, apply, draw_tokens, init, small_model
 from tests.tasks import LABELS, sentences, write_model, write_sentences, write_words
 from tests.tasks import finetuning as task_config
@@ -49,8 +49,7 @@ def folders(tmp_path_factory):
 def losses(config, labels, teacher, tokens, part=0.75, temperature=3.0):
     """The objective's outputs, and the model's logits."""
     model, params = init(config)
-    stage = types.SimpleNamespace(
-        objective="classification",
+    stage = FinetuneStage(
         task_coefficient=1.0,
         retrieval_coefficient=0.0,
         distillation_coefficient=part,
@@ -97,7 +96,7 @@ def test_tokens_that_are_padding_are_not_taught_and_numbers_by_squared_error():
 @pytest.mark.parametrize("mesh", [dict(data=4), dict(data=2, fsdp=2)])
 @pytest.mark.parametrize("name", ["teacher", "word_teacher"])
 def test_a_teacher_says_of_each_text_what_it_says_of_it_alone(folders, name, mesh):
-    found = find(str(folders / name))
+    found = open_model(str(folders / name))
     model, params = mux_jax.load_pretrained(str(folders / name))
     mesh = make_mesh(**mesh, devices=jax.devices()[:4])
     tokens = np.array(draw_tokens(small_model(width=3, vocab_size=found.config.vocab_size), rows=8))
@@ -111,12 +110,14 @@ def test_a_teacher_says_of_each_text_what_it_says_of_it_alone(folders, name, mes
 
 
 @pytest.mark.parametrize("kind", ["sequence", "token"])
-def test_half_of_the_texts_are_joined_ones_without_labels(folders, kind):
+def test_half_of_the_texts_are_joined_ones_without_labels(folders, tmp_path, kind):
     data, teacher = ("data", "teacher") if kind == "sequence" else ("words", "word_teacher")
     config = task_config(folders / data, folders / "model", kind, teacher=str(folders / teacher))
     config.model.width = 2
-    loaded = finetuning.load(config, find(str(folders / "model")).tokenizer())
-    batches = loaded.batches(config, np.arange(config.rows))
+    init = open_model(str(folders / "model"))
+    config = configuration.resolve(config, init.config)
+    data = load_finetune_data(config, tmp_path, init)
+    loaded, batches = data.examples, data.batches(np.arange(config.rows))
     assert batches.per_epoch == 10  # 40 examples and as many joined, in batches of 8
     sent = pickle.loads(pickle.dumps(batches))  # as Grain sends them to its workers
     special = special_tokens(loaded.tokenizer)
@@ -148,13 +149,13 @@ def test_with_unlabelled_texts_half_are_of_those_each_once_in_an_epoch(folders, 
     (tmp_path / "texts.txt").write_text("\n\n".join(texts))
     fields = {"teacher": str(folders / teacher), "data.unlabelled": str(tmp_path / "texts.txt")}
     config = task_config(folders / data, folders / "model", kind, **fields)
-    init = find(str(folders / "model"))
-    configuration.resolve(config, init.config)
-    loaded = finetuning.prepare(config, tmp_path, init)
-    batches = loaded.batches(config, np.arange(config.rows))
+    init = open_model(str(folders / "model"))
+    config = configuration.resolve(config, init.config)
+    loaded = load_finetune_data(config, tmp_path, init)
+    batches = loaded.batches(np.arange(config.rows))
     new, per_epoch = min(len(texts), 40), batches.per_epoch
     assert per_epoch == -(-(40 + new) // 8)
-    known = {tuple(loaded.tokenizer.encode(text).ids) for text in texts}
+    known = {tuple(loaded.examples.tokenizer.encode(text).ids) for text in texts}
     pad, seen = loaded.special.pad, []
     for epoch in range(2):
         found = []
@@ -169,7 +170,7 @@ def test_with_unlabelled_texts_half_are_of_those_each_once_in_an_epoch(folders, 
     (tmp_path / "config.json").write_text("{}")  # the run has begun
     (tmp_path / "texts.txt").write_text("another text")
     with pytest.raises(InputError, match="the unlabelled texts of .* changed since the run"):
-        finetuning.prepare(config, tmp_path, init)
+        load_finetune_data(config, tmp_path, init)
 
 
 def test_unlabelled_texts_of_a_task_on_pairs_are_pairs(tmp_path):
@@ -219,10 +220,10 @@ def test_a_run_learns_what_its_teacher_says_and_goes_on_where_it_stopped(folders
         ({"teacher": "model"}, "teacher=.*model: its width is 2; it must be an ordinary model"),
         ({"teacher": "word_teacher"}, "its head is 'token'; the task's is 'sequence'"),
         ({"teacher": "other"}, "its labels are a, b; the task's are fruit, stone"),
-        ({"teacher": "foreign"}, "it has another vocabulary than init"),
+        ({"teacher": "foreign"}, "it has another vocabulary than init_from"),
         ({"teacher": "nothing"}, "no model there"),
         ({"data.sequence_length": 40, "teacher": "short"}, "it has 30 positions for data.sequence_length=40"),
-        ({"finetuning.distillation_coefficient": 1.5}, "distillation_coefficient=1.5 must be from 0 to 1"),
+        ({"finetuning.distillation_coefficient": 1.5}, "distillation_coefficient=1.5 must be in \\[0, 1\\]"),
         ({"finetuning.temperature": 0.0}, "temperature=0.0 must be positive"),
         ({"data.unlabelled": "texts.txt"}, "data.unlabelled=texts.txt needs a teacher"),
         ({"teacher": "teacher", "data.unlabelled": "nowhere.txt"}, "nowhere.txt: no such file"),

@@ -12,12 +12,14 @@ import pytest
 
 import mux_jax
 from mux_jax import configuration
-from mux_jax.data.tokenizer import special_tokens
+from mux_jax.checkpoints.convert import convert
+from mux_jax.checkpoints.source import open_model
+from mux_jax.configuration import read, to_json
+from mux_jax.data.task_data import load_task
 from mux_jax.errors import InputError, TrainingError
-from mux_jax.inference import predictor
-from mux_jax.pretrained import convert, find
-from mux_jax.training import finetuning, loop
-from mux_jax.training.workdir import open_workdir, to_dict
+from mux_jax.inference import evaluation, predictor
+from mux_jax.training import finetune_data, loop
+from mux_jax.training.workdir import open_workdir
 from tests.tasks import LABELS, write_model, write_sentences, write_words
 from tests.tasks import finetuning as task_config
 
@@ -58,7 +60,7 @@ def test_the_best_checkpoint_is_kept_and_loaded(finished, one_device):
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     scores = {row["step"]: row["heldout_score"] for row in rows if "heldout_score" in row}
     best = min(step for step, score in scores.items() if score == max(scores.values()))
-    assert find(str(workdir)).step == best
+    assert open_model(str(workdir)).step == best
     kept = {int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()}
     assert kept == {best, 8}
 
@@ -66,50 +68,50 @@ def test_the_best_checkpoint_is_kept_and_loaded(finished, one_device):
 def test_evaluation_of_the_run_gives_its_score_and_ensembles_are_reported(finished, one_device):
     workdir, result, config = finished
     config = task_config(config.data.folder, "")
-    again = finetuning.evaluate(config, str(workdir))
+    again = mux_jax.evaluate(config, str(workdir))
     assert again["score"] == result["score"]
     assert (workdir / "evaluation_ensemble_1" / "result.json").exists()
     config = task_config(config.data.folder, "", ensemble=2)
-    both = finetuning.evaluate(config, str(workdir), [str(workdir)])
+    both = mux_jax.evaluate(config, str(workdir), compare=[str(workdir)])
     assert (both["ensemble"], both["effective_width"]) == (2, 1.0)
     assert (workdir / "evaluation_ensemble_2" / "scores.png").exists()
     config = task_config(config.data.folder, "", ensemble=3)
     with pytest.raises(InputError, match="ensemble=3 must be from 1 to model.width=2"):
-        finetuning.evaluate(config, str(workdir))
+        mux_jax.evaluate(config, str(workdir))
 
 
 def test_evaluation_takes_row_lengths_and_dtype_from_the_run_unless_given(finished, one_device, monkeypatch):
     workdir, _, config = finished
-    used, classifier = [], finetuning.Classifier
+    used, runner = [], evaluation.BatchRunner
 
     def record(model, mesh, rows, lengths, pad):
         used.append((model.config.dtype, lengths[-1]))
-        return classifier(model, mesh, rows, lengths, pad)
+        return runner(model, mesh, rows, lengths, pad)
 
-    monkeypatch.setattr(finetuning, "Classifier", record)
+    monkeypatch.setattr(evaluation, "BatchRunner", record)
     for given in (), ("data.sequence_length", "model.dtype"):
         wanted = task_config(config.data.folder, "")
         wanted.data.sequence_length, wanted.model.dtype = 9, "bfloat16"
-        finetuning.evaluate(wanted, str(workdir), given=given)
+        mux_jax.evaluate(wanted, str(workdir), given=given)
     assert used == [("auto", config.data.sequence_length), ("bfloat16", 9)]
 
 
 def test_evaluation_and_prediction_pad_a_model_alike_that_does_not_say_how(tmp_path, one_device, monkeypatch, capsys):
     folder = write_model(tmp_path / "m", head="sequence", labels=LABELS)
-    used, classifier = [], finetuning.Classifier
+    used, runner = [], evaluation.BatchRunner
 
     def record(model, mesh, rows, lengths, pad):
         used.append(lengths)
-        return classifier(model, mesh, rows, lengths, pad)
+        return runner(model, mesh, rows, lengths, pad)
 
-    for module in finetuning, predictor:
-        monkeypatch.setattr(module, "Classifier", record)
-    finetuning.evaluate(task_config(write_sentences(tmp_path / "data"), folder), str(tmp_path / "scores"))
+    for module in evaluation, predictor:
+        monkeypatch.setattr(module, "BatchRunner", record)
+    mux_jax.evaluate(task_config(write_sentences(tmp_path / "data"), ""), str(folder), str(tmp_path / "scores"))
     mux_jax.Predictor(str(folder))
     assert used == [(40,), (40,)]
     assert capsys.readouterr().out.count(f"{folder} does not say how long its rows were; taken to be 40") == 2
-    config = task_config(tmp_path / "data", folder)
-    finetuning.evaluate(config, str(tmp_path / "by_hand"), given={"data.lengths"})
+    config = task_config(tmp_path / "data", "")
+    mux_jax.evaluate(config, str(folder), str(tmp_path / "by_hand"), given={"data.bucket_lengths"})
     assert "how long its rows were" not in capsys.readouterr().out
 
 
@@ -118,14 +120,16 @@ def test_a_converted_run_keeps_its_row_lengths_and_columns(finished, tmp_path):
     for source, destination in zip(paths, paths[1:]):
         convert(source, destination)
     for path in paths:
-        found = find(path)
-        assert predictor.row_lengths(found) == (8, 16, 24) and tuple(found.task["text_columns"]) == ("text",)
+        found = open_model(path)
+        assert found.bucket_lengths() == (8, 16, 24) and found.text_columns() == ("text",)
     described = json.loads((tmp_path / "there" / "tokenizer_config.json").read_text())
     assert described["model_input_names"] == ["input_ids", "attention_mask"]  # token types are 0 in training
     file = tmp_path / "there" / "config.json"
-    file.write_text(file.read_text().replace('"lengths"', '"sizes"'))
-    with pytest.raises(InputError, match="config.json: mux_jax.task=.* must have lists, `lengths` and `text_columns`"):
-        find(paths[1])
+    file.write_text(file.read_text().replace('"bucket_lengths"', '"sizes"'))
+    with pytest.raises(
+        InputError, match="config.json: mux_jax.task=.* must have lists, `bucket_lengths` and `text_columns`"
+    ):
+        open_model(paths[1])
 
 
 def test_results_that_do_not_fit_are_refused_and_those_of_a_run_stay(finished, tmp_path, one_device):
@@ -133,15 +137,15 @@ def test_results_that_do_not_fit_are_refused_and_those_of_a_run_stay(finished, t
     shutil.copytree(workdir, tmp_path / "other")
     (tmp_path / "result.json").write_text('{"stages": {}}')
     with pytest.raises(InputError, match="result.json has no score on a task"):
-        finetuning.evaluate(task_config(config.data.folder, ""), str(workdir), [str(tmp_path)])
-    with pytest.raises(InputError, match="run holds another run, whose results stay; name a folder"):
-        finetuning.evaluate(task_config(config.data.folder, tmp_path / "other"), str(workdir))
+        mux_jax.evaluate(task_config(config.data.folder, ""), str(workdir), compare=[str(tmp_path)])
+    with pytest.raises(InputError, match="run holds a run, whose results stay; name a folder"):
+        mux_jax.evaluate(task_config(config.data.folder, ""), str(tmp_path / "other"), str(workdir))
     assert json.loads((workdir / "result.json").read_text()) == result
 
 
 def test_a_stopped_run_continues_to_the_same_parameters(finished, tmp_path, monkeypatch, one_device):
     workdir, result, config = finished
-    check = loop._Run.check_finite
+    check = loop.Trainer.check_finite
 
     def interrupt(self, stage, step, means):
         check(self, stage, step, means)
@@ -150,7 +154,7 @@ def test_a_stopped_run_continues_to_the_same_parameters(finished, tmp_path, monk
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Run, "check_finite", interrupt)
+        patch.setattr(loop.Trainer, "check_finite", interrupt)
         with pytest.raises(KeyboardInterrupt):
             loop.train(config.copy_and_resolve_references(), str(tmp_path / "run"))
     resumed = loop.train(config.copy_and_resolve_references(), str(tmp_path / "run"))
@@ -172,7 +176,7 @@ def test_tokens_early_stopping_and_words_cut_off(model, tmp_path, one_device, ca
     assert max(row["step"] for row in rows) == 4  # the second evaluation brought nothing better
     words = sum(
         len(e.label)
-        for e in finetuning.load(config, find(str(model)).tokenizer(), ("long", "short")).splits["dev"].examples
+        for e in load_task(config.data, open_model(str(model)).tokenizer(), ("long", "short")).splits["dev"].examples
     )
     assert all(round(run * words) == pytest.approx(run * words) for run in result["score"]["runs"])
     assert max(result["score"]["runs"]) <= 1 - 18 / words  # 40 words, of which at most 22 fit
@@ -211,7 +215,7 @@ def test_an_ordinary_model_may_be_multiplexed(tmp_path, one_device):
     config.model.demultiplexer = "rsa"
     assert loop.train(config, str(tmp_path / "run"))["width"] == 3
     model, params = mux_jax.load_pretrained(str(tmp_path / "run"))
-    assert (model.config.multiplexer, model.config.num_demux_layers) == ("orthogonal", 3)
+    assert (model.config.multiplexer, dict(model.config.options)["num_demux_layers"]) == ("orthogonal", 3)
     theirs = mux_jax.load_pretrained(str(plain))[1]
     jax.tree.map(np.testing.assert_array_equal, params["encoder"], theirs["encoder"])
 
@@ -231,21 +235,22 @@ def test_regression(model, tmp_path, one_device):
 
 def test_batches_are_a_function_of_the_step_and_hold_each_example_once_an_epoch(finished, model):
     _, _, config = finished
-    data = finetuning.load(config, find(str(model)).tokenizer())
+    config = configuration.resolve(config, open_model(str(model)).config)
+    data = finetune_data.FinetuneData(config, load_task(config.data, open_model(str(model)).tokenizer()))
     every = np.arange(config.rows)
-    batches = data.batches(config, every)
+    batches = data.batches(every)
     assert batches.per_epoch == 5  # 40 examples in batches of 8
-    again, hosts = data.batches(config, every), [data.batches(config, mine) for mine in np.split(every, 2)]
+    again, hosts = data.batches(every), [data.batches(mine) for mine in np.split(every, 2)]
     for step in (0, 7):
         for name in ("tokens", "labels"):
             np.testing.assert_array_equal(batches[step][name], again[step][name])
             np.testing.assert_array_equal(batches[step][name], np.concatenate([h[step][name] for h in hosts]))
     sent = pickle.loads(pickle.dumps(batches))  # as Grain sends them to its workers
     np.testing.assert_array_equal(sent[3]["tokens"], batches[3]["tokens"])
-    pad = special_tokens(data.tokenizer).pad
+    pad = data.special.pad
     for epoch in range(2):
         seen = [tuple(t[t != pad]) for i in range(5) for t in batches[5 * epoch + i]["tokens"].reshape(8, -1)]
-        assert sorted(seen) == sorted(tuple(ids) for ids in data.splits["train"].encoded.ids)
+        assert sorted(seen) == sorted(tuple(ids) for ids in data.examples.splits["train"].encoded.ids)
     assert any(
         (batches[i]["tokens"][0, 0] != batches[5 + i]["tokens"][0, 0]).any()
         for i in range(5)
@@ -256,16 +261,19 @@ def test_batches_are_a_function_of_the_step_and_hold_each_example_once_an_epoch(
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"model.width": 3}, "model.width=3, but init=.* has width 2"),
-        ({"model.multiplexer": "contextual"}, "model.multiplexer=contextual, but init=.* has multiplexer gaussian"),
-        ({"init": ""}, "fine-tuning starts from a model"),
+        ({"model.width": 3}, "model.width=3, but init_from=.* has width 2"),
+        (
+            {"model.multiplexer": "contextual"},
+            "model.multiplexer=contextual, but init_from=.* has multiplexer gaussian",
+        ),
+        ({"init_from": ""}, "fine-tuning starts from a model"),
         ({"ensemble": 3}, "ensemble=3 must be from 1 to model.width=2"),
         ({"data.metric": "bleu"}, "data.metric='bleu': a sequence task has accuracy, f1, macro_f1, matthews"),
         ({"data.metric": "f1", "data.kind": "regression"}, "data.metric='f1': a regression task has pearson_spearman"),
-        ({"data.lengths": "8,x"}, "must be numbers"),
+        ({"data.bucket_lengths": "8,x"}, "must be numbers"),
         ({"data.label_column": "tag"}, "no column 'tag'; there are: text, label"),
-        ({"compositions": 0}, "compositions=0 must be at least 1"),
-        ({"patience": -1}, "must not be negative"),
+        ({"num_compositions": 0}, "num_compositions=0 must be at least 1"),
+        ({"patience": -1}, "patience=-1 must be at least 0"),
         ({"data.folder": ""}, "task=custom needs data=FOLDER"),
     ],
 )
@@ -286,27 +294,27 @@ def test_a_label_unseen_in_training_is_named_with_its_line(model, tmp_path, one_
 def test_a_model_without_names_of_its_labels_is_told_where_to_put_them(model, tmp_path):
     config = task_config(write_sentences(tmp_path / "data"), model)
     with pytest.raises(InputError, match="on: LABEL_0, LABEL_1; put their names in `id2label` of the model's config"):
-        finetuning.load(config, find(str(model)).tokenizer(), ("LABEL_0", "LABEL_1"))
+        load_task(config.data, open_model(str(model)).tokenizer(), ("LABEL_0", "LABEL_1"))
 
 
 def test_spans_are_scored_only_of_tags_that_say_where_they_begin(model, tmp_path):
     config = task_config(write_words(tmp_path / "data"), model, "token", **{"data.metric": "span_f1"})
     with pytest.raises(InputError, match="span_f1 is of tags such as B-PER, I-PER and O; the labels are long, short"):
-        finetuning.load(config, find(str(model)).tokenizer())
+        load_task(config.data, open_model(str(model)).tokenizer())
 
 
 def test_a_configuration_resolves_tenths_and_the_models_positions(model, capsys):
     config = configuration.finetuning("sst2", "x", 0)
-    config.init = str(model)
-    configuration.resolve(config, find(str(model)).config)
+    config.init_from = str(model)
+    config = configuration.resolve(config, open_model(str(model)).config)
     assert (config.finetuning.warmup_steps, config.eval.every, config.model.width) == (2000, 2000, 2)
     assert config.data.sequence_length == 40 and "has no positions for 128" in capsys.readouterr().out
-    assert configuration.row_lengths(config) == (16, 24, 32, 40)
+    assert config.bucket_lengths() == (16, 24, 32, 40)
 
 
 def test_a_run_from_before_a_field_goes_on_unless_the_field_is_used(tmp_path):
-    config = configuration.finetuning("sst2", "", 2)
-    before = to_dict(config)
+    config = read(configuration.finetuning("sst2", "", 2))
+    before = to_json(config)
     del before["data"]["unlabelled"]
     (tmp_path / "config.json").write_text(json.dumps(before))
     open_workdir(str(tmp_path), config)
@@ -317,8 +325,9 @@ def test_a_run_from_before_a_field_goes_on_unless_the_field_is_used(tmp_path):
 
 def test_pretraining_goes_on_with_the_layers_of_the_demultiplexer(model):
     config = configuration.pretraining("bert", "tiny", 2)
-    configuration.resolve(config, dataclasses.replace(find(str(model)).config, num_demux_layers=4))
-    assert config.model.num_demux_layers == 4
+    config.data.sequence_length = 32
+    init = dataclasses.replace(open_model(str(model)).config, options=(("num_demux_layers", 4),))
+    assert configuration.resolve(config, init).model.to_flat()["num_demux_layers"] == 4
 
 
 def test_fine_tuning_may_add_a_layer_to_the_demultiplexer(model, tmp_path, one_device):
@@ -326,7 +335,7 @@ def test_fine_tuning_may_add_a_layer_to_the_demultiplexer(model, tmp_path, one_d
     config.finetuning.update(steps=1, warmup_steps=1)  # a first step of rate 0
     loop.train(config, str(tmp_path / "run"))
     (_, theirs), (found, ours) = (mux_jax.load_pretrained(str(path)) for path in (model, tmp_path / "run"))
-    assert found.config.num_demux_layers == 3
+    assert dict(found.config.options)["num_demux_layers"] == 3
     layers = ours["demultiplexer"]
     assert layers.pop("layers_2") and layers.pop("norms_2")
     jax.tree.map(np.testing.assert_array_equal, layers, theirs["demultiplexer"])
@@ -334,13 +343,13 @@ def test_fine_tuning_may_add_a_layer_to_the_demultiplexer(model, tmp_path, one_d
 
 def test_a_damaged_best_checkpoint_gives_way_to_the_newest(finished, tmp_path, capsys, one_device):
     shutil.copytree(finished[0], tmp_path / "run")
-    best = find(str(tmp_path / "run")).step
+    best = open_model(str(tmp_path / "run")).step
     (tmp_path / "run" / "checkpoints" / str(best) / "digests.json").write_text('{"params/none": "0"}')
     if best == 8:
         with pytest.raises(TrainingError, match="all checkpoints .* are damaged"):
-            find(str(tmp_path / "run"))
+            open_model(str(tmp_path / "run"))
     else:
-        assert find(str(tmp_path / "run")).step == 8
+        assert open_model(str(tmp_path / "run")).step == 8
         assert "the best, is damaged (params/none is missing)" in capsys.readouterr().out
         (tmp_path / "run" / "result.json").unlink()
         loop.train(finished[2], str(tmp_path / "run"))  # at its end: only the scores are missing

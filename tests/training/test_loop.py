@@ -15,10 +15,12 @@ import pytest
 from etils import epath
 
 from mux_jax import load_pretrained
+from mux_jax.checkpoints.runs import Checkpoints, damaged
+from mux_jax.configuration import read
 from mux_jax.errors import InputError, TrainingError
-from mux_jax.training import hosts, pretraining
-from mux_jax.training.checkpoints import Checkpoints, damaged
+from mux_jax.parallel import hosts
 from mux_jax.training.loop import train
+from mux_jax.training.pretrain_data import load_pretrain_data
 from tests.conftest import small_run, use_one_device, write_text
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +76,7 @@ def test_a_run_leaves_what_the_readme_says(finished):
 
 def test_electra_with_a_learned_generator(text_file, tmp_path, one_device):
     config = small_run("electra", text_file, tmp_path, generator="learned")
-    config.accumulate = 1
+    config.grad_accumulation_steps = 1
     result = train(config, str(tmp_path / "run"))
     assert {"rtd_roc_auc", "rtd_f1", "generator_mlm_loss"} <= set(result["stages"]["pretraining"])
     assert "generator_retrieval_loss" in result["stages"]["priming"]
@@ -175,16 +177,16 @@ def test_damage_is_named_and_skipped(tmp_path, capsys, kind):
         arrays = {"a": jax.random.normal(jax.random.key(step), (1000,))}
         checkpoints.save(step, arrays, arrays, {"stage": f"at {step}"})
     checkpoints.wait()
-    assert checkpoints.latest() == (2, {"stage": "at 2"})
+    assert checkpoints.latest() == (2, {"format": 1, "stage": "at 2"})
     damage(tmp_path / "2", kind)
-    assert checkpoints.latest() == (1, {"stage": "at 1"})
+    assert checkpoints.latest() == (1, {"format": 1, "stage": "at 1"})
     assert f"{tmp_path}/2 is damaged" in capsys.readouterr().out
     assert [checkpoints.best_or(3, best) for best in (None, {"step": 1}, {"step": 2})] == [3, 1, 3]
     assert f"{tmp_path}/2, the best, is damaged" in capsys.readouterr().out
     checkpoints.latest(set_damaged_aside=True)
     checkpoints.save(2, arrays, arrays, {"stage": "again"})
     checkpoints.wait()
-    assert checkpoints.latest() == (2, {"stage": "again"})
+    assert checkpoints.latest() == (2, {"format": 1, "stage": "again"})
     damage(tmp_path / "1", kind)
     damage(tmp_path / "2", kind)
     with pytest.raises(TrainingError, match="all checkpoints in .* are damaged"):
@@ -245,25 +247,25 @@ def test_held_out_text_may_be_less_than_a_batch(run_config, tmp_path):
 
 
 def test_evaluation_takes_no_more_rows_at_a_time_than_a_step(run_config, tmp_path):
-    data = pretraining.prepare(run_config, epath.Path(tmp_path))
-    found = {}
-    for run_config.accumulate in (1, 4):
-        batches = [batch["tokens"] for batch in data.heldout_batches(run_config, multiple=2)]
-        assert {len(tokens) for tokens in batches} == {run_config.rows // run_config.accumulate}
-        found[run_config.accumulate] = np.concatenate(batches)
+    config, found = read(run_config), {}
+    data = load_pretrain_data(config, epath.Path(tmp_path), None)
+    for config.grad_accumulation_steps in (1, 4):
+        batches = [batch["tokens"] for batch in data.heldout_batches(multiple=2)]
+        assert {len(tokens) for tokens in batches} == {config.rows // config.grad_accumulation_steps}
+        found[config.grad_accumulation_steps] = np.concatenate(batches)
     np.testing.assert_array_equal(found[1], found[4])  # of the same text
 
 
 def test_init_takes_what_fits_from_another_run(finished, text_file, tmp_path, capsys, one_device):
     config = small_run("electra", text_file, tmp_path)
     config.stages = ("pretraining",)
-    config.init = str(finished[0])
+    config.init_from = str(finished[0])
     config.pretraining.update(steps=1, warmup_steps=1)  # a first step of rate 0
     train(config, str(tmp_path / "run"))
     assert_identical(params_of(tmp_path / "run")["encoder"], params_of(finished[0])["encoder"])
     output = capsys.readouterr().out
     assert "arrays from" in output and "new: detection_head" in output
-    config.init = str(tmp_path / "nothing")
+    config.init_from = str(tmp_path / "nothing")
     with pytest.raises(InputError, match="no model there"):
         train(config, str(tmp_path / "other"))
 

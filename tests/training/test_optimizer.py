@@ -7,8 +7,9 @@ import pytest
 
 from mux_jax.models.model import MuxModel
 from mux_jax.objectives import objectives
+from mux_jax.parallel.mesh import make_mesh, split_batch
+from mux_jax.parallel.params import init_params
 from mux_jax.training import step as steps
-from mux_jax.training.mesh import make_mesh
 from mux_jax.training.optimizer import decayed, learning_rate, make_optimizer
 from tests.conftest import SPECIAL, draw_tokens, init, small_model
 
@@ -48,13 +49,13 @@ def test_a_step_equals_adamw_by_hand():
 def test_multiplexer_keys_stay_fixed_unless_they_are_learned(learn_keys):
     config, mesh = small_model(learn_keys=learn_keys), make_mesh(devices=jax.devices()[:1])
     model = MuxModel(config)
-    params = steps.init_params(model, mesh, seed=0)
+    params = init_params(model, mesh, seed=0)
     before = jax.device_get(params)
     optimizer = make_optimizer(stage(warmup_steps=0, learning_rate=1e-2), SETTINGS)
     state = steps.init_state(params, optimizer, 0, mesh)
-    batch = steps.split_batch({"tokens": np.asarray(draw_tokens(config))}, mesh)
+    batch = split_batch({"tokens": np.asarray(draw_tokens(config))}, mesh)
     objective = objectives.make(stage(), SPECIAL)
-    step = steps.make_train_step(objective, model, optimizer, mesh, seed=0, accumulate=1)
+    step = steps.make_train_step(objective, model, optimizer, mesh, seed=0, grad_accumulation_steps=1)
     for _ in range(2):
         state, _ = step(state, batch)
     changed = jax.tree.map(lambda a, b: bool((a != np.asarray(b)).any()), before, state.params)

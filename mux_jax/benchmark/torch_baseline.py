@@ -1,0 +1,125 @@
+"""What a user would pick instead: BERT of Hugging Face `transformers` in PyTorch, in a process of its own.
+
+Its threads then do not spin while ours work. The process says when it is ready, reads a line for
+each turn, and answers with the seconds that it took.
+"""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+def torch_baseline(kind: str, settings: dict[str, Any]) -> Callable[[], float] | None:
+    """A function that runs `kind` (inference, training, pipeline) once; None if PyTorch is not installed."""
+    if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
+        return None
+    command = [sys.executable, "-m", "mux_jax.benchmark.torch_baseline", kind, json.dumps(settings)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def answer() -> str:
+        line = process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the process of PyTorch ended with status {process.wait()}")
+        return line
+
+    def run() -> float:
+        process.stdin.write("\n")
+        process.stdin.flush()
+        return float(answer())
+
+    answer()
+    return run
+
+
+def _main(kind: str, settings: dict[str, Any]) -> None:
+    import os
+    import time
+
+    import torch
+    import transformers
+
+    from mux_jax.allocator import keep_freed_memory
+
+    keep_freed_memory()  # as our own process does
+    transformers.logging.set_verbosity_error()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[settings["dtype"]]
+    if device == "cpu":
+        torch.set_num_threads(os.cpu_count())
+    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
+    dimensions = {name: settings["model"][name] for name in names}
+    config = transformers.BertConfig(vocab_size=30522, num_labels=2, attn_implementation="sdpa", **dimensions)
+    make = {
+        ("inference", "sequence"): transformers.BertForSequenceClassification,
+        ("inference", "token"): transformers.BertForTokenClassification,
+        ("pipeline", "sequence"): transformers.BertForSequenceClassification,
+    }.get((kind, settings.get("task")), transformers.BertForMaskedLM)
+    model = make(config).to(device)
+    if kind != "training":
+        model = model.eval().to(dtype)
+    run = {"inference": _inference, "training": _training, "pipeline": _pipeline}[kind](model, settings, device, dtype)
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        run()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        print(time.perf_counter() - start, flush=True)
+
+
+def _inference(model: Any, settings: dict[str, Any], device: str, dtype: Any) -> Callable[[], None]:
+    import torch
+
+    if device == "cuda":
+        model = torch.compile(model)
+    tokens = torch.randint(1000, 30522, (settings["rows"], settings["length"]), device=device)
+
+    def run() -> None:
+        with torch.inference_mode():
+            model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits.cpu()
+
+    return run
+
+
+def _training(model: Any, settings: dict[str, Any], device: str, dtype: Any) -> Callable[[], None]:
+    import torch
+
+    if device == "cuda":
+        model = torch.compile(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    tokens = torch.randint(1000, 30522, (settings["rows"], settings["length"]), device=device)
+    chosen = torch.rand(tokens.shape, device=device) < 0.15
+    labels = torch.where(chosen, tokens, -100)
+
+    def run() -> None:
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+            loss = model(input_ids=tokens, attention_mask=torch.ones_like(tokens), labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return run
+
+
+def _pipeline(model: Any, settings: dict[str, Any], device: str, dtype: Any) -> Callable[[], None]:
+    import transformers
+
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=settings["tokenizer"], pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+    classify = transformers.pipeline("text-classification", model=model, tokenizer=tokenizer, device=device)
+    with open(settings["texts"]) as f:
+        texts = json.load(f)
+
+    def run() -> None:
+        classify(texts, batch_size=settings["rows"], truncation=True, max_length=settings["length"])
+
+    return run
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1], json.loads(sys.argv[2]))

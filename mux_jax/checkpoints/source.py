@@ -1,0 +1,181 @@
+"""Models by path: runs of this project, Hugging Face folders, ids of the hub."""
+
+import dataclasses
+from typing import Any
+
+import jax
+from etils import epath
+from tokenizers import Tokenizer
+
+from mux_jax.checkpoints import hub, huggingface
+from mux_jax.checkpoints.runs import Checkpoints, checkpoint_folder
+from mux_jax.checkpoints.task_info import TaskInfo
+from mux_jax.configuration import FinetuneConfig, from_mapping
+from mux_jax.data.rows import lengths_up_to
+from mux_jax.data.tasks import get_task
+from mux_jax.data.tokenizer import has_tokenizer, load_tokenizer
+from mux_jax.errors import InputError
+from mux_jax.models.config import ModelConfig
+from mux_jax.models.model import MuxModel
+from mux_jax.parallel.mesh import make_mesh
+from mux_jax.parallel.params import abstract_params
+from mux_jax.paths import absolute
+from mux_jax.progress import say
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSource:
+    """A model in a folder.
+
+    Attributes:
+      folder: a run's or a Hugging Face folder.
+      config: shape and parts.
+      step: of a run's best checkpoint if it was judged by a task, else of its newest whole one; None for
+        a Hugging Face folder.
+      run: the run's configuration, as JSON holds it; None for others.
+      task: of a fine-tuned model; None for others.
+    """
+
+    folder: epath.Path
+    config: ModelConfig
+    step: int | None
+    run: dict[str, Any] | None
+    task: TaskInfo | None
+
+    def params(self, mesh: jax.sharding.Mesh) -> Any:
+        """The parameters, float32, as they lie on `mesh`.
+
+        Raises:
+          InputError: weights that do not fit the configuration.
+        """
+        abstract = abstract_params(MuxModel(self.config), mesh)
+        if self.step is None:
+            params = huggingface.read_params(self.folder, self.config)
+            return jax.tree.map(lambda x, a: jax.device_put(x, a.sharding), params, abstract)
+        checkpoints = Checkpoints(checkpoint_folder(self.folder))
+        params = checkpoints.restore_params(self.step, abstract)
+        checkpoints.close()
+        return params
+
+    def tokenizer(self, given: str = "") -> Tokenizer:
+        """The tokenizer, or the one in the file `given` if there is none.
+
+        Raises:
+          InputError: none at all, `given` differs from the model's, or has more tokens than the model.
+        """
+        other = load_tokenizer(given) if given else None
+        own = self.find_tokenizer()
+        if own and other and own.get_vocab() != other.get_vocab():
+            raise InputError(f"data.tokenizer={given} has another vocabulary than {self.folder}")
+        tokenizer = own or other
+        if tokenizer is None:
+            raise InputError(
+                f"{self.folder} has no tokenizer; put its vocab.txt there, or name it: --config.data.tokenizer=FILE in "
+                "training and evaluation, --tokenizer=FILE in converting"
+            )
+        self.check_size(tokenizer)
+        return tokenizer
+
+    def check_size(self, tokenizer: Tokenizer) -> None:
+        """Raises `InputError` if a tokenizer has more tokens than the model embeddings."""
+        size, limit = tokenizer.get_vocab_size(), self.config.vocab_size
+        if size > limit:
+            raise InputError(f"the tokenizer has {size} tokens, the model's vocabulary {limit}")
+
+    def bucket_lengths(self) -> tuple[int, ...]:
+        """The lengths of rows that the model was fine-tuned with, ascending.
+
+        A multiplexed model from elsewhere gets rows of 128, to which the released ones are padded, and that
+        is printed; an ordinary one is masked and does not see padding.
+        """
+        if self.task:
+            return self.task.bucket_lengths
+        room = self.config.max_position_embeddings - self.config.prefix_length
+        if self.config.width > 1:
+            length = min(128, room)
+            say(
+                f"{self.folder} does not say how long its rows were; taken to be {length} tokens, as in released models"
+            )
+            return (length,)
+        return lengths_up_to(room)
+
+    def text_columns(self) -> tuple[str, ...]:
+        """The columns of the texts in the files that the model was fine-tuned on."""
+        if self.task:
+            return self.task.text_columns
+        return ("words",) if self.config.head == "token" else ("text",)
+
+    def find_tokenizer(self) -> Tokenizer | None:
+        """The model's own tokenizer; None if there is none. Released models come without: theirs is BERT's."""
+        if has_tokenizer(self.folder):
+            return load_tokenizer(str(self.folder))
+        released = self.config.width > 1 or hub.is_released(str(self.folder))
+        if self.config.vocab_size != 30522 or not released:
+            return None
+        try:
+            tokenizer = load_tokenizer(str(hub.fetch_released_vocabulary()))
+        except InputError as e:
+            say(f"{self.folder} has no tokenizer, and that of released models is not at hand: {e}")
+            return None
+        say(f"{self.folder} has no tokenizer; taken to be that of released models, {hub.RELEASED_VOCABULARY}")
+        return tokenizer
+
+
+def open_model(path: str) -> ModelSource:
+    """Finds the model in a run's folder, in a Hugging Face folder, or of an id on the hub.
+
+    Raises:
+      InputError: there is none, or it is not one that is known here.
+    """
+    folder = epath.Path(path).expanduser()
+    if not folder.exists() and hub.is_id(path):
+        folder = hub.fetch(path)
+    folder = absolute(folder)
+    if checkpoint_folder(folder).exists():
+        checkpoints = Checkpoints(checkpoint_folder(folder))
+        found = checkpoints.latest()
+        if found is None:
+            raise InputError(f"{folder}: the run has saved no checkpoint yet")
+        newest, run = found
+        step = checkpoints.best_or(newest, run.get("best"))
+        checkpoints.close()
+        try:
+            config = ModelConfig.from_flat(run["model"])
+        except InputError as e:
+            raise InputError(f"{folder}: {e}") from e
+        task = TaskInfo.from_json(run["task"]) if run.get("task") else _task_of_run(run.get("config"))
+        return ModelSource(folder, config, step, run.get("config"), task)
+    if huggingface.is_folder(folder):
+        return ModelSource(folder, huggingface.read_config(folder), None, None, huggingface.read_task(folder))
+    raise InputError(
+        f"{folder}: no model there: neither a run (`checkpoints`) nor a Hugging Face folder "
+        "(`config.json` with `model.safetensors` or `pytorch_model.bin`)"
+    )
+
+
+def _task_of_run(run: dict[str, Any] | None) -> TaskInfo | None:
+    """What a run's configuration says of its task; None if it was pre-trained."""
+    if not run or "task" not in run["data"]:
+        return None
+    config = from_mapping(FinetuneConfig, run)
+    return TaskInfo(config.bucket_lengths(), get_task(config.data).text)
+
+
+def load_pretrained(path: str) -> tuple[MuxModel, Any]:
+    """Loads a model: of a run, of the paper, or an ordinary BERT or ELECTRA.
+
+    Args:
+      path: the folder of a run (its newest whole checkpoint is loaded, of fine-tuning the best), a
+        Hugging Face folder (`config.json` with `model.safetensors` or `pytorch_model.bin`), or an id of the
+        Hugging Face hub, such as "princeton-nlp/muxbert_base_gaussian_hadamard_index_pos_2".
+
+    Returns:
+      (model, params): `model.apply({"params": params}, tokens, mask)` gives logits, as described
+      at `mux_jax.models.model.MuxModel`; `model.config` describes the model. Parameters are float32.
+
+    Raises:
+      InputError: there is no model, it is none that is known here, or its weights do not fit its
+        configuration.
+    """
+    found = open_model(path)
+    return MuxModel(found.config), found.params(make_mesh(devices=jax.devices()[:1]))

@@ -1,0 +1,98 @@
+"""Tasks that need no download: real labels, taken from the Python installation.
+
+Files are parsed, never executed. What there is depends on the installed versions; the split is by a
+hash of the text.
+"""
+
+import builtins
+import hashlib
+import io
+import keyword
+import os
+import sysconfig
+import tokenize
+from collections.abc import Iterator
+
+from mux_jax.data.pydocs import docstrings as read_docstrings
+
+# Installed with mux_jax, so always there.
+_PACKAGES = ("jax", "flax", "numpy", "scipy", "sklearn", "matplotlib", "optax", "orbax")
+_FILES = 120  # of each package
+_DOCSTRINGS = 600  # of each package
+_LINES = 6_000
+_KINDS = {
+    tokenize.NUMBER: "number",
+    tokenize.STRING: "string",
+    tokenize.OP: "operator",
+    tokenize.COMMENT: "comment",
+}
+
+Splits = dict[str, list[tuple]]
+
+
+def docstrings() -> Splits:
+    """Sequence classification: which package is a docstring from? (text, package, file)"""
+    root = sysconfig.get_paths()["purelib"]
+    splits, seen = {"train": [], "dev": []}, set()
+    for package in _PACKAGES:
+        count = 0
+        for path in _python_files(os.path.join(root, package))[:_FILES]:
+            for text in read_docstrings(path):
+                if text not in seen and count < _DOCSTRINGS:
+                    seen.add(text)
+                    count += 1
+                    splits[_split(text)].append((text, package, path))
+    return splits
+
+
+def code_lines() -> Splits:
+    """Token classification: what is each token of a line of code? (tokens, kinds, file:line)"""
+    splits, seen = {"train": [], "dev": []}, set()
+    for path in _python_files(sysconfig.get_paths()["stdlib"]):
+        for words, kinds, line in _lines(path):
+            text = " ".join(words)
+            if text not in seen:
+                seen.add(text)
+                splits[_split(text)].append((words, kinds, f"{path}:{line}"))
+        if len(seen) >= _LINES:
+            break
+    return splits
+
+
+def _lines(path: str) -> Iterator[tuple[list[str], list[str], int]]:
+    """The lines of 3 to 30 tokens, none of them long, with what each token is."""
+    words, kinds = [], []
+    with open(path, "rb") as f:
+        text = f.read()
+    try:
+        for token in tokenize.tokenize(io.BytesIO(text).readline):
+            if token.type in (tokenize.NEWLINE, tokenize.NL):
+                if 3 <= len(words) <= 30 and all(len(word) <= 30 and "\n" not in word for word in words):
+                    yield words, kinds, token.start[0]
+                words, kinds = [], []
+            elif token.type == tokenize.NAME:
+                known = "keyword" if keyword.iskeyword(token.string) else "name"
+                words.append(token.string)
+                kinds.append("builtin" if hasattr(builtins, token.string) and known == "name" else known)
+            elif token.type in _KINDS:
+                words.append(token.string)
+                kinds.append(_KINDS[token.type])
+    except (tokenize.TokenError, SyntaxError, UnicodeDecodeError):
+        return  # samples that are broken on purpose
+
+
+def _python_files(root: str) -> list[str]:
+    """The Python files under a folder, tests and installed packages aside, in an order that mixes them."""
+    found = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [f for f in folders if f not in ("test", "tests", "site-packages", "idlelib", "__pycache__")]
+        found += [os.path.join(folder, name) for name in names if name.endswith(".py")]
+    return sorted(found, key=lambda path: _digest(os.path.relpath(path, root)))
+
+
+def _split(text: str) -> str:
+    return "dev" if _digest(text)[-1] < 26 else "train"  # a tenth; packing holds texts out by the first byte
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()

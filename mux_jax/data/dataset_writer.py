@@ -1,0 +1,110 @@
+"""Text files to a TensorFlow Datasets folder in ArrayRecord format, by an Apache Beam pipeline.
+
+The pipeline is TFDS's own: it shuffles by a hash of each document's place, chooses the number of
+shards, writes them and describes them. Beam's runner decides where. TensorFlow is not needed.
+"""
+
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import tensorflow_datasets as tfds
+from etils import epath
+from tensorflow_datasets.core.writer import ExampleWriter
+
+from mux_jax.data.sources import TextFiles
+from mux_jax.errors import InputError
+
+
+def write_dataset(
+    source: TextFiles, name: str, output: str, shards: int | None = None, beam_options: Sequence[str] = ()
+) -> tfds.core.DatasetInfo:
+    """Writes the documents of `source` to OUTPUT/NAME/1.0.0: split `train`, feature `text`.
+
+    Runs on this machine unless the Beam options name another runner. The folder appears when it
+    is whole. Without `shards` they are of 64 MiB to 1 GiB.
+
+    Raises:
+      InputError: a bad name or number of shards, a destination that exists, Beam options that
+        Beam refuses, no Beam; while reading, what `TextFiles` raises.
+    """
+    try:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError as e:
+        raise InputError("preparing a data set needs Apache Beam: pip install 'mux_jax[beam]'") from e
+
+    if not re.fullmatch("[a-z][a-z0-9_]*", name):
+        raise InputError(f"name {name!r}: a data set's name is of lower-case letters, digits and _, a letter first")
+    if shards is not None and shards < 1:
+        raise InputError(f"shards={shards} must be at least 1")
+    builder = _TextBuilder(source, name, output)
+    if builder.data_path.exists():
+        raise InputError(f"{builder.data_path} exists; choose another name or output, or remove it")
+    options = PipelineOptions(list(beam_options))
+    try:
+        beam.Pipeline(options=options)  # checks them
+    except (ValueError, ImportError) as e:
+        raise InputError(f"Beam options: {e}") from e
+
+    download = tfds.download.DownloadConfig(beam_options=options, num_shards=shards, try_download_gcs=False)
+    with tempfile.TemporaryDirectory() as empty:  # TFDS makes a folder for downloads, and there are none
+        try:
+            builder.download_and_prepare(download_dir=empty, download_config=download)
+        except Exception as e:
+            # What a worker raised comes back with the name of the step, from most runners as text.
+            found = re.search(r"InputError: (.*?)(?: \[while running|\n|$)", f"{type(e).__name__}: {e}")
+            if found:
+                raise InputError(found[1]) from e
+            raise
+    return builder.info
+
+
+class _TextBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """What TFDS asks of a data set: its name and version, its features, and its examples by split."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, source: TextFiles, name: str, folder: str):
+        self.name = name
+        self._source = source
+        super().__init__(data_dir=os.path.expanduser(folder), file_format="array_record")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({"text": tfds.features.Text()}))
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self) -> Any:
+        import apache_beam as beam
+
+        files = [(i, os.fspath(path)) for i, path in enumerate(self._source.files)]
+        return beam.Create(files) | beam.FlatMap(_examples, self._source.read)
+
+    def _example_writer(self) -> ExampleWriter:
+        return _ShardWriter(self.info.file_format)
+
+
+def _examples(
+    file: tuple[int, str], read: Callable[[epath.Path], Iterator[tuple[str, int]]]
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """The documents of a file under keys that no other document has."""
+    number, path = file
+    for i, (text, _) in enumerate(read(epath.Path(path))):
+        yield f"{number}:{i}", {"text": text}
+
+
+class _ShardWriter(ExampleWriter):
+    """Writes a shard; to an object store by way of the local disk, as ArrayRecord's writer needs a file."""
+
+    def write(self, path: os.PathLike[str] | str, examples: Iterable[tuple[Any, bytes]]) -> None:
+        if "://" not in os.fspath(path):
+            super().write(path, examples)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            shard = epath.Path(folder) / "shard"
+            super().write(shard, examples)
+            shard.copy(path)

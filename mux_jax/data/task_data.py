@@ -1,0 +1,110 @@
+"""A task's examples with a tokenizer: read, checked and encoded."""
+
+import dataclasses
+import hashlib
+
+from tokenizers import Tokenizer
+
+from mux_jax.data.encoding import Encoded, Encoder
+from mux_jax.data.sections import TaskSection
+from mux_jax.data.tasks import Example, Task, describe, get_task, read
+from mux_jax.data.tokenizer import SpecialTokens, special_tokens
+from mux_jax.errors import InputError
+from mux_jax.progress import say
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Examples with their encoded texts."""
+
+    examples: list[Example]
+    encoded: Encoded
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskData:
+    """A task with a tokenizer.
+
+    Attributes:
+      task: what is learned and judged.
+      tokenizer: what encoded the texts.
+      labels: the classes by name; of a regression, its one name.
+      splits: `train` and those of `task.dev`, or the latter alone.
+    """
+
+    task: Task
+    tokenizer: Tokenizer
+    labels: tuple[str, ...]
+    splits: dict[str, Split]
+
+    @property
+    def special(self) -> SpecialTokens:
+        """The special tokens' ids."""
+        return special_tokens(self.tokenizer)
+
+    def digest(self) -> str:
+        """The same for the same texts and labels."""
+        splits = {name: [(e.text, e.label) for e in split.examples] for name, split in self.splits.items()}
+        return text_digest(repr(splits))
+
+
+def text_digest(text: str) -> str:
+    """A digest of a text, 16 characters."""
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def load_task(data: TaskSection, tokenizer: Tokenizer, labels: tuple[str, ...] = ()) -> TaskData:
+    """Reads a task's examples; what was read is printed.
+
+    Args:
+      labels: those of a model to evaluate, for which nothing else is read. Empty: those of the training data.
+
+    Raises:
+      InputError: bad data, by file and line; a label that is not among those of the training data or the model.
+    """
+    task = get_task(data)
+    examples = read(task, data, task.dev if labels else ("train", *task.dev))
+    labels = labels or _labels(task, examples["train"])
+    for found in examples.values():
+        _check_labels(task, found, labels)
+    if task.metric == "span_f1":
+        _check_spans(labels)
+    encode = Encoder(tokenizer, data.sequence_length)
+    splits = {name: Split(found, encode([e.text for e in found])) for name, found in examples.items()}
+    counts = ", ".join(f"{len(split.examples):,} {name}" for name, split in splits.items())
+    say(f"{data.task}: {counts} examples from {describe(data)}; {len(labels)} labels")
+    for name, split in splits.items():
+        if split.encoded.truncated:
+            say(f"{name}: {split.encoded.truncated:,} texts are longer than {data.sequence_length} tokens; cut")
+    return TaskData(task, tokenizer, labels, splits)
+
+
+def _labels(task: Task, examples: list[Example]) -> tuple[str, ...]:
+    if task.kind == "regression":
+        return (task.label,)
+    labels = {tag for e in examples for tag in e.label} if task.kind == "token" else {e.label for e in examples}
+    if len(labels) < 2:
+        raise InputError(f"the training data has the label {', '.join(labels)} and no other; two are the least")
+    return tuple(sorted(labels))
+
+
+def _check_spans(labels: tuple[str, ...]) -> None:
+    """Raises `InputError` if tags do not say where spans begin: F1 is then 0 whatever is predicted."""
+    strange = [label for label in labels if label != "O" and label[:2] not in ("B-", "I-", "E-", "S-")]
+    if strange:
+        raise InputError(
+            f"data.metric=span_f1 is of tags such as B-PER, I-PER and O; the labels are {', '.join(labels)}; "
+            "name them so, or take accuracy or macro_f1"
+        )
+
+
+def _check_labels(task: Task, examples: list[Example], labels: tuple[str, ...]) -> None:
+    if task.kind == "regression":
+        return
+    known, names = set(labels), ", ".join(labels)
+    if labels == tuple(f"LABEL_{i}" for i in range(len(labels))):
+        names += "; put their names in `id2label` of the model's config.json"
+    for example in examples:
+        for label in example.label if task.kind == "token" else (example.label,):
+            if label not in known:
+                raise InputError(f"{example.where}: label {label!r} is not among those trained on: {names}")

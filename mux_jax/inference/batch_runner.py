@@ -1,0 +1,132 @@
+"""Logits of any number of encoded texts: rows are composed, run, and taken apart again."""
+
+import collections
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mux_jax.data.encoding import Encoded
+from mux_jax.data.rows import Slots, compose, pad
+from mux_jax.models.model import MuxModel
+from mux_jax.parallel.compiled import CompiledByShape
+from mux_jax.parallel.mesh import rows_multiple, split_batch
+
+_AHEAD = 4  # batches that the device works on while results are fetched
+
+
+def cpu_options(dtype: str) -> dict[str, Any]:
+    """What compiles a forward pass with products of `dtype` to the fastest program on CPU.
+
+    Eigen's products of float32 are faster than YNNPACK's, XLA's default, which alone has them for
+    bfloat16; so is a maximum (of the softmax) that need not pass NaN on.
+    """
+    eigen = {"xla_cpu_experimental_ynn_fusion_type": ""} if dtype == "float32" else {}
+    return eigen | {"xla_cpu_enable_fast_min_max": True}
+
+
+def compile_logits(model: MuxModel, mesh: Mesh, pad_id: int, sharding: NamedSharding | None = None) -> CompiledByShape:
+    """(params of `split_layers`, tokens int32[B, N, L]) -> float32 [B, N, C] or [B, N, L, C].
+
+    N may be a multiple of the model's width. The logits lie on every device, or by `sharding`.
+    """
+    model = model.clone(deterministic=True, split_layers=True)
+    prefix = model.config.prefix_length if model.config.head == "token" else 0
+
+    def logits(params: Any, tokens_BNL: jax.Array) -> jax.Array:
+        B, N, L = tokens_BNL.shape
+        rows = tokens_BNL.reshape(-1, model.config.width, L)
+        found = model.apply({"params": params}, rows, rows != pad_id)[:, :, prefix:]
+        return found.reshape(B, N, *found.shape[2:])
+
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    options = cpu_options(model.config.compute_dtype) if on_cpu else {}
+    sharding = sharding or NamedSharding(mesh, PartitionSpec())
+    return CompiledByShape(logits, mesh, out_shardings=sharding, compiler_options=options)
+
+
+class BatchRunner:
+    """A model with the head `sequence` or `token`, compiled for rows of a few lengths."""
+
+    def __init__(self, model: MuxModel, mesh: Mesh, rows: int, lengths: tuple[int, ...], pad_id: int):
+        """Args:
+        rows: those of a batch, made a multiple of the devices.
+        lengths: those that rows may have, ascending.
+        """
+        multiple = rows_multiple(mesh)
+        self.config, self._mesh, self._lengths, self._pad = model.config, mesh, lengths, pad_id
+        self._rows = -(-rows // multiple) * multiple
+        self.logits = compile_logits(model, mesh, pad_id)
+
+    def __call__(
+        self,
+        params: Any,
+        encoded: Encoded,
+        rng: np.random.Generator,
+        ensemble: int = 1,
+        report: Callable[[float], None] | None = None,
+    ) -> list[np.ndarray]:
+        """float32 [C] of each text; for the head `token` [words, C], NaN for words without a place.
+
+        `params` are those that `split_layers` gives. Each text is in `ensemble` slots, drawn at random,
+        and its logits are averaged over them.
+        """
+        count = len(encoded.ids)
+        if not count:
+            return []
+        sums: list[Any] = [0.0] * count
+        done = 0
+        for slots, logits in self._run(params, self.batches(encoded.ids, rng, ensemble)):
+            for slot, example in enumerate(slots.examples[slots.real] % count):  # real ones come first
+                found = logits[slot]
+                if encoded.places is not None:
+                    places = encoded.places[example]
+                    found = np.where(places[:, None] < 0, np.nan, found[places])
+                sums[example] = sums[example] + found
+            done += int(slots.real.sum())
+            if report:
+                report(done / (count * ensemble))
+        return [total / ensemble for total in sums]
+
+    def batches(
+        self, ids: list[np.ndarray], rng: np.random.Generator, ensemble: int = 1
+    ) -> Iterator[tuple[Slots, np.ndarray]]:
+        """Batches in which each text is in `ensemble` slots, with their tokens int32[B, N, L].
+
+        A slot's example is a text's number plus a multiple of the number of texts.
+        """
+        sizes = np.array([len(x) for x in ids] * ensemble)
+        for slots in compose(sizes, self._lengths, self._rows * self.config.width, rng):
+            yield slots, pad(ids, slots.examples % len(ids), slots.length, self.config.width, self._pad)
+
+    def _run(self, params: Any, batches: Iterator[tuple[Slots, np.ndarray]]) -> Iterator[tuple[Slots, np.ndarray]]:
+        """The logits of each batch, [slots, ...], a few batches being under way."""
+        waiting = collections.deque()
+        for slots, tokens in batches:
+            waiting.append((slots, self.logits(params, split_batch(tokens, self._mesh))))
+            if len(waiting) > _AHEAD:
+                yield self._fetch(*waiting.popleft())
+        while waiting:
+            yield self._fetch(*waiting.popleft())
+
+    @staticmethod
+    def _fetch(slots: Slots, logits: jax.Array) -> tuple[Slots, np.ndarray]:
+        found = np.asarray(jax.device_get(logits), np.float32)
+        return slots, found.reshape(-1, *found.shape[2:])
+
+
+def labels_from_logits(logits: list[np.ndarray], labels: tuple[str, ...], words: bool) -> list[Any]:
+    """Labels by name; numbers of a model with one label; lists of tags, None for words without logits."""
+    if words:
+        return [
+            [None if missing else labels[best] for missing, best in zip(np.isnan(x[:, 0]), _argmax(x))] for x in logits
+        ]
+    if len(labels) == 1:
+        return [float(x[0]) for x in logits]
+    return [labels[int(x.argmax())] for x in logits]
+
+
+def _argmax(x: np.ndarray) -> np.ndarray:
+    return np.where(np.isnan(x), -np.inf, x).argmax(-1)

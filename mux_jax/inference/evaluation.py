@@ -1,0 +1,123 @@
+"""Evaluation of a fine-tuned model on a task: `launch/evaluate.py`, and the end of fine-tuning."""
+
+import dataclasses
+import json
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import ml_collections
+from etils import epath
+
+from mux_jax.checkpoints.runs import checkpoint_folder
+from mux_jax.checkpoints.source import ModelSource, open_model
+from mux_jax.configuration import FinetuneConfig, resolve
+from mux_jax.data.task_data import load_task
+from mux_jax.data.tasks import get_task
+from mux_jax.errors import InputError
+from mux_jax.inference.batch_runner import BatchRunner
+from mux_jax.inference.reports import plot_confusion, plot_scores, print_score
+from mux_jax.inference.scoring import Scorer
+from mux_jax.models.encoder import split_layers
+from mux_jax.models.model import MuxModel
+from mux_jax.parallel import hosts
+from mux_jax.parallel.mesh import make_mesh
+from mux_jax.paths import absolute
+from mux_jax.progress import progress, say
+
+
+def final_scores(scorer: Scorer, config: FinetuneConfig, params: Any, folder: epath.Path) -> dict[str, Any]:
+    """The scores over compositions, for `result.json`; draws the confusion matrix."""
+    with progress("evaluation") as report:
+        result, labelled = scorer.score_compositions(split_layers(params), config.num_compositions, report)
+    if scorer.data.task.kind != "regression" and hosts.is_first():
+        plot_confusion(*labelled, scorer.data.labels, folder / "confusion.png")
+    return {"task": config.data.task} | result
+
+
+def evaluate(
+    config: ml_collections.ConfigDict,
+    model: str,
+    workdir: str = "",
+    compare: Sequence[str] = (),
+    given: Collection[str] = (),
+) -> dict[str, Any]:
+    """Scores a fine-tuned model and writes `result.json` and pictures.
+
+    Rows have the lengths that `Predictor` gives them, and the model has its own dtype.
+
+    Args:
+      config: of fine-tuning, as `configs/finetune.py` makes it.
+      model: a run, a Hugging Face folder or an id of the hub.
+      workdir: the folder to write to; default: `evaluation_ensemble_K` in the model's run.
+      compare: folders with other results, to draw scores against width and ensemble size.
+      given: the fields that were set by hand, of which `data.bucket_lengths`, `data.sequence_length` and
+        `model.dtype` then count instead of the model's.
+
+    Returns:
+      What `result.json` holds.
+
+    Raises:
+      InputError: a model without a head for the task, bad data, or a `workdir` with another run.
+    """
+    found = open_model(model)
+    _check_head(found, config)
+    others = [_read_result(path) for path in compare]
+    config = config.copy_and_resolve_references()
+    if found.task or "data.bucket_lengths" not in given:  # else nothing is to be guessed
+        lengths = found.bucket_lengths()
+        if "data.bucket_lengths" not in given:
+            config.data.bucket_lengths = ",".join(map(str, lengths))
+        if "data.sequence_length" not in given:
+            config.data.sequence_length = lengths[-1]
+    config.init_from = str(found.folder)
+    resolved = resolve(config, found.config)
+    assert isinstance(resolved, FinetuneConfig)
+    if not workdir and found.step is None:
+        raise InputError(
+            f"--workdir=DIR is needed, the folder for the result: {found.folder} is no run of this project"
+        )
+    folder = absolute(workdir) if workdir else found.folder / f"evaluation_ensemble_{resolved.ensemble}"
+    if checkpoint_folder(folder).exists():
+        raise InputError(f"--workdir={workdir} holds a run, whose results stay; name a folder for this result")
+    folder.mkdir(parents=True, exist_ok=True)
+
+    mesh = make_mesh(**dataclasses.asdict(resolved.mesh))
+    data = load_task(resolved.data, found.tokenizer(resolved.data.tokenizer), found.config.labels)
+    dtype = resolved.model.dtype if "model.dtype" in given else found.config.dtype
+    runner = BatchRunner(
+        MuxModel(dataclasses.replace(found.config, dtype=dtype)),
+        mesh,
+        resolved.rows,
+        resolved.bucket_lengths(),
+        data.special.pad,
+    )
+    scorer = Scorer(data, runner, resolved.ensemble, resolved.seed)
+    result = final_scores(scorer, resolved, found.params(mesh), folder) | {"model": str(found.folder)}
+    hosts.write_text(folder / "result.json", json.dumps(result, indent=2) + "\n")
+    plot_scores([*others, result], folder / "scores.png")
+    print_score(result)
+    for name in ("result.json", "scores.png", "confusion.png"):
+        if (folder / name).exists():
+            say(f"  {folder / name}")
+    return result
+
+
+def _check_head(found: ModelSource, config: ml_collections.ConfigDict) -> None:
+    """Raises `InputError` if a model has no head for the task."""
+    task = get_task(config.data)
+    if found.config.head != ("token" if task.kind == "token" else "sequence"):
+        raise InputError(
+            f"{found.folder}: its head is {found.config.head!r}; task={config.data.task} is a {task.kind} task"
+        )
+    if (len(found.config.labels) == 1) != (task.kind == "regression"):
+        raise InputError(f"{found.folder}: its labels are {', '.join(found.config.labels)}; the task is {task.kind}")
+
+
+def _read_result(path: str) -> dict[str, Any]:
+    file = epath.Path(path).expanduser() / "result.json"
+    if not file.exists():
+        raise InputError(f"--compare: no file {file}")
+    result = json.loads(file.read_text())
+    if "score" not in result:
+        raise InputError(f"--compare: {file} has no score on a task")
+    return result

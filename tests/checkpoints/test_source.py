@@ -1,0 +1,227 @@
+"""Models are found wherever they are, converted both ways, and start runs."""
+
+import shutil
+
+import huggingface_hub.constants
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+import mux_jax
+from mux_jax.checkpoints import hub, huggingface
+from mux_jax.checkpoints.convert import convert, save_model
+from mux_jax.checkpoints.runs import Checkpoints
+from mux_jax.checkpoints.source import ModelSource, open_model
+from mux_jax.checkpoints.transfer import transfer_params
+from mux_jax.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+from mux_jax.errors import InputError
+from mux_jax.parallel.mesh import make_mesh
+from mux_jax.training.loop import train
+from tests.checkpoints.test_parity import FIXTURES
+from tests.conftest import init, small_model, small_run
+
+ID = "princeton-nlp/muxbert_small_gaussian_hadamard_index_pos_2"
+
+
+def fixture(name):
+    return next(path for path in FIXTURES if path.name == name)
+
+
+def assert_identical(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture
+def plain_bert(text_file, tmp_path):
+    """An ordinary BERT's folder, with its vocabulary, and its parameters."""
+    tokenizer = train_tokenizer([text_file.read_text()], 120)
+    sizes = dict(vocab_size=tokenizer.get_vocab_size() + 3, num_hidden_layers=3, max_position_embeddings=40)
+    model, params = init(small_model(width=1, **sizes), seed=7)
+    folder = epath.Path(tmp_path / "bert")
+    folder.mkdir()
+    huggingface.write(folder, model.config, params)
+    save_tokenizer(tokenizer, folder, for_transformers=True)
+    return folder, params
+
+
+def test_convert_there_and_back_is_exact(plain_bert, tmp_path):
+    for source in (fixture("muxelectra_rtd_projected_rsa_n5"), plain_bert[0]):
+        native, back = tmp_path / f"{source.name}-native", tmp_path / f"{source.name}-back"
+        assert "a checkpoint of mux_jax" in convert(str(source), str(native))
+        assert "a Hugging Face folder" in convert(str(native), str(back))
+        models = [mux_jax.load_pretrained(str(path)) for path in (source, native, back)]
+        for model, params in models[1:]:
+            assert model.config == models[0][0].config
+            assert_identical(params, models[0][1])
+    for file in ("tokenizer.json", "vocab.txt", "tokenizer_config.json"):
+        assert (back / file).read_text() == (plain_bert[0] / file).read_text()
+    assert load_tokenizer(str(native)).encode("time river").ids == load_tokenizer(str(source)).encode("time river").ids
+
+
+def test_convert_replaces_a_folder_only_when_asked_and_only_when_done(tmp_path, monkeypatch):
+    source, target = str(fixture("bert_mlm_n1")), tmp_path / "there"
+    convert(source, str(target))
+    before = mux_jax.load_pretrained(str(target))[1]
+    with pytest.raises(InputError, match="there exists; --overwrite replaces it"):
+        convert(source, str(target))
+
+    def fail(*_, **__):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", fail)
+        with pytest.raises(OSError):
+            convert(source, str(target), overwrite=True)
+    assert_identical(mux_jax.load_pretrained(str(target))[1], before)
+    convert(str(fixture("muxbert_mlm_binary_rsa_n3")), str(target), overwrite=True)
+    assert mux_jax.load_pretrained(str(target))[0].config.width == 3
+
+
+def test_convert_refuses_an_electra_lm_of_two_sizes_and_leaves_nothing(tmp_path):
+    model, params = init(small_model(architecture="electra", width=1, embedding_size=16))
+    target = epath.Path(tmp_path / "run")
+    save_model(target, model.config, params, None, "", overwrite=False, task=None)
+    with pytest.raises(
+        InputError,
+        match="run: the head of ElectraForMaskedLM goes from hidden_size=32 to embedding_size=16; only equal sizes",
+    ):
+        convert(str(target), str(tmp_path / "there"))
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_convert_takes_a_vocabulary_that_fits(plain_bert, tmp_path, capsys):
+    source = str(fixture("muxbert_mlm_binary_rsa_n3"))
+    convert(source, str(tmp_path / "bare"))
+    assert "--tokenizer=FILE adds one" in capsys.readouterr().out
+    convert(source, str(tmp_path / "with"), tokenizer=str(plain_bert[0] / "vocab.txt"))
+    assert (tmp_path / "with" / "tokenizer.json").exists()
+    (tmp_path / "vocab.txt").write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(str, range(160))])
+    )
+    with pytest.raises(InputError, match="the tokenizer has 165 tokens, the model's vocabulary 160"):
+        convert(source, str(tmp_path / "large"), tokenizer=str(tmp_path / "vocab.txt"))
+
+
+def test_a_hub_id_resolves_from_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    source, revision = fixture("muxbert_mlm_gaussian_prefix_n3"), "0" * 40
+    cached = tmp_path / f"models--{ID.replace('/', '--')}"
+    shutil.copytree(source, cached / "snapshots" / revision)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(revision)
+    assert_identical(mux_jax.load_pretrained(ID)[1], mux_jax.load_pretrained(str(source))[1])
+    with pytest.raises(InputError, match="index_pos_5: no such folder, and not found on the Hugging Face hub"):
+        mux_jax.load_pretrained(ID.replace("_2", "_5"))
+
+
+def test_a_tokenizer_that_the_cache_lacks_is_fetched_if_there_is_a_network(plain_bert, tmp_path, monkeypatch):
+    cached = epath.Path(tmp_path / "0123")
+    cached.mkdir()
+    for file in (hub.CONFIG, hub.WEIGHTS[0]):
+        shutil.copy(plain_bert[0] / file, cached)
+
+    def fail(*_, **__):
+        raise OSError("no network")
+
+    def download(_, file, revision):
+        assert revision == cached.name  # that of the weights
+        return shutil.copy(plain_bert[0] / file, cached)
+
+    monkeypatch.setattr(hub, "_cached", lambda _: cached)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    assert open_model("owner/bert").find_tokenizer() is None
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert open_model("owner/bert").tokenizer().to_str() == load_tokenizer(str(plain_bert[0])).to_str()
+
+
+def test_the_released_vocabulary_is_that_of_multiplexed_models_and_the_baselines(plain_bert, tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "fetch_released_vocabulary", lambda: plain_bert[0])
+
+    def found(name, width):
+        config = small_model(width=width, vocab_size=30522)
+        return ModelSource(epath.Path(tmp_path / name), config, None, None, None)
+
+    for model in found("m", 2), found("bert_base_1", 1), found("models--princeton-nlp--electra_base_1/snapshots/0", 1):
+        assert model.tokenizer().get_vocab() == load_tokenizer(str(plain_bert[0])).get_vocab()
+    with pytest.raises(InputError, match="m has no tokenizer; .*--config.data.tokenizer=FILE"):
+        found("m", 1).tokenizer()
+
+
+def test_what_is_no_model_is_refused(tmp_path):
+    for path in (tmp_path, tmp_path / "nothing"):
+        with pytest.raises(InputError, match="no model there: neither a run .* nor a Hugging Face folder"):
+            mux_jax.load_pretrained(str(path))
+
+
+def test_a_run_starts_from_an_ordinary_bert(plain_bert, text_file, tmp_path, capsys, one_device):
+    folder, theirs = plain_bert
+    config = small_run("bert", text_file, tmp_path)
+    config.model.update(width=3, multiplexer="contextual")
+    config.init_from = str(folder)
+    config.stages = ("priming",)
+    config.priming.update(steps=1, warmup_steps=1)  # a first step of rate 0
+    train(config, str(tmp_path / "run"))
+    model, params = mux_jax.load_pretrained(str(tmp_path / "run"))
+    assert (model.config.width, model.config.num_hidden_layers, model.config.max_position_embeddings) == (3, 3, 40)
+    for part in ("embeddings", "encoder"):
+        assert_identical(params[part], theirs[part])
+    fresh = params["demultiplexer"]["retrieval_output"]["kernel"]
+    assert not np.array_equal(fresh, theirs["demultiplexer"]["retrieval_output"]["kernel"])
+    printed = capsys.readouterr().out
+    assert "model sizes as in" in printed and "num_hidden_layers=3" in printed
+    assert f"21 arrays from {folder}: embeddings, encoder\n" in printed
+    assert "new: demultiplexer, multiplexer, vocabulary_head\n" in printed
+    assert "not taken: demultiplexer, vocabulary_head\n" in printed
+
+
+def start(folder, theirs, ours):
+    """(parameters of a model `theirs` in a folder, fresh ones of a model `ours`, those that it starts with)."""
+    folder.mkdir()
+    model, given = init(theirs, seed=7)
+    huggingface.write(epath.Path(folder), model.config, given)
+    model, fresh = init(ours)
+    mesh = make_mesh(devices=jax.devices()[:1])
+    fresh = jax.device_put(fresh, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    return given, fresh, transfer_params(open_model(str(folder)), model.config, fresh)
+
+
+def test_an_electra_gives_its_projected_embeddings_and_not_its_head(tmp_path):
+    changes = dict(architecture="electra", head="rtd", embedding_size=16)
+    theirs, fresh, params = start(tmp_path / "m", small_model(width=1, **changes), small_model(width=2, **changes))
+    for part in ("embeddings", "embeddings_project", "encoder"):
+        assert_identical(params[part], theirs[part])
+    assert_identical(params["detection_head"], fresh["detection_head"])
+
+
+def test_an_electra_starts_to_name_tokens_with_the_embeddings(tmp_path, capsys):
+    theirs, _, params = start(
+        tmp_path / "m", small_model(width=1), small_model(width=2, architecture="electra", head="rtd")
+    )
+    assert_identical(params["vocabulary_head"]["kernel"], theirs["embeddings"]["word"])
+    buffers = {
+        params[part][name].unsafe_buffer_pointer()
+        for part, name in (("vocabulary_head", "kernel"), ("embeddings", "word"))
+    }
+    assert len(buffers) == 2  # a step donates both
+    assert "vocabulary_head/kernel starts as the embeddings" in capsys.readouterr().out
+
+
+def test_width_1_goes_on_with_its_head(tmp_path):
+    theirs, _, params = start(tmp_path / "m", small_model(width=1), small_model(width=1))
+    assert_identical(params, theirs)
+
+
+def test_another_multiplexers_keys_are_not_taken(tmp_path, capsys):
+    theirs, fresh, params = start(tmp_path / "m", small_model(multiplexer="binary"), small_model())
+    assert_identical(params["multiplexer"], fresh["multiplexer"])
+    assert_identical(params["demultiplexer"], theirs["demultiplexer"])
+    assert "1 new: multiplexer\n" in capsys.readouterr().out
+
+
+def test_a_model_without_a_tokenizer_cannot_start_a_run_without_one(text_file, tmp_path, one_device):
+    config = small_run("bert", text_file, tmp_path)
+    config.init_from = str(fixture("bert_mlm_n1"))
+    with pytest.raises(InputError, match="has no tokenizer; put its vocab.txt there, or name it"):
+        train(config, str(tmp_path / "run"))
