@@ -5,7 +5,7 @@
 
 Arguments: task (cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, ner, pos, custom; docstrings and
 code, which need no download), data (a folder with the files train and dev in the format in which the
-task is distributed; without it the data come from TensorFlow Datasets), width (default: that of the
+task is distributed; without it the data come from TensorFlow Datasets), width (default: as in the
 model to start from, 1 for an ordinary one). The default task, which of eight packages a docstring is
 from, takes minutes on two cores after a run of configs/mux_electra.py or configs/mux_bert.py.
 """

@@ -20,7 +20,7 @@ def run_all(models: list[Model], programs: Path, log: epath.Path) -> None:
     """Runs what is not done; `log`, one object a line, gets command, commit and seconds of each.
 
     Args:
-      models: those of `plan.models`.
+      models: what `plan.models` gives.
       programs: the folder of the programs, `launch/`.
 
     Raises:

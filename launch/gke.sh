@@ -3,7 +3,7 @@
 #
 #   NAME=my-run ACCELERATOR=tpu-v6e-slice TOPOLOGY=4x4 launch/gke.sh --config=configs/mux_bert.py:size=base --workdir=gs://my-bucket/run
 #
-# The arguments are those of launch/pretrain.py. Each host gets a copy of the project, and installs it. A run of that
+# It takes the arguments of launch/pretrain.py. Each host gets a copy of the project, and installs it. A run of that
 # name saves a checkpoint and stops first.
 #
 #   NAME                    of the JobSet

@@ -3,7 +3,7 @@
 #
 #   launch/host.sh --config=configs/mux_bert.py:size=base --workdir=gs://my-bucket/run
 #
-# The arguments are those of launch/pretrain.py. SIGTERM is passed on to Python, which saves a checkpoint. The exit
+# It takes the arguments of launch/pretrain.py. SIGTERM is passed on to Python, which saves a checkpoint. The exit
 # status is Python's, but 143 after SIGTERM: Python's 0 would be taken for the end of the run.
 set -euo pipefail
 

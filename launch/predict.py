@@ -14,7 +14,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, metavar="DIR", help="a fine-tuned run, a folder or id of the hub")
     parser.add_argument("--texts", required=True, metavar="FILE")
     parser.add_argument("--output", required=True, metavar="FILE")
-    parser.add_argument("--text_columns", default="", metavar="A[,B]", help="default: those of the task, or text")
+    parser.add_argument("--text_columns", default="", metavar="A[,B]", help="default: the columns of the task, or text")
     parser.add_argument("--on_error", choices=("stop", "skip"), default="stop", help="what a bad record does (stop)")
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     parser.add_argument("--rows", type=int, default=32, help="multiplexed rows of a batch (32)")

@@ -3,7 +3,7 @@
 #
 #   TPU_NAME=my-slice ZONE=us-east5-b INSTALL=1 launch/tpu_pod.sh --config=configs/mux_bert.py:size=base --workdir=gs://my-bucket/run
 #
-# The arguments are those of launch/pretrain.py. Ctrl-C or SIGTERM saves a checkpoint and stops all hosts.
+# It takes the arguments of launch/pretrain.py. Ctrl-C or SIGTERM saves a checkpoint and stops all hosts.
 #
 #   TPU_NAME, ZONE                      the slice
 #   INSTALL=1                           copy the project to the hosts and install it

@@ -70,7 +70,7 @@ def described(default: Any, meaning: str, *, one_of: Iterable[str] = (), **bound
 
 
 def required(meaning: str, *, one_of: Iterable[str] = (), **bounds: float) -> Any:
-    """A dataclass field without a default; the arguments are those of `described`."""
+    """A dataclass field without a default; it takes the arguments of `described`."""
     return dataclasses.field(metadata={"meaning": meaning, "allowed": Allowed(tuple(one_of), **bounds)})
 
 

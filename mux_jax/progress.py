@@ -45,8 +45,13 @@ def progress(task: str, begun: float = 0.0) -> Iterator[Callable[[float, str], N
     if console.is_terminal:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
-            handle = bar.add_task(task, total=1.0, completed=begun, note="")
-            yield lambda done, note="": bar.update(handle, completed=done, note=note)
+            handle = bar.add_task(task, total=1.0, note="")
+
+            def update(done: float, note: str = "") -> None:
+                bar.update(handle, completed=done, note=note)
+
+            update(begun)
+            yield update
         return
 
     def report(done: float, note: str = "") -> None:

@@ -94,7 +94,7 @@ def run(
         for name in names:
             if name not in allowed:
                 raise InputError(f"--{flag}={name} does not exist; there are: {', '.join(allowed)}")
-    numbers = {"widths": widths, "layers": layers}
+    numbers: dict[str, Any] = {"widths": widths, "layers": layers}
     for flag, value in numbers.items():
         if not all(number.isdigit() and int(number) for number in _split(value)):
             raise InputError(f"--{flag}={value} must be numbers from 1 on, separated by commas")
@@ -126,7 +126,7 @@ def run(
     say(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}")
     if texts:
         source, columns = check_input(texts, (), ("text",))
-        found = [to_text(record, columns, words=False) for record in formats.read(source)]
+        found: list[Any] = [to_text(record, columns, words=False) for record in formats.read(source)]
         cases, what = end_to_end(settings, found), f"{len(found):,} texts of {texts}"
     else:
         cases = inference(settings) if kind == "inference" else training(settings)
@@ -210,9 +210,9 @@ def end_to_end(settings: Settings, texts: list[str]) -> Iterator[Case]:
         files = {"tokenizer": f"{folder}/tokenizer.json", "texts": f"{folder}/texts.json"}
         tokenizer.save(files["tokenizer"])
         Path(files["texts"]).write_text(json.dumps(texts))
-        run = torch_baseline("pipeline", dataclasses.asdict(settings) | {"task": "sequence"} | files)
-        if run:
-            yield Case("PyTorch pipeline", "sequence", "", 1, run, len(texts), baseline=_name("Predictor", "", 1))
+        pipeline = torch_baseline("pipeline", dataclasses.asdict(settings) | {"task": "sequence"} | files)
+        if pipeline:
+            yield Case("PyTorch pipeline", "sequence", "", 1, pipeline, len(texts), baseline=_name("Predictor", "", 1))
 
 
 def _classifier_config(settings: Settings, task: str, multiplexer: str, width: int) -> ModelConfig:

@@ -81,7 +81,7 @@ def measure(cases: Sequence[Case], dtype: str, repeats: int) -> list[dict[str, A
     by_name = {case.name: case for case in cases}
     rows = []
     for case in cases:
-        rate, base = case.instances / taken[case.name], by_name.get(case.baseline)
+        rate, base = case.instances / taken[case.name], by_name.get(case.baseline or "")
         speed = case.flops / taken[case.name] if case.flops else None
         factor = flop_factor = None
         if base:
@@ -99,8 +99,8 @@ def measure(cases: Sequence[Case], dtype: str, repeats: int) -> list[dict[str, A
                 "instances_per_second_max": float(rate.max()),
                 "factor": factor,
                 "flop_factor": flop_factor,
-                "flops_per_second": float(np.median(speed)) if case.flops else None,
-                "fraction_of_limit": float(np.median(speed / limit)) if case.flops else None,
+                "flops_per_second": None if speed is None else float(np.median(speed)),
+                "fraction_of_limit": None if speed is None else float(np.median(speed / limit)),
                 "peak_memory_bytes": case.peak_memory_bytes,
                 "compile_seconds": case.compile_seconds,
             }
@@ -111,7 +111,7 @@ def measure(cases: Sequence[Case], dtype: str, repeats: int) -> list[dict[str, A
 def _products(dtype: str) -> dict[str, tuple[Callable[[], None], int]]:
     """Plain matrix products with their FLOPs."""
     on_cpu = jax.default_backend() == "cpu"
-    found = {}
+    found: dict[str, tuple[Callable[[], None], int]] = {}
     for m, k, n in _PRODUCTS["cpu" if on_cpu else "accelerator"]:
         a, b = jnp.ones((m, k), dtype), jnp.ones((k, n), dtype)
         # On CPU by all of XLA's libraries that have them: each is the faster one for some shapes.

@@ -19,15 +19,18 @@ def torch_baseline(kind: str, settings: dict[str, Any]) -> Callable[[], float] |
     command = [sys.executable, "-m", "mux_jax.benchmark.torch_baseline", kind, json.dumps(settings)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
+    assert process.stdin and process.stdout
+    reader, writer = process.stdout, process.stdin
+
     def answer() -> str:
-        line = process.stdout.readline()
+        line = reader.readline()
         if not line:
             raise RuntimeError(f"the process of PyTorch ended with status {process.wait()}")
         return line
 
     def run() -> float:
-        process.stdin.write("\n")
-        process.stdin.flush()
+        writer.write("\n")
+        writer.flush()
         return float(answer())
 
     answer()
@@ -48,15 +51,15 @@ def _main(kind: str, settings: dict[str, Any]) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[settings["dtype"]]
     if device == "cpu":
-        torch.set_num_threads(os.cpu_count())
+        torch.set_num_threads(os.cpu_count() or 1)
     names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
     dimensions = {name: settings["model"][name] for name in names}
     config = transformers.BertConfig(vocab_size=30522, num_labels=2, attn_implementation="sdpa", **dimensions)
-    make = {
+    make: Any = {
         ("inference", "sequence"): transformers.BertForSequenceClassification,
         ("inference", "token"): transformers.BertForTokenClassification,
         ("pipeline", "sequence"): transformers.BertForSequenceClassification,
-    }.get((kind, settings.get("task")), transformers.BertForMaskedLM)
+    }.get((kind, settings.get("task", "")), transformers.BertForMaskedLM)
     model = make(config).to(device)
     if kind != "training":
         model = model.eval().to(dtype)

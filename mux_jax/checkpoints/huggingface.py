@@ -127,7 +127,7 @@ def read_config(folder: epath.Path) -> ModelConfig:
         if theirs.get(field, only) != only:
             raise InputError(f"{file}: {field}={theirs[field]!r} is not supported, only {only!r}")
 
-    types = {field.name: field.type for field in dataclasses.fields(ModelConfig)}
+    types: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(ModelConfig)}
     fields = {ours: get(field, types[ours]) for ours, field in _FIELDS.items()}
     fields["embedding_size"] = get("embedding_size", int) if architecture == "electra" else fields["hidden_size"]
     if head in ("sequence", "token"):

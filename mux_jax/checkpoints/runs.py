@@ -28,11 +28,12 @@ _ITEMS = ("params", "optimizer", "run")
 class Checkpoints:
     """The checkpoints of a run: asynchronous, the last `keep` kept. Without `keep`, to read only.
 
-    `best` may be set to a step that is kept besides.
+    A step set as `best` is kept too.
     """
 
     def __init__(self, folder: epath.Path, keep: int | None = None):
-        self._folder, self.keep, self.best = folder, keep, None
+        self._folder, self.keep = folder, keep
+        self.best: int | None = None
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self if keep else None,
             create=keep is not None,
@@ -49,6 +50,7 @@ class Checkpoints:
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """Orbax asks which of the checkpoints, the oldest first, to keep."""
+        assert self.keep is not None  # else Orbax does not ask
         last = len(checkpoints) - self.keep
         return [i >= last or checkpoint.step == self.best for i, checkpoint in enumerate(checkpoints)]
 

@@ -115,9 +115,9 @@ class ModelSource:
         try:
             tokenizer = load_tokenizer(str(hub.fetch_released_vocabulary()))
         except InputError as e:
-            say(f"{self.folder} has no tokenizer, and that of released models is not at hand: {e}")
+            say(f"{self.folder} has no tokenizer, and the released models' is not at hand: {e}")
             return None
-        say(f"{self.folder} has no tokenizer; taken to be that of released models, {hub.RELEASED_VOCABULARY}")
+        say(f"{self.folder} has no tokenizer; taken to be the released models', {hub.RELEASED_VOCABULARY}")
         return tokenizer
 
 

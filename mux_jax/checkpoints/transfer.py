@@ -1,4 +1,4 @@
-"""Parameters of one model become those of another."""
+"""What a new model takes from another: parameters by name and shape."""
 
 import functools
 from typing import Any
@@ -28,7 +28,8 @@ def transfer_params(init: ModelSource, config: ModelConfig, params: Any) -> Any:
     """
     mesh = jax.tree.leaves(params)[0].sharding.mesh
     found = init.params(mesh)
-    taken, new = [], []
+    taken: list[str] = []
+    new: list[str] = []
 
     def gives(part: str) -> bool:
         if part in ("multiplexer", "demultiplexer"):

@@ -121,7 +121,7 @@ def compress(
 
 
 def _own_text(found: ModelSource) -> Any:
-    """The text that a model knows best: that of its task."""
+    """The text that a model knows best: its task's."""
     if found.run and "task" in found.run["data"]:
         data = from_mapping(FinetuneConfig, found.run).data
         say(f"text: the training examples of {data.task}, from {describe(data)}")
@@ -179,7 +179,7 @@ def refine(
     """Goes on with gradient steps: encoder and readout learn to give the ordinary model's last states.
 
     The loss is the squared error over the variance of the states, on `_ROWS` rows of `packed` at a time.
-    `params`, which are returned, and `readout` are those of `fit`.
+    `params`, which are returned, and `readout` are what `fit` gives.
     """
     config = dataclasses.replace(config, dtype=dtype, scan_layers=False)
     schedule = optax.warmup_cosine_decay_schedule(0.0, _LEARNING_RATE, max(1, steps // 20), max(2, steps))
@@ -211,16 +211,18 @@ def refine(
 def _explained(config: ModelConfig, ordinary: Params, params: Params, tokens_SL: np.ndarray) -> float:
     """The part of the variance of the ordinary model's last states that the demultiplexed ones have."""
     mixed_BLD, state_SLD = _encode(config, ordinary, params, tokens_SL)
-    found_SLD = MuxModel(config).apply({"params": params}, mixed_BLD, method="demultiplex").reshape(state_SLD.shape)
+    found_BNLD: Any = MuxModel(config).apply({"params": params}, mixed_BLD, method="demultiplex")
+    found_SLD = found_BNLD.reshape(state_SLD.shape)
     return 1 - float(((state_SLD - found_SLD) ** 2).mean() / state_SLD.var((0, 1)).mean())
 
 
-def _encode(config: ModelConfig, ordinary: Params, params: Params, tokens_SL: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _encode(config: ModelConfig, ordinary: Params, params: Params, tokens_SL: Any) -> tuple[jax.Array, jax.Array]:
     """The multiplexed model's last states, of rows [S / N, L, D]; the ordinary ones, of sequences [S, L, D]."""
 
     def encode(width: int, params: Params) -> jax.Array:
         model = MuxModel(dataclasses.replace(config, width=width))
         tokens_BNL = tokens_SL.reshape(-1, width, tokens_SL.shape[-1])
-        return model.apply({"params": params}, tokens_BNL, method="encode").astype(jnp.float32)
+        hidden_BLD: Any = model.apply({"params": params}, tokens_BNL, method="encode")
+        return hidden_BLD.astype(jnp.float32)
 
     return encode(config.width, params), encode(1, ordinary)

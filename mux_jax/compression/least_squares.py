@@ -12,7 +12,7 @@ import scipy.linalg
 
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.encoder import split_layers
-from mux_jax.models.layers import SelfAttention, TransformerLayer, gelu, transformer_layer
+from mux_jax.models.layers import SelfAttention, TransformerLayer, broadcast_to_rank, gelu, transformer_layer
 from mux_jax.models.model import MuxModel
 
 _RIDGE = 1e-3  # of the mean variance of the inputs
@@ -49,7 +49,7 @@ def fit(
 
     def embed(params: Params, tokens_BNL: np.ndarray, mix: bool) -> jax.Array:
         def embedded(bound: MuxModel) -> jax.Array:
-            embedded_BNLE = bound.embeddings(tokens_BNL)
+            embedded_BNLE = bound.embeddings(jnp.asarray(tokens_BNL))
             return bound.embeddings.add_positions(bound.multiplexer(embedded_BNLE, None)) if mix else embedded_BNLE
 
         return jax.jit(lambda params: model.apply({"params": params}, method=embedded))(params)
@@ -69,7 +69,7 @@ def fit(
 
     @jax.jit
     def target(state_SLD: jax.Array) -> jax.Array:
-        return (state_SLD - state_SLD.mean((0, 1))) @ directions_Dd
+        return (state_SLD - state_SLD.mean((0, 1), keepdims=True)) @ directions_Dd
 
     keys_NEE = _keys(directions_Dd, N, ordinary["embeddings"]["norm"]["scale"])
     params = unfitted | {"multiplexer": {"keys": keys_NEE}}
@@ -89,7 +89,7 @@ def fit(
 
 
 def fit_demultiplexer(config: ModelConfig, fresh: Params, mixed_BLD: jax.Array, state_SLD: jax.Array) -> Params:
-    """RSA that reads the ordinary model's states from those of rows.
+    """RSA that reads the ordinary model's states from the states of rows.
 
     The instance's key opens the GELU of the first layer for its own dimensions, in the range where that is
     nearly linear, and shuts it for the others. What is then missing is fitted: the second layer by ridge
@@ -106,7 +106,8 @@ def fit_demultiplexer(config: ModelConfig, fresh: Params, mixed_BLD: jax.Array, 
 
     @jax.jit
     def demultiplexed(params: Params) -> jax.Array:
-        return rsa.apply({"params": params}, mixed_BLD, jnp.arange(N)[None, :, None]).reshape(state_SLD.shape)
+        found: Any = rsa.apply({"params": params}, mixed_BLD, jnp.arange(N)[None, :, None])
+        return found.reshape(state_SLD.shape)
 
     def norm(scale: Any, bias: Any) -> Params:
         return {"output_norm": {"scale": scale + np.zeros(D, np.float32), "bias": bias + np.zeros(D, np.float32)}}
@@ -122,9 +123,10 @@ def fit_demultiplexer(config: ModelConfig, fresh: Params, mixed_BLD: jax.Array, 
     gain = _SIGNAL / _size(linear(output, passed_SLD))
     params["output"] = {"kernel": gain * output["kernel"], "bias": gain * output["bias"] + 2 * _OPEN}
     found_SLD = demultiplexed(params | norm(1, 0)) - passed_SLD
-    means = found_SLD.mean((0, 1)), missing_SLD.mean((0, 1))
-    scale_D = ((found_SLD - means[0]) * (missing_SLD - means[1])).mean((0, 1)) / found_SLD.var((0, 1))
-    return params | norm(scale_D, means[1] - scale_D * means[0])
+    found_D, missing_D = found_SLD.mean((0, 1)), missing_SLD.mean((0, 1))
+    products_SLD = (found_SLD - found_D[None, None]) * (missing_SLD - missing_D[None, None])
+    scale_D = products_SLD.mean((0, 1)) / found_SLD.var((0, 1))
+    return params | norm(scale_D, missing_D - scale_D * found_D)
 
 
 def _size(x: jax.Array) -> float:
@@ -133,7 +135,8 @@ def _size(x: jax.Array) -> float:
 
 @jax.jit
 def linear(params: Params, x: jax.Array) -> jax.Array:
-    return x @ params["kernel"] + params["bias"]
+    kernel, bias = (jnp.asarray(params[name]) for name in ("kernel", "bias"))
+    return x @ kernel + broadcast_to_rank(bias, x.ndim)
 
 
 @functools.partial(jax.jit, static_argnames="N")
@@ -158,7 +161,8 @@ def _sublayers(config: ModelConfig, layer: Params, state: jax.Array) -> tuple[ja
 
 @functools.partial(jax.jit, static_argnames="config")
 def _attention(config: ModelConfig, params: Params, state: jax.Array) -> jax.Array:
-    return SelfAttention(config.num_attention_heads, 0.0, "float32", True).apply({"params": params}, state, None)
+    found: Any = SelfAttention(config.num_attention_heads, 0.0, "float32", True).apply({"params": params}, state, None)
+    return found
 
 
 class _Regression:
@@ -169,16 +173,16 @@ class _Regression:
         self.covariance, self.correlation = (moment.astype(np.float64) for moment in moments)
         self._ridge = _RIDGE * self.covariance.diagonal().mean()
 
-    def solve(self, inputs: Sequence[int] | slice = slice(None)) -> Params:
+    def solve(self, inputs: Sequence[int] | np.ndarray | slice = slice(None)) -> Params:
         """The kernel [I, O] and bias [O] of the best linear map."""
         kernel = self._solve(inputs).astype(np.float32)
         return {"kernel": kernel, "bias": self._means[1] - self._means[0][inputs] @ kernel}
 
-    def explained(self, inputs: Sequence[int]) -> float:
+    def explained(self, inputs: Sequence[int] | np.ndarray) -> float:
         """The variance of y, summed over outputs and examples, that these inputs explain."""
         return float((self._solve(inputs) * self.correlation[inputs]).sum())
 
-    def _solve(self, inputs: Sequence[int] | slice) -> np.ndarray:
+    def _solve(self, inputs: Sequence[int] | np.ndarray | slice) -> np.ndarray:
         covariance = self.covariance[inputs][:, inputs]
         return scipy.linalg.solve(
             covariance + self._ridge * np.eye(len(covariance)), self.correlation[inputs], assume_a="pos"
@@ -190,7 +194,7 @@ def _moments(x: jax.Array, y: jax.Array) -> tuple[tuple[jax.Array, jax.Array], t
     """The means of x [..., I] and of y [..., O]; x'x and x'y about them, sums over all examples."""
     x, y = (z.reshape(-1, z.shape[-1]) for z in (x, y))
     means = x.mean(0), y.mean(0)
-    x, y = x - means[0], y - means[1]
+    x, y = x - means[0][None], y - means[1][None]
     return means, (x.T @ x, x.T @ y)
 
 

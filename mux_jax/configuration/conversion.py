@@ -44,16 +44,16 @@ def from_mapping(cls: type[T], given: Mapping[str, Any], prefix: str = "") -> T:
     Raises:
       InputError: a field that does not exist, or of another type.
     """
-    hints = typing.get_type_hints(cls)
+    hints, from_flat = typing.get_type_hints(cls), getattr(cls, "from_flat", None)
     values = {}
     for name, value in given.items():
         if name in hints:
             values[name] = _typed(hints[name], value, prefix + name)
-        elif hasattr(cls, "from_flat"):  # options, which the class checks
+        elif from_flat:  # options, which the class checks
             values[name] = value
         else:
             raise InputError(f"the configuration has no field {prefix}{name}; there are: {', '.join(hints)}")
-    return cls.from_flat(values) if hasattr(cls, "from_flat") else cls(**values)
+    return from_flat(values) if from_flat else cls(**values)
 
 
 def _typed(kind: Any, value: Any, name: str) -> Any:

@@ -18,7 +18,7 @@ _HEAD = """# Configuration
 Every field of `configs/*.py`, changed by `--config.FIELD=VALUE`. This page is made from the code by
 `python -m mux_jax.configuration.reference > docs/configuration.md`.
 
-- Defaults of pre-training are those of `size=base`; `size=tiny` is shorter and smaller, and reads the documentation
+- Defaults of pre-training are for `size=base`; `size=tiny` is shorter and smaller, and reads the documentation
   of the Python installation. `python launch/pretrain.py --config=FILE` writes what it
   resolved to `config.json` in the run.
 - A field without a default depends on `size`.

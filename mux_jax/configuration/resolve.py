@@ -38,7 +38,7 @@ def read(config: ml_collections.ConfigDict) -> RunConfig:
     Raises:
       InputError: a field that does not exist, or of another type.
     """
-    return from_mapping(FinetuneConfig if is_finetuning(config) else PretrainConfig, config)
+    return from_mapping(FinetuneConfig, config) if is_finetuning(config) else from_mapping(PretrainConfig, config)
 
 
 def resolve(config: ml_collections.ConfigDict, init: ModelConfig | None) -> RunConfig:

@@ -33,7 +33,8 @@ Splits = dict[str, list[tuple]]
 def docstrings() -> Splits:
     """Sequence classification: which package is a docstring from? (text, package, file)"""
     root = sysconfig.get_paths()["purelib"]
-    splits, seen = {"train": [], "dev": []}, set()
+    splits: Splits = {"train": [], "dev": []}
+    seen: set[str] = set()
     for package in _PACKAGES:
         count = 0
         for path in _python_files(os.path.join(root, package))[:_FILES]:
@@ -47,7 +48,8 @@ def docstrings() -> Splits:
 
 def code_lines() -> Splits:
     """Token classification: what is each token of a line of code? (tokens, kinds, file:line)"""
-    splits, seen = {"train": [], "dev": []}, set()
+    splits: Splits = {"train": [], "dev": []}
+    seen: set[str] = set()
     for path in _python_files(sysconfig.get_paths()["stdlib"]):
         for words, kinds, line in _lines(path):
             text = " ".join(words)
@@ -61,7 +63,8 @@ def code_lines() -> Splits:
 
 def _lines(path: str) -> Iterator[tuple[list[str], list[str], int]]:
     """The lines of 3 to 30 tokens, none of them long, with what each token is."""
-    words, kinds = [], []
+    words: list[str] = []
+    kinds: list[str] = []
     with open(path, "rb") as f:
         text = f.read()
     try:

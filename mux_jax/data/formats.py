@@ -202,7 +202,9 @@ def _parquet(path: epath.Path, raw: BinaryIO) -> Iterator[Record]:
 
 def _sentences(path: epath.Path, stream: TextIO) -> Iterator[Record]:
     """Sentences of CoNLL files, which lines without a word separate."""
-    words, tags, error, first = [], [], "", 0
+    words: list[str] = []
+    tags: list[str] = []
+    error, first = "", 0
     for number, line in enumerate(itertools.chain(stream, [""]), start=1):
         fields = line.split("\t") if "\t" in line.strip() else line.split()
         fields = [field.strip() for field in fields]

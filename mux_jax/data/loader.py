@@ -48,7 +48,7 @@ def iterate(batches: Any, start: int, workers: int) -> Iterator[dict[str, np.nda
     batches are the same ones.
     """
     if workers == -1:
-        workers = 4 if os.cpu_count() >= 16 else 0
+        workers = 4 if (os.cpu_count() or 1) >= 16 else 0
     dataset = grain.MapDataset.source(batches)[start:]
     dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
     if workers:

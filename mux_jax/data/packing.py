@@ -36,7 +36,7 @@ class PackedTokens:
         meta = json.loads((folder / "meta.json").read_text())
         self._path = folder / f"{split}.bin"
         self._dtype, self._shape = meta["dtype"], (meta[split], meta["sequence_length"])
-        self._rows = None
+        self._rows: np.ndarray | None = None
         size = self._shape[0] * self._shape[1] * np.dtype(self._dtype).itemsize
         if not self._path.exists() or self._path.stat().st_size != size:
             raise InputError(f"{self._path} is damaged; remove {folder} and start again")

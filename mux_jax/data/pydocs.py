@@ -48,6 +48,9 @@ class PythonDocs:
 
     name = "pydocs"
 
+    def __init__(self) -> None:
+        self._documents: list[str] | None = None  # once they were read
+
     @functools.cached_property
     def _files(self) -> list[tuple[str, int]]:
         """(path, size) of every Python file of the installation, in a stable order."""
@@ -69,7 +72,7 @@ class PythonDocs:
         return hashlib.blake2b(repr(self._files).encode(), digest_size=16).hexdigest()
 
     def documents(self) -> Iterator[tuple[str, float]]:
-        if not hasattr(self, "_documents"):
+        if self._documents is None:
             yield from self._read()
         else:
             yield from ((text, (i + 1) / len(self._documents)) for i, text in enumerate(self._documents))

@@ -34,7 +34,7 @@ class Slots:
 
 
 def compose(sizes: np.ndarray, lengths: tuple[int, ...], slots: int, rng: np.random.Generator) -> Iterator[Slots]:
-    """Batches of `slots` slots that hold each example once, drawn at random among those of like length.
+    """Batches of `slots` slots that hold each example once, drawn at random among examples of similar length.
 
     There are ceil(examples / slots) of them.
 

@@ -100,8 +100,10 @@ class TaskBatches:
             return example.label
         if self._kind == "sequence":
             return numbers[example.label]
+        places = self._split.encoded.places
+        assert places is not None  # texts are lists of words
         labels = np.full(len(self._ids[index]), -1, np.int32)
-        for place, tag in zip(self._split.encoded.places[index], example.label):
+        for place, tag in zip(places[index], example.label):
             if place >= 0:
                 labels[place] = numbers[tag]
         return labels

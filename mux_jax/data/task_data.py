@@ -29,7 +29,7 @@ class TaskData:
       task: what is learned and judged.
       tokenizer: what encoded the texts.
       labels: the classes by name; of a regression, its one name.
-      splits: `train` and those of `task.dev`, or the latter alone.
+      splits: `train` and the names in `task.dev`, or the latter alone.
     """
 
     task: Task
@@ -57,10 +57,10 @@ def load_task(data: TaskSection, tokenizer: Tokenizer, labels: tuple[str, ...] =
     """Reads a task's examples; what was read is printed.
 
     Args:
-      labels: those of a model to evaluate, for which nothing else is read. Empty: those of the training data.
+      labels: of a model to evaluate, for which no training data are read. Empty: the labels of the training data.
 
     Raises:
-      InputError: bad data, by file and line; a label that is not among those of the training data or the model.
+      InputError: bad data, by file and line; a label that neither the training data nor the model has.
     """
     task = get_task(data)
     examples = read(task, data, task.dev if labels else ("train", *task.dev))

@@ -64,7 +64,7 @@ class Task:
 
 
 _PAIR = ("sentence1", "sentence2")
-_WORDS = dict(kind="token", text=("words",), label="tags", tfds_text=("tokens",), tfds_dev="dev")
+_WORDS: dict[str, Any] = dict(kind="token", text=("words",), label="tags", tfds_text=("tokens",), tfds_dev="dev")
 
 TASKS = {
     "cola": Task("sequence", "matthews", header=("source", "label", "star", "sentence"), tfds="glue/cola"),
@@ -100,12 +100,12 @@ class Example:
 
     Attributes:
       text: a text, a pair of texts or the words of a sentence.
-      label: the label, number or tags.
+      label: the name of its class, a number, or a list of tags.
       where: file and line.
     """
 
     text: Text
-    label: str | float | list[str]
+    label: Any
     where: str
 
 
@@ -183,7 +183,7 @@ def _from_file(task: Task, path: epath.Path) -> list[Example]:
 def to_example(task: Task, record: formats.Record) -> Example:
     """The example that a record is."""
     text = to_text(record, task.text, words=task.kind == "token")
-    label = record.fields.get(task.label)
+    label: Any = record.fields.get(task.label)
     if task.kind == "regression":
         try:
             number = float(label)
@@ -214,14 +214,14 @@ def to_text(record: formats.Record, columns: tuple[str, ...], words: bool) -> Te
     """
     if record.error:
         raise InputError(f"{record.where}: {record.error}")
-    values = []
+    values: list[Any] = []
     for name in columns:
         value = record.fields.get(name)
         for part in value if words and isinstance(value, list) else [value]:
             if not isinstance(part, str):
                 raise InputError(f"{record.where}: no text in column {name!r}, but {part!r}")
         values.append(value)
-    return values[0] if len(values) == 1 else tuple(values)
+    return values[0] if len(values) == 1 else (values[0], values[1])
 
 
 def read_unlabelled(task: Task, path: str) -> list[Text]:
@@ -244,7 +244,7 @@ def _from_tfds(task: Task, data: TaskSection, splits: tuple[str, ...]) -> dict[s
     in_tfds = {"train": "train", "dev": task.tfds_dev}
     in_tfds |= {"dev_matched": "validation_matched", "dev_mismatched": "validation_mismatched"}
     names = task.tfds_text or task.text
-    examples = {}
+    examples: dict[str, list[Example]] = {}
     for split in splits:
         builder = open_tfds(task.tfds, in_tfds[split], (*names, task.tfds_label), data.tfds_dir)
         label = builder.info.features[task.tfds_label]
@@ -273,8 +273,8 @@ def _decoded(value: Any) -> Any:
 
 def describe(data: TaskSection) -> str:
     """Where the examples of a configuration's section `data` come from."""
-    task = TASKS.get(data.task)
-    if task and task.builtin:
+    task = get_task(data)
+    if task.builtin:
         return "the Python installation"
     return os.path.abspath(os.path.expanduser(data.folder)) if data.folder else f"TFDS {task.tfds}"
 

@@ -40,7 +40,7 @@ def special_tokens(tokenizer: Tokenizer, where: str = "the tokenizer") -> Specia
     missing = [_NAMES[field] for field, i in ids.items() if i is None]
     if missing:
         raise InputError(f"{where}: the vocabulary lacks {', '.join(missing)}")
-    return SpecialTokens(**ids)
+    return SpecialTokens(**{field: i for field, i in ids.items() if i is not None})
 
 
 def has_tokenizer(folder: epath.Path) -> bool:
@@ -106,7 +106,7 @@ def _said(file: epath.Path) -> dict[str, Any]:
 def save_tokenizer(
     tokenizer: Tokenizer, folder: epath.Path, for_transformers: bool = False, token_types: bool = True
 ) -> None:
-    """Writes `tokenizer.json` and, for `transformers`, the files that it reads besides.
+    """Writes `tokenizer.json` and, for `transformers`, the other files that it reads.
 
     `token_types`: whether it shall number the texts of a pair 0 and 1.
     """
@@ -133,10 +133,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """
     texts = list(texts)
     tokenizer = _wordpiece({"[UNK]": 0}, lowercase=True)
-    counts = collections.Counter()
+    counts: collections.Counter[str] = collections.Counter()
     for text in texts:
         counts.update(text)
-    letters = collections.Counter()
+    letters: collections.Counter[str] = collections.Counter()
     for character, count in counts.items():
         for letter in tokenizer.normalizer.normalize_str(character).strip():
             letters[letter] += count

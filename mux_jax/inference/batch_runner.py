@@ -38,7 +38,8 @@ def compile_logits(model: MuxModel, mesh: Mesh, pad_id: int, sharding: NamedShar
     def logits(params: Any, tokens_BNL: jax.Array) -> jax.Array:
         B, N, L = tokens_BNL.shape
         rows = tokens_BNL.reshape(-1, model.config.width, L)
-        found = model.apply({"params": params}, rows, rows != pad_id)[:, :, prefix:]
+        found: Any = model.apply({"params": params}, rows, rows != pad_id)
+        found = found[:, :, prefix:]
         return found.reshape(B, N, *found.shape[2:])
 
     on_cpu = mesh.devices.flat[0].platform == "cpu"
@@ -103,7 +104,7 @@ class BatchRunner:
 
     def _run(self, params: Any, batches: Iterator[tuple[Slots, np.ndarray]]) -> Iterator[tuple[Slots, np.ndarray]]:
         """The logits of each batch, [slots, ...], a few batches being under way."""
-        waiting = collections.deque()
+        waiting: collections.deque[tuple[Slots, jax.Array]] = collections.deque()
         for slots, tokens in batches:
             waiting.append((slots, self.logits(params, split_batch(tokens, self._mesh))))
             if len(waiting) > _AHEAD:

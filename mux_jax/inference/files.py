@@ -43,7 +43,7 @@ def check_input(path: str, columns: tuple[str, ...], wanted: tuple[str, ...]) ->
     """
     source = absolute(path)
     candidates = [wanted] if wanted else [columns, ("text",)]
-    return source, formats.find_columns(source, *candidates, hint="; --text_columns names those of the text")
+    return source, formats.find_columns(source, *candidates, hint="; --text_columns names the columns of the text")
 
 
 def predict_file(
@@ -62,7 +62,8 @@ def predict_file(
     """
     partial = output.parent / f"{output.stem}.partial{output.suffix}"
     counts, start = {"rows": 0, "errors": 0}, time.monotonic()
-    position, before, window = [0.0], 0.0, []  # in the file, now and before this window
+    position, before = [0.0], 0.0  # in the file, now and before this window
+    window: list[formats.Record] = []
     records = formats.read(source, on_progress=lambda fraction: position.__setitem__(0, fraction))
     try:
         with progress("predicting") as report, _writer(partial, predictor) as write:
@@ -92,7 +93,8 @@ def _predict(
 ) -> list[dict[str, Any]]:
     """Predictions or errors, in the order of the records."""
     rows: list[dict[str, Any]] = [{} for _ in records]
-    texts, places = [], []
+    texts: list[Any] = []
+    places: list[int] = []
     for i, record in enumerate(records):
         text, error = None, ""
         try:

@@ -19,7 +19,7 @@ GENERATORS = ("uniform", "learned")
 DTYPES = ("auto", "float32", "bfloat16")
 
 
-def _size(layers: int, hidden: int, intermediate: int, heads: int, embedding: int = 0) -> dict[str, int]:
+def _size(layers: int, hidden: int, intermediate: int, heads: int, embedding: int = 0) -> dict[str, Any]:
     return dict(
         num_hidden_layers=layers,
         hidden_size=hidden,

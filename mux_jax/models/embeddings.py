@@ -9,7 +9,9 @@ from mux_jax.models.layers import INIT, broadcast_to_rank, by_copy, copy_for_row
 class Embeddings(nn.Module):
     """Word, position and token-type embeddings, LayerNorm, dropout.
 
-    Attributes: those of `ModelConfig`; `dtype` is of the result, `deterministic` whether dropout is off.
+    Attributes:
+      dtype: of the result.
+      deterministic: whether dropout is off; the others are named as in `ModelConfig`.
     """
 
     vocab_size: int

@@ -40,11 +40,11 @@ class Encoder(nn.Module):
                 layer = TransformerLayer(**transformer_layer(config, self.deterministic), name=f"layers_{i}")
                 hidden = layer(hidden, mask_BL, num_positions if i == last else None)
             return hidden
-        layer = _Layer
+        scanned: Any = _Layer
         if config.remat:
-            layer = nn.remat(layer, prevent_cse=not config.scan_layers)
+            scanned = nn.remat(scanned, prevent_cse=not config.scan_layers)
         stack = nn.scan(
-            layer,
+            scanned,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=nn.broadcast,
@@ -52,9 +52,8 @@ class Encoder(nn.Module):
             unroll=1 if config.scan_layers else config.num_hidden_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        return stack(**transformer_layer(config, self.deterministic), name="layers")(hidden_BLD, mask_BL)[0][
-            :, :num_positions
-        ]
+        layers = stack(**transformer_layer(config, self.deterministic), name="layers")
+        return layers(hidden_BLD, mask_BL)[0][:, :num_positions]
 
 
 def split_layers(params: Any) -> Any:
@@ -73,5 +72,7 @@ def split_layers(params: Any) -> Any:
 class _Layer(TransformerLayer):
     """A layer in the form that `nn.scan` asks for: carry in, (carry, output) out."""
 
-    def __call__(self, hidden: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, None]:
+    def __call__(  # type: ignore[override]  # it is what scan asks for
+        self, hidden: jax.Array, mask: jax.Array | None
+    ) -> tuple[jax.Array, None]:
         return super().__call__(hidden, mask), None

@@ -1,4 +1,4 @@
-"""FLOPs by formula: those of the matrix products of a forward pass, two for each multiply-add.
+"""FLOPs by formula: of the matrix products of a forward pass, two for each multiply-add.
 
 Everything else (norms, GELU, softmax, lookups) is linear in the activations and left out, as is
 usual. A step of training takes three times the forward pass. All counts are of one row.

@@ -136,7 +136,7 @@ def copy_for_rows(table: jax.Array, axis: str | None) -> jax.Array:
     A table is read in several places. Each adds to the gradient of its own device's copy, and the
     copies are summed over devices once; without them, a sum over devices follows each place.
     """
-    mesh, names = jax.sharding.get_abstract_mesh(), nn.logical_to_mesh_axes(("rows",))[0] or ()
+    mesh, names = jax.sharding.get_abstract_mesh(), (nn.logical_to_mesh_axes(("rows",)) or (None,))[0] or ()
     parts = math.prod(mesh.shape.get(name, 1) for name in names)
     copies = jnp.broadcast_to(table, (parts, *table.shape))
     return nn.with_logical_constraint(copies, ("rows", axis, None))

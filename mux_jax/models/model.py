@@ -85,7 +85,8 @@ class MuxModel(nn.Module):
           float32: logits [B, N, L, V] for the head `mlm`, [B, N, L] for `rtd`, [B, N, C] for
           `sequence`, [B, N, L, C] for `token`; demultiplexed states [B, N, L, D] for `none`.
         """
-        config = self.config
+        config, tokens_BNL = self.config, jnp.asarray(tokens_BNL)
+        mask_BNL = None if mask_BNL is None else jnp.asarray(mask_BNL)
         if config.head in ("mlm", "rtd"):
             tokens_BNL = truncate_for_prefix(config, tokens_BNL)
             mask_BNL = None if mask_BNL is None else truncate_for_prefix(config, mask_BNL)
@@ -120,7 +121,8 @@ class MuxModel(nn.Module):
           InputError: a row longer than the position embeddings.
         """
         chex.assert_shape(tokens_BNL, (None, self.config.width, None))
-        tokens_BNL, mask_BNL = self.demultiplexer.add_prefix(tokens_BNL, mask_BNL)
+        given = None if mask_BNL is None else jnp.asarray(mask_BNL)
+        tokens_BNL, mask_BNL = self.demultiplexer.add_prefix(jnp.asarray(tokens_BNL), given)
         if tokens_BNL.shape[-1] > self.config.max_position_embeddings:
             raise InputError(
                 f"rows of {tokens_BNL.shape[-1]} positions, {self.config.prefix_length} of them prefix, are longer "
@@ -151,7 +153,7 @@ class MuxModel(nn.Module):
     ) -> Float[Array, "B X P V"]:
         """Logits over the vocabulary where they are asked for, [B, X, P, V].
 
-        `instance` and `positions` are those of `demultiplexers`.
+        The module `demultiplexers` explains `instance` and `positions`.
         """
         states_BXPD, (kernel_SVD, bias_V) = self.vocabulary_states(hidden_BLD, instance, positions), self.decoder()
         states_TD = states_BXPD.reshape(-1, states_BXPD.shape[-1])

@@ -90,7 +90,7 @@ class Multiplexer(Variant):
 
     def keys(self, init: Callable[..., jax.Array], shape: tuple[int, ...]) -> jax.Array:
         """The keys v_i, saved with the model; trained only if `learn_keys` is set."""
-        keys = self.param("keys", partitioned(init, *(None,) * len(shape)), shape)
+        keys = jnp.asarray(self.param("keys", partitioned(init, *(None,) * len(shape)), shape))
         return keys if self.learn_keys else jax.lax.stop_gradient(keys)
 
     def flops(self, length: int) -> int:
@@ -245,8 +245,8 @@ class Contextual(Multiplexer):
         within = TransformerLayer(**layer, name="within_instance")(embedded_BNLE, mask_BNL)
         keyed_BNLE = (within + embedded_BNLE) * keys_NE[None, :, None]
         keyed_BLNE = keyed_BNLE.swapaxes(1, 2)
-        masked = self.config.head == "sequence" and mask_BNL is not None
-        mask_BLN = mask_BNL.swapaxes(1, 2) if masked else None
+        seen = mask_BNL if self.config.head == "sequence" else None
+        mask_BLN = None if seen is None else seen.swapaxes(1, 2)
         across = TransformerLayer(**layer, name="across_instances")(keyed_BLNE, mask_BLN)
         return (across + keyed_BLNE).mean(axis=2)
 

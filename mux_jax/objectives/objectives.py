@@ -87,7 +87,8 @@ def replaced_token_detection(
     replaced = jax.random.uniform(rngs[2], chosen.labels.shape) < stage.replace_fraction
     real = corruption.real_tokens(original, special)
 
-    loss, outputs = 0.0, {}
+    loss: jax.Array | float = 0.0
+    outputs: Outputs = {}
     if has_generator(model):
         masked = corruption.put_tokens(original, chosen, jnp.where(replaced, special.mask, chosen.labels))
         loss, generated, logits_BNPV = _masked_lm(bound.generator, masked, real, chosen, rngs[3], stage)
@@ -142,7 +143,7 @@ def _masked_lm(
     return loss, outputs, logits_BNPV
 
 
-OBJECTIVES = {
+OBJECTIVES: dict[str, Callable[..., tuple[jax.Array, Outputs]]] = {
     "retrieval": retrieval,
     "mlm": masked_lm,
     "rtd": replaced_token_detection,
@@ -151,7 +152,7 @@ OBJECTIVES = {
 
 
 def check(stage: Stage, width: int) -> None:
-    """Refuses a stage whose objective does not exist or does not fit the width, by `InputError`."""
+    """Raises `InputError` if a stage's objective does not exist or does not fit the width."""
     if stage.objective not in OBJECTIVES:
         raise InputError(f"objective={stage.objective!r} does not exist; there are: {', '.join(OBJECTIVES)}")
     if stage.objective == "retrieval" and width == 1:

@@ -40,7 +40,7 @@ def connect(coordinator: str | None = None, num_processes: int | None = None, pr
     if any(x is not None for x in given) and None in given:
         raise InputError("--coordinator=HOST:PORT, --num_processes and --process_id go together")
     try:
-        jax.distributed.initialize(*given, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
+        jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
     except ValueError as e:
         if coordinator is None and "coordinator_address" in str(e):
             return  # no cluster around this process
@@ -91,7 +91,7 @@ def gather(value: Any) -> list[Any]:
 
 
 def agree(values: dict[str, Any]) -> None:
-    """Refuses hosts that differ.
+    """Raises `InputError` if hosts differ.
 
     Raises:
       InputError: on every host, naming the values that differ.
@@ -123,7 +123,7 @@ def write_text(path: epath.Path, text: str) -> None:
 
 
 def check_shared(folder: epath.Path) -> None:
-    """Refuses, by `InputError` on every host, a folder that is not the same one on all."""
+    """Raises `InputError` on every host if a folder is not the same one on all."""
     if jax.process_count() == 1:
         return
     name = f".hosts-{gather(secrets.token_hex(8))[0]}"

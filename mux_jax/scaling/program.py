@@ -83,7 +83,7 @@ def _read(hlo: str) -> tuple[dict[str, list[_Instruction]], collections.Counter,
     entry = name = ""
     for line in hlo.splitlines():
         if line.endswith("{") and not line.startswith(" ") and "(" in line:
-            name = re.search(r"%?([\w.\-]+) \(", line)[1]
+            name = _group(r"%?([\w.\-]+) \(", line)
             computations[name] = []
             if line.startswith("ENTRY"):
                 entry = name
@@ -93,7 +93,8 @@ def _read(hlo: str) -> tuple[dict[str, list[_Instruction]], collections.Counter,
             operands = tuple(re.findall(r"%([\w.\-]+)", inside))
             computations[name].append(_Instruction(found[1], shapes, found[3], operands, inside, rest))
 
-    times, fused = collections.Counter(), set()
+    times: collections.Counter[str] = collections.Counter()
+    fused: set[str] = set()
     waiting = [(entry, 1)]
     while waiting:
         name, count = waiting.pop()
@@ -101,12 +102,19 @@ def _read(hlo: str) -> tuple[dict[str, list[_Instruction]], collections.Counter,
         for x in computations[name]:
             turns = 1
             if x.opcode == "while":
-                turns = _turns(computations[re.search(r"condition=%?([\w.\-]+)", x.rest)[1]])
+                turns = _turns(computations[_group(r"condition=%?([\w.\-]+)", x.rest)])
             for callee in (c for c in x.called if c in computations):
                 if x.opcode not in ("while", "conditional", "call", "async-start"):
                     fused.add(callee)
                 waiting.append((callee, count * turns))
     return computations, times, fused
+
+
+def _group(pattern: str, text: str) -> str:
+    """What the first group of a pattern matches, which must be there."""
+    found = re.search(pattern, text)
+    assert found, (pattern, text)
+    return found[1]
 
 
 def _turns(condition: list[_Instruction]) -> int:

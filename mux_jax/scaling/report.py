@@ -59,12 +59,12 @@ class Report:
     @property
     def seconds(self) -> float | None:
         """Of a step, if none of the communication is hidden behind the rest."""
-        return None if self.compute is None else self.compute + self.communication
+        return None if self.compute is None or self.communication is None else self.compute + self.communication
 
     @property
     def mfu(self) -> float | None:
         """Model FLOP/s over what the chips could do."""
-        return self.seconds and self.flops / self.chips / self.seconds / self.chip.flops
+        return self.flops / self.chips / self.seconds / self.chip.flops if self.seconds and self.chip else None
 
     def on(self, chips: int) -> "Report":
         """The same step, with as many rows a chip, on another number of chips of a mesh that splits rows alone.
@@ -120,7 +120,7 @@ def compile_step(topology: str, config: PretrainConfig, what: str, mesh_sizes: d
     try:
         hlo = compiled.as_text()
     except jax.errors.JaxRuntimeError as e:
-        raise InputError("the program cannot be read: libtpu is not that of this JAX; pip install 'jax[tpu]'") from e
+        raise InputError("the program cannot be read: this JAX needs another libtpu; pip install 'jax[tpu]'") from e
     found = program.collectives(hlo)
     chip = None if on_cpu else topologies.CHIPS[topologies.parse(topology)[0]]
     state = arguments[0]
@@ -213,7 +213,7 @@ def _shard_bytes(tree: Any) -> int:
 
 def _exchange_seconds(exchange: list[program.Collective], chip: Chip | None) -> float | None:
     """All of it by rings, over half of a chip's links: a small slice, without those that wrap around, has no more."""
-    return chip and sum(c.link_bytes for c in exchange) / (chip.link_bandwidth / 2)
+    return sum(c.link_bytes for c in exchange) / (chip.link_bandwidth / 2) if chip else None
 
 
 def _clock(device: jax.Device, chip: Chip) -> float:
@@ -221,7 +221,7 @@ def _clock(device: jax.Device, chip: Chip) -> float:
     n = _PRODUCT
     operand = jax.ShapeDtypeStruct((n, n), jnp.bfloat16, sharding=SingleDeviceSharding(device))
     product = jax.jit(jnp.matmul).lower(operand, operand).compile()
-    return program.cycles(product.as_text()) * 0.9 * chip.flops / (2 * n**3)
+    return program.cycles(product.as_text() or "") * 0.9 * chip.flops / (2 * n**3)
 
 
 def show(report: Report, advice_if_not: str) -> None:
@@ -237,7 +237,7 @@ def show(report: Report, advice_if_not: str) -> None:
         f"  FLOPs of a step: {report.flops / 1e9:,.1f} G by formula, {report.counted_flops / 1e9:,.1f} G as XLA "
         f"counts; {report.flops / report.chips / 1e9:,.1f} G a chip"
     )
-    if report.seconds is not None:
+    if report.seconds is not None and report.communication is not None:
         say(
             f"  estimated step: {report.seconds * 1e3:.1f} ms, {report.communication / report.seconds:.0%} of it "
             f"communication if none is hidden; MFU {report.mfu:.0%}; "
@@ -265,7 +265,7 @@ def show_table(reports: Sequence[Report]) -> None:
     table.add_column("instance-tokens/s", justify="right", no_wrap=True)
     for r in reports:
         cells = [r.name, r.topology, str(r.rows), f"{r.peak / 2**30:.1f}", "yes" if r.fits else "no"]
-        if r.seconds is not None:
+        if r.seconds is not None and r.communication is not None:
             cells += [f"{r.seconds * 1e3:.1f}", f"{r.communication / r.seconds:.0%}", f"{r.mfu:.0%}"]
             cells.append(f"{r.instance_tokens / r.seconds:,.0f}")
         table.add_row(*cells)
@@ -302,7 +302,7 @@ def run(
             report, mesh = compile_step(name, config, what, mesh_sizes)
             show(report, advice(config, mesh))
             if chips and any(mesh.shape[axis] > 1 for axis in ("fsdp", "tensor")):
-                raise InputError("--chips is for meshes that split rows alone: those of --mesh=data=-1")
+                raise InputError("--chips is for meshes that split rows alone, such as --mesh=data=-1")
             reports += [report.on(count) for count in chips] or [report]
     if len(reports) > 1:
         show_table(reports)

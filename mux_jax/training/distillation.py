@@ -1,6 +1,6 @@
 """Distillation: a multiplexed model learns what an ordinary one, fine-tuned on the same task, says.
 
-The loss is that of Hinton et al. (arXiv 1503.02531), on the task's logits; `objectives/classification.py` has it.
+The loss, on the task's logits, is by Hinton et al. (arXiv 1503.02531); `objectives/classification.py` has it.
 """
 
 import jax

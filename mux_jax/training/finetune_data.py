@@ -90,7 +90,7 @@ class FinetuneData:
 
 
 def load_finetune_data(config: FinetuneConfig, workdir: epath.Path, init: ModelSource | None) -> FinetuneData:
-    """Reads and encodes the examples; labels are those of the training data.
+    """Reads and encodes the examples; labels come from the training data.
 
     Raises:
       InputError: bad data, by file and line; examples that have changed since the run began; no tokenizer; a
@@ -100,8 +100,9 @@ def load_finetune_data(config: FinetuneConfig, workdir: epath.Path, init: ModelS
     data = FinetuneData(config, load_task(config.data, init.tokenizer(config.data.tokenizer)))
     tokenizer = data.examples.tokenizer
     if config.teacher:
-        data = dataclasses.replace(data, teacher=open_model(config.teacher))
-        distillation.check(data.teacher, data.model_config(init), tokenizer, config.data.sequence_length)
+        teacher = open_model(config.teacher)
+        data = dataclasses.replace(data, teacher=teacher)
+        distillation.check(teacher, data.model_config(init), tokenizer, config.data.sequence_length)
     digests = {"the examples": data.examples.digest(), "the vocabulary": text_digest(tokenizer.to_str())}
     if config.data.unlabelled:
         texts = read_unlabelled(data.examples.task, config.data.unlabelled)

@@ -23,7 +23,7 @@ def evaluate(eval_step: Callable, params: Any, batches: Iterable[jax.Array]) -> 
 
 def figures(outputs: dict[str, np.ndarray]) -> dict[str, Any]:
     """Figures from an objective's outputs, stacked over batches."""
-    result = {name: float(x.mean()) for name, x in outputs.items() if x.ndim == 1}
+    result: dict[str, Any] = {name: float(x.mean()) for name, x in outputs.items() if x.ndim == 1}
     if "retrieval_correct" in outputs:
         correct, instance = outputs["retrieval_correct"], outputs["retrieval_instance"]
         result["retrieval_accuracy"] = float(correct.mean())

@@ -92,7 +92,7 @@ class Trainer:
             "results", {}
         )  # held-out figures of the stages that have ended
         self.best: dict[str, Any] | None = run.get("best")  # of a task: score and step of the best evaluation
-        self.checkpoints.best = self.best and self.best["step"]
+        self.checkpoints.best = self.best["step"] if self.best else None
         self.wall_before: float = run.get("wall_seconds", 0.0)
         self.params, self.state = self.resume(step, run) if run else (self.begin(init), None)
         self.log = MetricWriter(workdir, step)
@@ -115,7 +115,7 @@ class Trainer:
             return params, None
         optimizer = make_optimizer(getattr(self.config, run["stage"]), self.config.optimizer)
         fresh = init_state(params, optimizer, step, self.mesh)
-        return params, fresh.replace(opt_state=self.checkpoints.restore_optimizer(step, fresh.opt_state))
+        return params, dataclasses.replace(fresh, opt_state=self.checkpoints.restore_optimizer(step, fresh.opt_state))
 
     def train(self) -> dict[str, Any]:
         """Runs what is left of the stages; returns what `result.json` holds."""
@@ -197,13 +197,12 @@ class Trainer:
         """Whether the score is the best so far, which is then remembered; runs without a score have none."""
         if "score" not in figures:
             return False
-        improved = self.best is None or figures["score"] > self.best["score"]
-        if improved:
-            self.best = {"step": step, "score": figures["score"], "waited": 0}
-            self.checkpoints.best = step
-        else:
+        if self.best is not None and not figures["score"] > self.best["score"]:
             self.best = self.best | {"waited": self.best["waited"] + 1}
-        return improved
+            return False
+        self.best = {"step": step, "score": figures["score"], "waited": 0}
+        self.checkpoints.best = step
+        return True
 
     def out_of_patience(self) -> bool:
         """Whether the last `patience` evaluations have brought nothing better; 0 is patience without end."""

@@ -120,8 +120,8 @@ def load_pretrain_data(config: PretrainConfig, workdir: epath.Path, init: ModelS
             tokenizer = Tokenizer.from_str(tokenizer_file.read_text())
         else:
             tokenizer = _tokenizer(config, sources, cache_dir, init)
-        length, heldout = config.data.sequence_length, config.data.heldout_fraction
-        folders = [cached_tokens(source, tokenizer, length, heldout, cache_dir) for _, source in sources]
+        length, fraction = config.data.sequence_length, config.data.heldout_fraction
+        folders = [cached_tokens(source, tokenizer, length, fraction, cache_dir) for _, source in sources]
         digests = [content_digest(folder) for folder in folders]
         caches = [[weight, folder.name, digest] for (weight, _), folder, digest in zip(sources, folders, digests)]
         if known and not (len(known) == len(caches) and all(map(_same, known, caches))):

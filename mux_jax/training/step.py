@@ -22,12 +22,12 @@ class TrainState:
     """What a step changes.
 
     Attributes:
-      step: steps since the start of the run, over all stages.
+      step: int32[], steps since the start of the run, over all stages.
       params: the model's parameters, float32.
       opt_state: the optimiser's state.
     """
 
-    step: jax.Array
+    step: Any
     params: Any
     opt_state: Any
 
@@ -35,8 +35,8 @@ class TrainState:
 def init_state(params: Any, optimizer: optax.GradientTransformation, step: int, mesh: Mesh) -> TrainState:
     """A state with a fresh optimiser, whose moments lie where their parameters do."""
     opt_state = jax.jit(optimizer.init, out_shardings=_like_params(optimizer, params, mesh))(params)
-    step = jax.device_put(jnp.asarray(step, jnp.int32), NamedSharding(mesh, PartitionSpec()))
-    return TrainState(step, params, opt_state)
+    counter = jax.device_put(jnp.asarray(step, jnp.int32), NamedSharding(mesh, PartitionSpec()))
+    return TrainState(counter, params, opt_state)
 
 
 def _like_params(optimizer: optax.GradientTransformation, params: Any, mesh: Mesh) -> Any:

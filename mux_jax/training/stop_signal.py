@@ -18,8 +18,7 @@ class StopSignal:
     def __init__(self) -> None:
         self._requested = False
         self._alone = jax.process_count() == 1
-        if self._alone:
-            self._before = signal.signal(signal.SIGTERM, lambda *_: self._leave())
+        self._before = signal.signal(signal.SIGTERM, lambda *_: self._leave()) if self._alone else None
 
     def requested(self, step: int) -> bool:
         """Whether to stop now; asked after every step."""
