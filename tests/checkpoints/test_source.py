@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 
 import mux_jax
-from mux_jax.checkpoints import hub, huggingface
+from mux_jax.checkpoints import hub, huggingface, runs
 from mux_jax.checkpoints.convert import convert, save_model
 from mux_jax.checkpoints.runs import Checkpoints
 from mux_jax.checkpoints.source import ModelSource, open_model
@@ -225,3 +225,12 @@ def test_a_model_without_a_tokenizer_cannot_start_a_run_without_one(text_file, t
     config.init_from = str(fixture("bert_mlm_n1"))
     with pytest.raises(InputError, match="has no tokenizer; put its vocab.txt there, or name it"):
         train(config, str(tmp_path / "run"))
+
+
+def test_a_checkpoint_of_another_format_is_one_line(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "FORMAT", 99)
+        convert(str(fixture("bert_mlm_n1")), str(tmp_path / "native"))
+    with pytest.raises(InputError) as refused:
+        mux_jax.load_pretrained(str(tmp_path / "native"))
+    assert "checkpoints/0: written by another version of mux_jax (format 99; this version reads 1)" in str(refused.value)
