@@ -76,7 +76,7 @@ class FinetuneConfig:
     num_compositions: int = described(5, "draws of which texts share rows, that the final score is over", at_least=1)
     ensemble: int = described(1, "slots that each text is put in when it is evaluated, up to N", at_least=1)
     patience: int = described(0, "evaluations without a better score that end the run; 0: none do", at_least=0)
-    optimizer: OptimizerSection = described(OptimizerSection, "AdamW")
+    optimizer: OptimizerSection = described(OptimizerSection, "the optimiser")
     mesh: MeshSection = described(MeshSection, "devices")
     log_every: int = described(20, "steps between lines of metrics", at_least=1)
     eval: EvalSection = described(_eval, "evaluation on the dev set")

@@ -36,7 +36,7 @@ class PretrainConfig:
     data: TextSection = described(TextSection, "text")
     priming: Stage = described(_priming, "the stage that teaches to tell the instances apart")
     pretraining: PretrainStage = described(PretrainStage, "the stage that teaches language")
-    optimizer: OptimizerSection = described(OptimizerSection, "AdamW")
+    optimizer: OptimizerSection = described(OptimizerSection, "the optimiser")
     mesh: MeshSection = described(MeshSection, "devices")
     log_every: int = described(100, "steps between lines of metrics", at_least=1)
     eval: HeldoutSection = described(HeldoutSection, "evaluation on held-out text")

@@ -41,7 +41,7 @@ def read(config: ml_collections.ConfigDict) -> RunConfig:
     return from_mapping(FinetuneConfig, config) if is_finetuning(config) else from_mapping(PretrainConfig, config)
 
 
-def resolve(config: ml_collections.ConfigDict, init: ModelConfig | None) -> RunConfig:
+def resolve(config: ml_collections.ConfigDict, init: ModelConfig | None = None) -> RunConfig:
     """What a run does: the fields that were written and those that follow, checked.
 
     Sizes and limits that the model changes are printed.

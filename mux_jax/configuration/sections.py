@@ -7,7 +7,7 @@ from mux_jax.fields import described
 
 @dataclasses.dataclass(kw_only=True)
 class OptimizerSection:
-    """AdamW with clipping by the global norm."""
+    """The optimiser, which `training/optimizer.py` makes of it."""
 
     b1: float = described(0.9, "decay of the mean of gradients", at_least=0, below=1)
     b2: float = described(0.999, "decay of the mean of squared gradients", at_least=0, below=1)

@@ -26,7 +26,10 @@ def decayed(params: Any) -> Any:
 
 
 def make_optimizer(stage: Stage, optimizer: OptimizerSection) -> optax.GradientTransformation:
-    """The optimiser of a stage; each stage starts it anew."""
+    """The optimiser of a stage; each stage starts it anew.
+
+    The encoder's layers are stacked: a method that treats each array on its own sees all layers as one.
+    """
     return optax.chain(
         optax.clip_by_global_norm(optimizer.clip_norm),
         optax.adamw(

@@ -233,4 +233,6 @@ def test_a_checkpoint_of_another_format_is_one_line(tmp_path, monkeypatch):
         convert(str(fixture("bert_mlm_n1")), str(tmp_path / "native"))
     with pytest.raises(InputError) as refused:
         mux_jax.load_pretrained(str(tmp_path / "native"))
-    assert "checkpoints/0: written by another version of mux_jax (format 99; this version reads 1)" in str(refused.value)
+    assert "checkpoints/0: written by another version of mux_jax (format 99; this version reads 1)" in str(
+        refused.value
+    )

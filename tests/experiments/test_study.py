@@ -180,6 +180,7 @@ def test_each_run_is_made_once_and_the_table_has_them(tmp_path):
     assert len(re.findall(r"^python launch/finetune.py .*  # \d+\.\d min, ", table, re.M)) == 10
 
 
+@pytest.mark.extra
 def test_throughput_is_over_width_1_once_that_is_there(tmp_path):
     workdir = epath.Path(tmp_path / "out")
     one, two = plan.models(study_config(tmp_path, models="scratch:bert", widths="1,2"), workdir)

@@ -111,6 +111,7 @@ def alone(tmp_path_factory):
     return config, folder / "run"
 
 
+@pytest.mark.extra
 def test_two_processes_stop_together_and_train_to_the_parameters_of_one(alone, tmp_path):
     config, workdir = alone
     job = start([config] * 2, [tmp_path] * 2)
@@ -131,6 +132,7 @@ def test_two_processes_stop_together_and_train_to_the_parameters_of_one(alone, t
     assert ours["pretraining"]["unigram_entropy"] == theirs["pretraining"]["unigram_entropy"]
 
 
+@pytest.mark.extra
 def test_two_processes_fine_tune_a_split_model_as_one_does(tmp_path, monkeypatch):
     config = finetuning(write_sentences(tmp_path / "data"), write_model(tmp_path / "model"), **{"mesh.fsdp": 2})
     config.finetuning.steps = 2
@@ -144,6 +146,7 @@ def test_two_processes_fine_tune_a_split_model_as_one_does(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.extra
 def test_a_lost_host_stops_the_other_and_all_continue(lost, alone, tmp_path):
     config, workdir = alone
     job = start([config] * 2, [tmp_path] * 2)

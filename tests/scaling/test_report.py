@@ -32,6 +32,7 @@ def test_a_step_on_virtual_devices_is_described():
         assert part in done.stdout
 
 
+@pytest.mark.extra
 def test_default_rows_that_do_not_divide_are_raised():
     done = compile_py("--topology=cpu:3")
     assert done.returncode == 0, done.stderr
@@ -39,6 +40,7 @@ def test_default_rows_that_do_not_divide_are_raised():
     assert "training on cpu:3, 18 rows" in done.stdout
 
 
+@pytest.mark.extra
 def test_widths_make_a_table_and_width_1_is_one_of_them():
     done = compile_py("--topology=cpu:1", "--widths=1,2")
     assert done.returncode == 0, done.stderr
@@ -67,6 +69,7 @@ def test_what_does_not_fit_gets_status_1_and_advice():
     assert "--mesh=fsdp" in done.stdout + done.stderr and "remat" in done.stdout + done.stderr
 
 
+@pytest.mark.extra
 def test_other_numbers_of_chips_are_as_if_compiled_for_them():
     config = configuration.pretraining("bert", "tiny", 2)
     config.pretraining.objective = "mlm"
