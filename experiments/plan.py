@@ -2,9 +2,9 @@
 
 import dataclasses
 import shlex
-from typing import Any
 
 from etils import epath
+from ml_collections import ConfigDict
 
 from mux_jax.configuration import flatten
 from mux_jax.errors import InputError
@@ -69,7 +69,7 @@ class Model:
         return [*before, *self.starts, *self.tasks.values(), *self.ensembles.values()]
 
 
-def models(config: Any, workdir: epath.Path) -> list[Model]:
+def models(config: ConfigDict, workdir: epath.Path) -> list[Model]:
     """The models of a study, in the order in which they are made; before each the width 1 it is compared with.
 
     Raises:
@@ -112,7 +112,7 @@ def models(config: Any, workdir: epath.Path) -> list[Model]:
     return found
 
 
-def _model(config: Any, backbone: str, variant: str, width: int, workdir: epath.Path) -> Model:
+def _model(config: ConfigDict, backbone: str, variant: str, width: int, workdir: epath.Path) -> Model:
     section, described = config[backbone], config.variants[variant]
     primed = pretrained = None
     start = config.init_from if section.init else ""
@@ -170,14 +170,14 @@ def _model(config: Any, backbone: str, variant: str, width: int, workdir: epath.
     return Model(backbone, variant, width, described.base, primed, pretrained, starts, tasks, ensembles)
 
 
-def _compress(config: Any, arguments: Any, teacher: Run, width: int, folder: epath.Path) -> Run:
+def _compress(config: ConfigDict, arguments: ConfigDict, teacher: Run, width: int, folder: epath.Path) -> Run:
     """What makes a multiplexed model of a fine-tuned one; its folder appears when it is whole."""
     given = (f"--model={teacher.workdir}", f"--width={width}", f"--seed={config.seed}")
     flags = (f"--{name}={value}" for name, value in arguments.items())
     return Run("compress", (*given, *flags), folder, folder / "config.json")
 
 
-def _fields(changes: Any) -> list[str]:
+def _fields(changes: ConfigDict) -> list[str]:
     """Changed fields of a configuration as flags."""
     return [f"--config.{name}={value}" for name, value in flatten(changes.to_dict()).items()]
 
