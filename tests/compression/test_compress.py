@@ -116,6 +116,7 @@ def test_a_run_takes_the_model_as_it_is(made, tmp_path):
 
 
 @pytest.mark.parametrize("kind, write", [("sequence", write_sentences), ("token", write_words)])
+@pytest.mark.extra
 def test_a_fine_tuned_model_is_fitted_on_the_texts_of_its_task(ordinary, tmp_path, one_device, capsys, kind, write):
     config = finetuning(write(tmp_path / "data", train=3000, dev=100), ordinary, kind)
     config.finetuning.steps = 60
@@ -160,6 +161,7 @@ def test_what_cannot_be_shared_out_is_refused(text, tmp_path, model, changes, me
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.extra
 def test_the_command_refines_and_spares_a_folder_that_exists(ordinary, text, tmp_path):
     command = [sys.executable, "launch/compress.py", f"--model={ordinary}", "--width=2", f"--workdir={tmp_path}/out"]
     command += [f"--texts={text}", "--sequences=40", "--length=12", "--steps=30"]

@@ -63,6 +63,7 @@ def test_layers_apart_stay_split_as_they_were():
         assert kernel.committed and kernel.addressable_shards[0].data.size == kernel.size // 4
 
 
+@pytest.mark.extra
 def test_all_parts_of_an_electra_shard_as_well():
     config = small_model(
         architecture="electra",
