@@ -37,7 +37,7 @@ def analyze(models: Sequence[str], source: Any, length: int, rows: int, workdir:
 
     Args:
       models: runs, Hugging Face folders or ids of the hub.
-      source: of `data.sources`; its documents fill the rows, one after the other.
+      source: of `data.sources`; its first documents fill the rows, at random.
       length: tokens of an instance.
       rows: multiplexed rows that the figures are means over, made a multiple of 8.
 
@@ -72,14 +72,18 @@ def analyze(models: Sequence[str], source: Any, length: int, rows: int, workdir:
 
 
 def pack(texts: Iterable[str], tokenizer: Tokenizer, rows: int, width: int, length: int) -> np.ndarray:
-    """int32[rows, N, L]: CLS, then text; texts follow each other with a SEP between them."""
+    """int32[rows, N, L]: CLS, then text; texts follow each other with a SEP between them.
+
+    Which sequences share a row, and in which of its slots, is drawn at random.
+    """
     special = special_tokens(tokenizer)
     ids: list[int] = []
     wanted = rows * width * (length - 1)
     for text in texts:
         ids += [*tokenizer.encode(text, add_special_tokens=False).ids, special.sep]
         if len(ids) >= wanted:
-            return cut(np.array(ids[:wanted], np.int32), length, special.cls).reshape(rows, width, length)
+            sequences = cut(np.array(ids[:wanted], np.int32), length, special.cls)
+            return np.random.default_rng(0).permutation(sequences).reshape(rows, width, length)
     raise InputError(
         f"the text has {len(ids):,} tokens; {rows} rows of {width} instances of {length} tokens need {wanted:,}"
     )

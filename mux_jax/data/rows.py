@@ -46,7 +46,8 @@ def compose(sizes: np.ndarray, lengths: tuple[int, ...], slots: int, rng: np.ran
     bucket = np.searchsorted(lengths, sizes[order])
     waiting = np.empty(0, order.dtype)
     for i, length in enumerate(lengths):
-        waiting = np.concatenate([waiting, order[bucket == i]])
+        # Those that are left of shorter ones go anywhere among these, not into a row of their own.
+        waiting = rng.permutation(np.concatenate([waiting, order[bucket == i]]))
         whole = len(waiting) // slots * slots
         for batch in waiting[:whole].reshape(-1, slots):
             yield Slots(batch, np.ones(slots, bool), length)

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 
-from mux_jax.data.loader import Batches, iterate
+from mux_jax.data.loader import Batches, _Mixture, iterate
 
 
 class Rows:
@@ -50,6 +51,45 @@ def test_iteration_starts_at_any_step(workers):
     iterator = iterate(batches(), 3, workers)
     for step in range(3, 9):
         np.testing.assert_array_equal(next(iterator)["tokens"], batches()[step]["tokens"])
+
+
+def chi_squared(table):
+    """The p-value of a contingency table's independence."""
+    return scipy.stats.chi2_contingency(table).pvalue
+
+
+@pytest.mark.parametrize(
+    "weights, width, rows", [([0.8, 0.2], 5, 4), ([0.5, 0.5], 2, 8), ([0.5, 0.5], 2, 1), ([0.6, 0.3, 0.1], 10, 3)]
+)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_sources_are_independent_of_slots_and_of_the_other_slots_of_their_row(weights, width, rows, seed):
+    packed = [(weight, Rows(3000, first=10_000 * i)) for i, weight in enumerate(weights)]
+    mixed = batches(packed=packed, width=width, rows=rows, seed=seed)
+    sources = np.concatenate([mixed[i]["tokens"][..., 0] // 10_000 for i in range(12_000 // (rows * width))])
+    kinds = np.arange(len(weights))
+    assert np.abs((sources[..., None] == kinds).mean((0, 1)) - weights).max() < 0.02
+    assert chi_squared([[(column == kind).sum() for kind in kinds] for column in sources.T]) > 1e-3
+    first, second = sources[:, 0], sources[:, 1]
+    assert chi_squared([[((first == a) & (second == b)).sum() for b in kinds] for a in kinds]) > 1e-3
+    assert chi_squared([[((first[1:] == a) & (second[:-1] == b)).sum() for b in kinds] for a in kinds]) > 1e-3
+
+
+def test_neighbours_in_the_text_are_independent_of_rows_and_slots():
+    found = np.concatenate(
+        [batches(packed=[(1.0, Rows(4000))], width=2, rows=4)[i]["tokens"][..., 0] for i in range(500)]
+    )
+    assert abs(scipy.stats.spearmanr(found[:, 0], found[:, 1]).statistic) < 0.06
+    assert abs(found[:, 0].mean() - found[:, 1].mean()) < 100
+
+
+def test_windows_of_a_mixture_go_on_where_the_last_one_ended(monkeypatch):
+    monkeypatch.setattr(_Mixture, "_WINDOW", 10)
+    mixture = _Mixture([0.55, 0.25, 0.2], seed=0)
+    drawn = [mixture[slot] for slot in range(1000)]
+    for source, share in enumerate([0.55, 0.25, 0.2]):
+        numbers = [number for s, number in drawn if s == source]
+        assert numbers == list(range(int(1000 * share)))
+    assert [mixture[slot] for slot in (995, 3)] == [drawn[995], drawn[3]]
 
 
 def test_a_mixture_draws_by_weight():

@@ -24,6 +24,14 @@ def test_like_lengths_share_rows():
     assert [b.length for b in batches] == [8] * 10 + [32] * 10
 
 
+def test_texts_left_of_a_shorter_length_do_not_share_rows_with_each_other():
+    sizes, together = np.array([4] * 4 + [30] * 96), 0
+    for seed in range(200):
+        for batch in compose(sizes, (8, 32), 10, np.random.default_rng(seed)):
+            together += int((sizes[batch.examples.reshape(-1, 2)] == 4).all(1).sum())
+    assert together < 200 * 0.25  # by chance 0.06 a composition; in their order 2
+
+
 def test_a_composition_is_a_function_of_its_seed():
     def examples(seed):
         return np.concatenate([b.examples for b in compose(np.full(50, 5), (8,), 4, np.random.default_rng(seed))])
