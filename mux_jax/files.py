@@ -1,10 +1,45 @@
-"""Files that are whole or absent."""
+"""Files and folders that are whole or absent."""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
 
 from etils import epath
 
 
+@contextlib.contextmanager
+def whole_or_absent(path: epath.Path) -> Iterator[epath.Path]:
+    """Yields another name, free and of the same suffix, whose file or folder gets the name `path` at the end.
+
+    Until then nothing that has the name is touched; then it is replaced. On any failure what was written is removed.
+    """
+    temporary = path.parent / f"{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.partial{path.suffix}"
+    try:
+        yield temporary
+        if temporary.is_dir() and path.exists():
+            before = path.parent / f"{temporary.stem}.replaced"
+            path.rename(before)  # a folder is not renamed over another one
+            temporary.rename(path)
+            before.rmtree()
+        elif temporary.is_dir():
+            temporary.rename(path)
+        else:
+            temporary.replace(path)
+    except BaseException:
+        remove(temporary)
+        raise
+
+
 def write_atomically(path: epath.Path, text: str) -> None:
-    """Writes under another name, then renames: a reader sees the old file or the new one."""
-    temporary = path.parent / f"{path.name}.partial"
-    temporary.write_text(text)
-    temporary.replace(path)
+    """Writes a file, whole or not at all: a reader sees the old file or the new one."""
+    with whole_or_absent(path) as temporary:
+        temporary.write_text(text)
+
+
+def remove(path: epath.Path) -> None:
+    """Removes a file or a folder, if it is there."""
+    if path.is_dir():
+        path.rmtree(missing_ok=True)
+    else:
+        path.unlink(missing_ok=True)

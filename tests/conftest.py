@@ -2,10 +2,13 @@
 
 import dataclasses
 import functools
+import sys
 
 import jax
 import pytest
+from etils import epath
 from flax import linen as nn
+from fsspec.implementations.memory import MemoryFileSystem
 
 from mux_jax import configuration
 from mux_jax.data.tokenizer import SpecialTokens
@@ -120,3 +123,27 @@ def small_run(architecture: str, text_file, tmp_path, **model):
     for stage, steps in ((config.priming, 10), (config.pretraining, 10)):
         stage.update(steps=steps, warmup_steps=2, learning_rate=1e-3)
     return config
+
+
+class Bucket(MemoryFileSystem):
+    """gs:// as gcsfs has it, in memory: nothing is appended to an object."""
+
+    protocol = "gcs"
+    store, pseudo_dirs = {}, [""]
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(str(path).removeprefix("gs://").removeprefix("gcs://"))
+
+    def _open(self, path, mode="rb", **kwargs):
+        assert "a" not in mode
+        return super()._open(path, mode, **kwargs)
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """A folder in gs://, which is kept in memory."""
+    for name in ("gs", "gcs"):  # as `register_implementation` does, and undone
+        monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, name, Bucket)
+    yield epath.Path("gs://bucket")
+    Bucket.store.clear()

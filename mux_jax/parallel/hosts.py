@@ -20,8 +20,10 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
+from mux_jax import locks
 from mux_jax.errors import InputError, TrainingError
 from mux_jax.files import write_atomically
+from mux_jax.locks import Lock
 from mux_jax.progress import console, print_error, say
 
 _HEARTBEAT_SECONDS = 60  # a host that is not heard of for so long is given up
@@ -120,6 +122,26 @@ def write_text(path: epath.Path, text: str) -> None:
     """Writes a file, whole or not at all; of several hosts the first writes."""
     if is_first():
         write_atomically(path, text)
+
+
+@contextlib.contextmanager
+def hold(file: epath.Path, what: str) -> Iterator[Lock | None]:
+    """`locks.hold` for a job: the first host holds the lock, and has it; the others are told if it could not.
+
+    Raises:
+      InputError: on every host, if another process holds it.
+    """
+    with contextlib.ExitStack() as stack:
+        lock, problem = None, ""
+        if is_first():
+            try:
+                lock = stack.enter_context(locks.hold(file, what))
+            except InputError as e:
+                problem = str(e)
+        problem = gather(problem)[0]
+        if problem:
+            raise InputError(problem)
+        yield lock
 
 
 def check_shared(folder: epath.Path) -> None:

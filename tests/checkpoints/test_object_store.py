@@ -2,35 +2,10 @@
 
 import json
 
-import fsspec
-import pytest
 from etils import epath
-from fsspec.implementations.memory import MemoryFileSystem
 
 from mux_jax.training import loop
 from mux_jax.training.loop import train
-
-
-class Bucket(MemoryFileSystem):
-    """gs:// as gcsfs has it, in memory: nothing is appended to an object."""
-
-    protocol = "gcs"
-    store, pseudo_dirs = {}, [""]
-
-    @classmethod
-    def _strip_protocol(cls, path):
-        return super()._strip_protocol(str(path).removeprefix("gs://").removeprefix("gcs://"))
-
-    def _open(self, path, mode="rb", **kwargs):
-        assert "a" not in mode
-        return super()._open(path, mode, **kwargs)
-
-
-@pytest.fixture
-def bucket():
-    fsspec.register_implementation("gcs", Bucket, clobber=True)
-    yield epath.Path("gs://bucket")
-    Bucket.store.clear()
 
 
 def test_a_run_with_its_text_in_a_bucket_is_left_and_continued_there(run_config, bucket, tmp_path, monkeypatch):

@@ -1,0 +1,180 @@
+"""Locks: what one process writes, a run's folder or an output, no other writes at the same time.
+
+On a disk the operating system keeps the lock, and drops it when the process ends, however it ends. Where
+there is no such lock (object stores, some mounted file systems, Windows) there is a lease: a file that says
+which process on which host holds it, made only if there is none, renewed each minute, and void five minutes after it
+was renewed last.
+"""
+
+import contextlib
+import errno
+import json
+import math
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import fsspec
+from etils import epath
+
+from mux_jax.errors import InputError, TrainingError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_RENEWED_SECONDS, _VOID_SECONDS = 60.0, 300.0
+_SETTLE_SECONDS = 2.0  # in which others that take over a void lease at the same time have done so
+
+
+class Lock:
+    """A lock that this process holds, until `release`."""
+
+    def __init__(self, file: epath.Path, descriptor: int | None, token: str):
+        """descriptor: of the file that the operating system has locked; None: `token` marks a lease."""
+        self._file, self._descriptor, self._token = file, descriptor, token
+        self._renewed, self._ended = time.monotonic(), threading.Event()
+        if descriptor is None:
+            threading.Thread(target=self._keep, daemon=True, name="lease").start()
+
+    def check(self) -> None:
+        """Call it before writing.
+
+        Raises:
+          TrainingError: the lease is lost: it could not be renewed in time, or another process has taken it.
+        """
+        if self._descriptor is None and time.monotonic() - self._renewed > _VOID_SECONDS:
+            raise TrainingError(
+                f"{self._file}: this process no longer holds the lease ({_holder(self._file)}); it stops"
+            )
+
+    def release(self) -> None:
+        """Lets others have it."""
+        self._ended.set()
+        if self._descriptor is not None:
+            self._file.unlink(missing_ok=True)
+            os.close(self._descriptor)
+        elif _read(self._file).get("lease") == self._token:
+            self._file.unlink(missing_ok=True)
+
+    def _keep(self) -> None:
+        while not self._ended.wait(_RENEWED_SECONDS):
+            with contextlib.suppress(OSError):  # of a network; the next time may do
+                if _read(self._file).get("lease") != self._token:
+                    self._renewed = -math.inf  # taken by another: lost at once
+                    return
+                self._file.write_text(_description(self._token))
+                self._renewed = time.monotonic()
+
+
+@contextlib.contextmanager
+def hold(file: epath.Path, what: str) -> Iterator[Lock]:
+    """Holds the lock that `file` is for, which is there while it is held.
+
+    Raises:
+      InputError: another process holds it, and which; `what` says what it is for.
+    """
+    lock = acquire(file)
+    if lock is None:
+        raise InputError(f"{what} is being written by another process: {_holder(file)}")
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+def acquire(file: epath.Path) -> Lock | None:
+    """Takes the lock; None if another process has it."""
+    token = secrets.token_hex(8)
+    if fcntl and "://" not in str(file):
+        try:
+            descriptor = _lock(os.fspath(file))
+        except BlockingIOError:
+            return None
+        except OSError as e:
+            if not _unsupported(e):
+                raise
+        else:
+            return Lock(file, descriptor, token)
+    return Lock(file, None, token) if _lease(file, token) else None
+
+
+def _lock(file: str) -> int:
+    """The descriptor of the file, locked; BlockingIOError if another process has it."""
+    while True:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The one before may have removed the file after it was opened here.
+            if os.path.exists(file) and os.path.samestat(os.fstat(descriptor), os.stat(file)):
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, _description().encode())
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _unsupported(error: OSError) -> bool:
+    return error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
+
+
+def _lease(file: epath.Path, token: str) -> bool:
+    """Makes the file if there is none, or if what it says is void."""
+    if _make(file, token):
+        return True
+    if _void_in(file) > 0:
+        return False
+    file.unlink(missing_ok=True)
+    if not _make(file, token):
+        return False
+    time.sleep(_SETTLE_SECONDS)  # another that found it void may remove this one too
+    return _read(file).get("lease") == token
+
+
+def _make(file: epath.Path, token: str) -> bool:
+    """Makes the file; False if it is there."""
+    try:
+        if "://" in str(file):
+            system, path = fsspec.core.url_to_fs(str(file))
+            system.pipe_file(path, _description(token).encode(), mode="create")
+        else:
+            with open(file, "x") as f:
+                f.write(_description(token))
+    except FileExistsError:
+        return False
+    return True
+
+
+def _description(token: str = "") -> str:
+    """What the file holds: who has the lock, and of a lease when it was renewed."""
+    found: dict[str, Any] = {"host": socket.gethostname(), "process": os.getpid()}
+    return json.dumps(found | ({"lease": token, "renewed": time.time()} if token else {}))
+
+
+def _read(file: epath.Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text()))
+    except (FileNotFoundError, ValueError, TypeError):  # gone, or just being made
+        return {}
+
+
+def _holder(file: epath.Path) -> str:
+    """Who holds it, in words."""
+    found = _read(file)
+    who = f"process {found.get('process', '?')} on {found.get('host', 'an unknown host')}"
+    return f"{who}; if that has died, its lease is void in {_void_in(file):.0f} s" if found.get("lease") else who
+
+
+def _void_in(file: epath.Path) -> float:
+    """Seconds until a lease is void, if it is not renewed."""
+    with contextlib.suppress(FileNotFoundError):
+        renewed = _read(file).get("renewed") or file.stat().mtime  # of one that is just being written
+        return renewed + _VOID_SECONDS - time.time()
+    return 0.0
