@@ -1,10 +1,16 @@
 """What the entry points share: a configuration flag, errors as one line, a cache of compiled programs."""
 
 import importlib.util
+import logging as std_logging
 import os
 import platform
+import signal
 import sys
+import threading
+import warnings
 from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -89,15 +95,55 @@ def run(main: Callable[[], None], config: flags.FlagHolder) -> None:
     app.run(guarded, flags_parser=parse)
 
 
+def _silence_threads() -> None:
+    """Keeps what threads of Orbax and TensorStore say of a failed save off the screen: it is raised, too.
+
+    And a signal that came in a destructor, where Python cannot raise, comes again.
+    """
+    std_logging.getLogger("absl").addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
+    std_logging.getLogger("asyncio").setLevel(std_logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine 'async_serialize", RuntimeWarning)
+    in_thread, unraisable = threading.excepthook, sys.unraisablehook
+
+    def report_thread(failure: threading.ExceptHookArgs) -> None:
+        if not type(failure.thread).__module__.startswith("orbax."):
+            in_thread(failure)
+
+    def report_unraisable(failure: Any) -> None:
+        if isinstance(failure.exc_value, KeyboardInterrupt | SystemExit):
+            threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        elif str(failure.exc_value) != "Event loop is closed":
+            unraisable(failure)
+
+    threading.excepthook, sys.unraisablehook = report_thread, report_unraisable
+
+
 def guard(main: Callable[[], None]) -> None:
-    """Calls `main`; errors are one line on stderr, and exit status 2 for bad input."""
+    """Calls `main`; errors are one line on stderr, and exit status 2 for bad input.
+
+    So are Ctrl-C, SIGTERM and SIGHUP, with 128 and the signal's number, unless the process was started to ignore them,
+    as by nohup. What `main` was writing is taken back; a second Ctrl-C ends at once.
+    """
     keep_freed_memory()
+    _silence_threads()
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
     try:
         main()
     except InputError as e:
         _leave(e, 2)
     except (TrainingError, OSError) as e:
         _leave(e, 1)
+    except KeyboardInterrupt as e:
+        number = signal.Signals[str(e) or "SIGINT"]
+        _leave(f"stopped by {number.name}", 128 + number)
+
+
+def _interrupt(number: int, _: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 def _leave(error: object, status: int) -> None:

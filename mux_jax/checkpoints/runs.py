@@ -7,12 +7,19 @@ skipped. (Orbax notices a truncated file, by an exception in the midst of restor
 one.)
 """
 
+import contextlib
+import errno
 import hashlib
 import json
+import os
+import re
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
@@ -28,25 +35,63 @@ _ITEMS = ("params", "optimizer", "run")
 class Checkpoints:
     """The checkpoints of a run: asynchronous, the last `keep` kept. Without `keep`, to read only.
 
-    A step set as `best` is kept too.
+    A step set as `best` is kept too. What a reader may rely on:
+
+    - A folder that is named by its step and holds `digests.json` is whole: Orbax writes under another name,
+      `_write_digests` adds the digests when all items are there, and only then is the folder renamed.
+    - One save is under way at most; the next one waits for it. If it fails, the next call of `save`, `check`,
+      `wait` or `close` raises `TrainingError`, which names the last good checkpoint.
+    - Older checkpoints are removed only after a newer one is whole.
     """
 
     def __init__(self, folder: epath.Path, keep: int | None = None):
         self._folder, self.keep = folder, keep
         self.best: int | None = None
+        self._saving: int | None = None  # the step saved last
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self if keep else None,
             create=keep is not None,
+            cleanup_tmp_directories=keep is not None,  # of saves that were killed
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
         )
         self._manager = ocp.CheckpointManager(folder, options=options)
 
     def save(self, step: int, params: Any, opt_state: Any | None, run: dict[str, Any]) -> None:
-        """Starts to save; the arrays are copied before it returns, the files are written after."""
+        """Starts to save; the arrays are copied before it returns, the files are written after.
+
+        Raises:
+          TrainingError: there is no room for it, or the save before has failed.
+        """
+        self.wait()
+        self._saving = step
         items = dict(params=ocp.args.StandardSave(params))
         if opt_state is not None:
             items["optimizer"] = ocp.args.StandardSave(opt_state)
-        self._manager.save(step, args=ocp.args.Composite(**items, run=ocp.args.JsonSave({"format": FORMAT} | run)))
+        run = {"format": FORMAT} | run
+        with self._or_last_good():
+            if hosts.is_first():
+                _require_room(self._folder, sum(x.nbytes for x in jax.tree.leaves((params, opt_state))))
+            self._manager.save(step, args=ocp.args.Composite(**items, run=ocp.args.JsonSave(run)))
+
+    @contextlib.contextmanager
+    def _or_last_good(self) -> Iterator[None]:
+        """Turns what a save raises, now or later on its thread, to one line that names the last good checkpoint."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as e:
+            reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
+            found = re.search(
+                "No space left on device|Disk quota exceeded|Read-only file system|Permission denied", reason
+            )
+            raise TrainingError(
+                f"step {self._saving} could not be saved in {self._folder}: {found[0] if found else reason}; "
+                f"last good checkpoint: {self.newest}; the same command continues from there"
+            ) from e
+
+    def check(self) -> None:
+        """Raises `TrainingError` if the save under way has failed."""
+        with self._or_last_good():
+            self._manager.check_for_errors()
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """Orbax asks which of the checkpoints, the oldest first, to keep."""
@@ -97,26 +142,40 @@ class Checkpoints:
         return newest if damage else best["step"]
 
     def restore_params(self, step: int, abstract: Any) -> Any:
-        """The parameters, with the shapes and shardings of `abstract`, whatever mesh wrote them."""
-        items = ocp.args.Composite(params=ocp.args.StandardRestore(abstract))
-        return self._manager.restore(step, args=items).params
+        """The parameters, with the shapes and shardings of `abstract`, whatever mesh wrote them.
+
+        Raises:
+          InputError: there are other ones.
+        """
+        return self._restore(step, "params", abstract)
 
     def restore_optimizer(self, step: int, abstract: Any) -> Any:
-        items = ocp.args.Composite(optimizer=ocp.args.StandardRestore(abstract))
-        return self._manager.restore(step, args=items).optimizer
+        """The optimiser's state; see `restore_params`."""
+        return self._restore(step, "optimizer", abstract)
+
+    def _restore(self, step: int, item: str, abstract: Any) -> Any:
+        try:
+            found = self._manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(abstract)}))
+        except (ValueError, KeyError, TypeError) as e:
+            raise InputError(
+                f"{self._folder / str(step) / item}: not what this version of mux_jax has for this model: {e}"
+            ) from e
+        return found[item]
 
     def wait(self) -> None:
         """Returns when everything saved is on disk."""
-        self._manager.wait_until_finished()
+        with self._or_last_good():
+            self._manager.wait_until_finished()
 
     @property
     def newest(self) -> str:
-        """The newest checkpoint's folder, for messages."""
-        step = self._manager.latest_step()
-        return "none yet" if step is None else str(self._folder / str(step))
+        """The newest whole checkpoint's folder, for messages."""
+        steps = [int(p.name) for p in self._folder.iterdir() if p.name.isdigit() and (p / _DIGESTS).exists()]
+        return str(self._folder / str(max(steps))) if steps else "none yet"
 
     def close(self) -> None:
-        self._manager.close()
+        with self._or_last_good():
+            self._manager.close()
 
     def _write_digests(self) -> None:
         """Runs on Orbax's thread when the items are written, before the checkpoint gets its final name."""
@@ -125,6 +184,16 @@ class Checkpoints:
         for folder in self._folder.iterdir():
             if folder.name.split(".")[0].isdigit() and not (folder / _DIGESTS).exists():
                 hosts.write_text(folder / _DIGESTS, json.dumps(dict(_digests(folder))))
+
+
+def _require_room(folder: epath.Path, size: int) -> None:
+    """Raises OSError if a disk is read-only or has no room for `size` bytes; Orbax would say so in pages."""
+    if "://" in str(folder):
+        return
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(b"0" * 4096)
+    if shutil.disk_usage(folder).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 def damaged(folder: epath.Path) -> str | None:

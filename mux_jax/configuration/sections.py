@@ -44,4 +44,7 @@ class CheckpointSection:
     """Checkpoints of a run."""
 
     every: int = described(5_000, "steps between checkpoints; -1 in fine-tuning: a tenth of the steps", at_least=1)
+    minutes: float = described(
+        15.0, "minutes between checkpoints, if that is sooner; at steps that are logged", above=0
+    )
     keep: int = described(2, "how many of the last are kept", at_least=1)

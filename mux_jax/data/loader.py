@@ -1,7 +1,7 @@
 """Loading by Grain: packed sequences become shuffled batches of multiplexed rows."""
 
 import os
-from collections.abc import Iterator
+import signal
 from typing import Any
 
 import grain
@@ -86,11 +86,11 @@ class _Mixture:
         return counts
 
 
-def iterate(batches: Any, start: int, workers: int) -> Iterator[dict[str, np.ndarray]]:
+def iterate(batches: Any, start: int, workers: int) -> grain.DatasetIterator:
     """Yields the batches, random access by step, from step `start` on, read ahead by threads, or by worker processes.
 
     `workers` of -1 means 4 processes on hosts of 16 cores and more, and none on smaller ones. The
-    batches are the same ones.
+    batches are the same ones. `close` ends the workers.
     """
     if workers == -1:
         workers = 4 if (os.cpu_count() or 1) >= 16 else 0
@@ -99,5 +99,12 @@ def iterate(batches: Any, start: int, workers: int) -> Iterator[dict[str, np.nda
     if workers:
         if not flags.FLAGS.is_parsed():  # in a notebook; Grain's workers read absl flags
             flags.FLAGS.mark_as_parsed()
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), _leave_to_parent)
     return iter(dataset)
+
+
+def _leave_to_parent(*_: int) -> None:
+    """A worker process does not end by what a terminal sends to all: Ctrl-C and hang-up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)

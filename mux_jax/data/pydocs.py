@@ -9,6 +9,7 @@ import functools
 import hashlib
 import multiprocessing
 import os
+import signal
 import sysconfig
 import unicodedata
 import warnings
@@ -83,7 +84,9 @@ class PythonDocs:
         paths = [path for path, _ in self._files]
         # Not forked: the caller may have started threads (JAX does).
         context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(mp_context=context)
+        pool = ProcessPoolExecutor(
+            mp_context=context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
+        )
         try:
             for i, texts in enumerate(pool.map(docstrings, paths, chunksize=64)):
                 new = []

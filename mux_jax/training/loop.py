@@ -1,5 +1,6 @@
 """The training of a run: its stages one after the other, resumable at every step."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -18,6 +19,7 @@ from mux_jax.checkpoints.transfer import transfer_params
 from mux_jax.configuration import FinetuneConfig, RunConfig, flatten, resolve, stages, to_json
 from mux_jax.data.loader import iterate
 from mux_jax.errors import InputError, TrainingError
+from mux_jax.locks import Lock
 from mux_jax.models.model import MuxModel
 from mux_jax.objectives import objectives
 from mux_jax.objectives.stages import Stage
@@ -45,8 +47,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
 
     Raises:
       InputError: a configuration or data that cannot be trained on, before any work.
-      TrainingError: a loss that is not finite.
-      SystemExit(0): SIGTERM came; everything is saved.
+      TrainingError: a loss that is not finite, a disk that is full; the last good checkpoint is named.
+      SystemExit: SIGTERM or SIGHUP came (status 0), or Ctrl-C (130); everything is saved.
     """
     clock = time.monotonic()
     init = open_model(config.init_from) if config.init_from else None
@@ -56,13 +58,21 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
     hosts.agree(hosts.versions() | flatten(to_json(resolved)) | {"workdir": workdir})
     stop = StopSignal()
     folder = open_workdir(workdir, resolved)
-    if isinstance(resolved, FinetuneConfig):
-        data: FinetuneData | PretrainData = load_finetune_data(resolved, folder, init)
-    else:
-        data = load_pretrain_data(resolved, folder, init)
-    trainer = Trainer(resolved, folder, init, data, mesh, stop, clock)
-    describe_workdir(folder, resolved)
-    return trainer.train()
+    with hosts.hold(folder / ".lock", f"workdir {folder}") as lock:
+        if isinstance(resolved, FinetuneConfig):
+            data: FinetuneData | PretrainData = load_finetune_data(resolved, folder, init)
+        else:
+            data = load_pretrain_data(resolved, folder, init)
+        trainer = Trainer(resolved, folder, init, data, mesh, stop, lock, clock)
+        describe_workdir(folder, resolved)
+        try:
+            return trainer.train()
+        except OSError as e:
+            raise TrainingError(
+                f"{e}; last good checkpoint: {trainer.checkpoints.newest}; the same command continues"
+            ) from e
+        finally:
+            trainer.log.close()
 
 
 class Trainer:
@@ -76,10 +86,12 @@ class Trainer:
         data: PretrainData | FinetuneData,
         mesh: Mesh,
         stop: StopSignal,
+        lock: Lock | None,
         clock: float,
     ):
+        """lock: of the workdir, where this host holds it; clock: when the process began."""
         self.config, self.workdir, self.data = config, workdir, data
-        self.mesh, self.stop, self.clock = mesh, stop, clock
+        self.mesh, self.stop, self.lock, self.clock = mesh, stop, lock, clock
         self.model = MuxModel(data.model_config(init), deterministic=False)
         self.evaluate = data.evaluator(self.model, mesh)
         teacher = data.teacher if isinstance(data, FinetuneData) else None
@@ -97,6 +109,7 @@ class Trainer:
         self.params, self.state = self.resume(step, run) if run else (self.begin(init), None)
         self.log = MetricWriter(workdir, step)
         self.meter = Meter(tuple(run.get("metered", (0, 0.0))))
+        self.saved = time.monotonic()  # when a checkpoint was saved last
 
     def begin(self, init: ModelSource | None) -> Any:
         """Parameters to start from."""
@@ -128,18 +141,28 @@ class Trainer:
                     state = self.state or init_state(self.params, optimizer, start, self.mesh)
                     self.params, self.state = self.run_stage(name, stage, optimizer, state, start, end), None
             self.checkpoints.wait()
-            result = self.result(self.params)
-            self.checkpoints.close()
-            self.log.close()
-            if hosts.is_first():
-                plot_curves(self.log.rows, self.workdir / "curves.png")
+        result = self.result(self.params)
+        self.checkpoints.close()
+        self.log.flush()
+        if hosts.is_first():
+            plot_curves(self.log.rows, self.workdir / "curves.png")
         print_summary(result, self.workdir)
         return result
 
     def run_stage(
         self, name: str, stage: Stage, optimizer: optax.GradientTransformation, state: TrainState, start: int, end: int
     ) -> Any:
-        """Trains from `state.step` to step `end`, evaluates, saves; returns the parameters."""
+        """Trains from `state.step` to step `end`, evaluates, saves; returns the parameters.
+
+        A run that goes on from the checkpoint of step s does what an uninterrupted one does after s. For that,
+        what belongs to s happens before s is saved, in this order:
+
+        1. Its metrics are written. A run that goes on drops the lines of later steps, and no others.
+        2. It is evaluated, if it is its turn. The score decides what is `best` and whether patience is at an end.
+        3. If the stage ends with it, `results` gets the figures, by which a run that goes on knows that it has ended.
+        4. It is saved: `describe` puts `best` and `results` into the checkpoint.
+        5. The process ends, if it was asked to. What asks (a signal, the clock) changes when to save, nothing else.
+        """
         config, mesh, step = self.config, self.mesh, int(state.step)
         objective, rate = objectives.make(stage, self.data.special), learning_rate(stage)
         mine = local_rows(mesh, config.rows)
@@ -160,7 +183,7 @@ class Trainer:
         train_step.compile_for(state, batch)
 
         self.meter.restart()
-        with progress(name, begun=(step - start) / stage.steps) as report:
+        with contextlib.closing(batches), progress(name, begun=(step - start) / stage.steps) as report:
             last = False
             while not last:
                 with self.meter.paused():  # while rows of another length are compiled for
@@ -169,27 +192,34 @@ class Trainer:
                 self.meter.add(metrics, batch["tokens"].size)
                 batch = load()  # while the device works
                 step += 1
-                last, stopping, improved = step == end, self.stop.requested(step), False
+                self.checkpoints.check()
+                if self.lock:
+                    self.lock.check()
+                last, stopping = step == end, self.stop.requested(step)
                 evaluating = last or step % config.eval.every == 0
-                if evaluating or stopping or step % config.checkpoint.every == 0 or step % config.log_every == 0:
+                saving = stopping or step % config.checkpoint.every == 0
+                if evaluating or saving or step % config.log_every == 0:
                     means = self.meter.flush()
                     self.check_finite(name, step, means)
                     self.log.write(step, name, means | {"learning_rate": float(rate(step - 1 - start))})
                     speed = f"{means['instance_tokens_per_second']:,.0f} instance-tokens/s"
                     report((step - start) / stage.steps, f"step {step} loss {means['loss']:.3f} {speed}")
+                    saving = saving or self.overdue()
                 if evaluating:
                     figures = self.evaluate(objective, state.params)
                     self.log.write(step, name, {f"heldout_{k}": v for k, v in figures.items()})
                     improved = self.compare(step, figures)
                     last = last or self.out_of_patience()
+                    saving = saving or improved or last
                 if last:
                     self.results[name] = figures
-                if last or stopping or improved or step % config.checkpoint.every == 0:
+                if saving:
+                    self.log.flush()
                     self.checkpoints.save(step, state.params, state.opt_state, self.describe(name, step))
-                    self.meter.restart()
+                    self.saved = time.monotonic()
                 if stopping:
                     self.leave(step)
-                if evaluating:
+                if evaluating or saving:
                     self.meter.restart()
         return state.params
 
@@ -208,6 +238,10 @@ class Trainer:
         """Whether the last `patience` evaluations have brought nothing better; 0 is patience without end."""
         patience = self.config.patience if isinstance(self.config, FinetuneConfig) else 0
         return bool(patience and self.best and self.best["waited"] >= patience)
+
+    def overdue(self) -> bool:
+        """Whether the last checkpoint is `checkpoint.minutes` old, by the first host's clock. All hosts ask at once."""
+        return hosts.gather(time.monotonic() - self.saved >= 60 * self.config.checkpoint.minutes)[0]
 
     def check_finite(self, stage: str, step: int, means: dict[str, float]) -> None:
         """Stops the run before anything that is not finite is saved."""
@@ -236,11 +270,10 @@ class Trainer:
         }
 
     def leave(self, step: int) -> None:
-        """Ends the process on SIGTERM; everything is saved."""
+        """Ends the process, as a signal has asked; everything is saved."""
         self.checkpoints.close()
-        self.log.close()
         say(f"stopped at step {step}, saved in {self.checkpoints.newest}; the same command continues")
-        raise SystemExit(0)
+        raise SystemExit(self.stop.exit_status)
 
     def result(self, params: Any) -> dict[str, Any]:
         """Writes `result.json`; finds it written if the run had ended before."""

@@ -1,37 +1,62 @@
-"""SIGTERM, the signal of a preempted or cancelled job."""
+"""The signals that stop a run: SIGTERM of a preempted or cancelled job, SIGINT of Ctrl-C, SIGHUP of a lost terminal."""
 
+import os
 import signal
+import threading
+from types import FrameType
 
 import jax
 from jax.experimental import multihost_utils
 
 from mux_jax.progress import say
 
+_SIGNALS = [signal.SIGTERM, signal.SIGINT] + ([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])  # not on Windows
+
 
 class StopSignal:
-    """SIGTERM asks a running stage to stop after its step, and ends the process before the first.
+    """A signal asks a running stage to stop after its step and to save, and ends the process before the first.
 
-    Of several hosts one may get it alone. JAX's own handler then spreads it, and all stop after the
+    A second Ctrl-C ends at once. A signal that the process was started to ignore, as by nohup, stays ignored.
+    Of several hosts one may get it alone. JAX's own handler of SIGTERM then spreads it, and all stop after the
     same step, soon after; before the first step too.
     """
 
     def __init__(self) -> None:
-        self._requested = False
+        self._received: int | None = None
+        self._running = False
         self._alone = jax.process_count() == 1
-        self._before = signal.signal(signal.SIGTERM, lambda *_: self._leave()) if self._alone else None
+        self._before = {}
+        if threading.current_thread() is not threading.main_thread():
+            return  # no other thread may handle signals
+        for number in _SIGNALS if self._alone else _SIGNALS[1:]:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._receive)
 
     def requested(self, step: int) -> bool:
         """Whether to stop now; asked after every step."""
-        return self._requested if self._alone else multihost_utils.reached_preemption_sync_point(step)
+        return self._received is not None if self._alone else multihost_utils.reached_preemption_sync_point(step)
 
-    def _leave(self) -> None:
-        say("stopped before training; nothing is lost")
-        raise SystemExit(0)
+    @property
+    def exit_status(self) -> int:
+        """0, or that of a program that Ctrl-C has ended, so that a shell does not go on to the next."""
+        return 128 + signal.SIGINT if self._received == signal.SIGINT else 0
+
+    def _receive(self, number: int, _: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        first, self._received = self._received is None, self._received or number
+        if not self._alone:
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif not self._running:
+            say("stopped before training; nothing is lost")
+            raise SystemExit(self.exit_status)
+        elif first:
+            say("stopping after this step; Ctrl-C ends at once, unsaved")
 
     def __enter__(self) -> None:
-        if self._alone:
-            signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_requested", True))
+        self._running = True
 
     def __exit__(self, *exception: object) -> None:
-        if self._alone:
-            signal.signal(signal.SIGTERM, self._before)
+        """From now on a signal does what it did before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

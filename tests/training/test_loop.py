@@ -1,5 +1,6 @@
 """A run trains, leaves what it should, and goes on exactly where it was stopped, however it was."""
 
+import errno
 import json
 import os
 import shutil
@@ -14,13 +15,14 @@ import numpy as np
 import pytest
 from etils import epath
 
-from mux_jax import load_pretrained
+from mux_jax import load_pretrained, locks
 from mux_jax.checkpoints.runs import Checkpoints, damaged
 from mux_jax.configuration import read
 from mux_jax.errors import InputError, TrainingError
 from mux_jax.parallel import hosts
 from mux_jax.training.loop import train
 from mux_jax.training.pretrain_data import load_pretrain_data
+from mux_jax.training.stop_signal import StopSignal
 from tests.conftest import small_run, use_one_device, write_text
 
 ROOT = Path(__file__).parents[2]
@@ -90,12 +92,12 @@ def test_a_finished_run_does_nothing_more(copy, finished, capsys):
     assert "held-out figures" in capsys.readouterr().out
 
 
-def command(config, workdir):
-    """The run of `config` as a process of its own, on one device."""
+def command(config, workdir, changes=""):
+    """The run of `config` as a process of its own, on one device; `changes` are code."""
     script = (
-        "import json, sys; from ml_collections import ConfigDict; from mux_jax.training.loop import train;"
+        "import json, sys, time; from ml_collections import ConfigDict; from mux_jax.training import loop;"
         "config = ConfigDict(json.loads(sys.argv[1])); config.stages = tuple(config.stages);"
-        "train(config, sys.argv[2])"
+        f"{changes} loop.train(config, sys.argv[2])"
     )
     environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONPATH": str(ROOT)}
     arguments = [sys.executable, "-c", script, config.to_json_best_effort(), str(workdir)]
@@ -135,17 +137,112 @@ def test_killed_and_continued_equals_uninterrupted(run_config, tmp_path):
     assert kept[0] == kept[1]
 
 
-def test_sigterm_saves_and_exits_with_0(run_config, tmp_path):
+@pytest.mark.parametrize("sent, status", [("SIGTERM", 0), ("SIGINT", 130), ("SIGHUP", 0)])
+def test_a_signal_saves_and_ends(run_config, tmp_path, sent, status):
     run_config.priming.steps = 100_000
     run_config.checkpoint.every = 100_000
     process = command(run_config, tmp_path / "run")
     wait_for_step(process, tmp_path / "run", 4)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(getattr(signal, sent))
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, output
+    assert process.returncode == status, output
     assert "stopped at step" in output and "Traceback" not in output
     [saved] = (tmp_path / "run" / "checkpoints").iterdir()
     assert f"stopped at step {saved.name}" in output and damaged(saved) is None
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+def test_a_second_ctrl_c_ends_at_once(run_config, tmp_path):
+    run_config.priming.steps = 100_000
+    process = command(run_config, tmp_path / "run", "loop.Checkpoints.save = lambda *_: time.sleep(60);")
+    wait_for_step(process, tmp_path / "run", 4)
+    process.send_signal(signal.SIGINT)
+    assert (
+        "stopping after this step" in process.stdout.readline() + process.stdout.readline() + process.stdout.readline()
+    )
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGINT and "Traceback" not in output
+
+
+def test_a_signal_that_is_ignored_from_the_start_stays_ignored(monkeypatch):
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_IGN if number == signal.SIGHUP else None)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stop = StopSignal()
+    with stop:
+        signal.raise_signal(signal.SIGHUP)
+        assert not stop.requested(1)
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.requested(2)
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_a_second_process_is_told_who_trains_there(copy, finished):
+    workdir, config = copy
+    before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+    with locks.hold(epath.Path(workdir / ".lock"), "x"):
+        with pytest.raises(InputError, match=f"workdir .*run is being written by .* process {os.getpid()} on"):
+            train(config, str(workdir))
+    assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_saves_by_the_clock_too(run_config, tmp_path):
+    run_config.priming.steps = run_config.pretraining.steps = 6
+    run_config.log_every, run_config.checkpoint.keep = 2, 20
+    run_config.checkpoint.every, run_config.checkpoint.minutes = 1_000, 1e-9
+    train(run_config, str(tmp_path / "run"))
+    saved = sorted(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert saved == [2, 4, 6, 8, 10, 12]
+
+
+def test_a_full_disk_is_one_line_with_the_last_good_checkpoint_and_nothing_is_lost(
+    finished, run_config, tmp_path, monkeypatch
+):
+    workdir, usage = tmp_path / "run", shutil.disk_usage
+    steps = []
+
+    def free(folder):
+        steps.append(len(steps))
+        return usage(folder)._replace(free=0 if len(steps) == 3 else 10**9)
+
+    monkeypatch.setattr(shutil, "disk_usage", free)
+    message = f"step 10 could not be saved in {workdir}/checkpoints: No space left on device; "
+    with pytest.raises(
+        TrainingError, match=f"{message}last good checkpoint: {workdir}/checkpoints/8; the same command"
+    ):
+        train(run_config, str(workdir))
+    train(run_config, str(workdir))
+    assert_identical(params_of(workdir), params_of(finished[0]))
+
+
+def test_a_save_that_fails_later_is_told_at_the_next_step(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(epath.Path(tmp_path), keep=3)
+    arrays = {"a": jax.numpy.zeros(4)}
+    checkpoints.save(1, arrays, arrays, {})
+    checkpoints.wait()
+
+    def fail():
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr("mux_jax.checkpoints.runs._digests", lambda _: fail())
+    checkpoints.save(2, arrays, arrays, {})
+    with pytest.raises(TrainingError, match=f"step 2 could not be saved .* quota exceeded; last good .*{tmp_path}/1;"):
+        checkpoints.wait()
+
+
+def test_metrics_that_cannot_be_written_are_one_line(copy, monkeypatch):
+    workdir, config = copy
+    config = config.copy_and_resolve_references()
+    config.stages = ("priming", "pretraining")
+    shutil.rmtree(workdir / "checkpoints" / "20")
+    shutil.rmtree(workdir / "checkpoints" / "16")
+
+    def fail(*_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "metrics.jsonl")
+
+    monkeypatch.setattr("mux_jax.training.metric_writer.MetricWriter.write", fail)
+    with pytest.raises(TrainingError, match="Read-only file system: 'metrics.jsonl'; last good checkpoint: .*/12; the"):
+        train(config, str(workdir))
 
 
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(copy, capsys):
