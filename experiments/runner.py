@@ -13,6 +13,7 @@ from etils import epath
 from experiments.plan import Model, Run
 from mux_jax.errors import InputError, TrainingError
 from mux_jax.files import write_atomically
+from mux_jax.interrupts import SIGNALS
 from mux_jax.progress import say
 
 
@@ -71,19 +72,18 @@ def _call(run: Run, programs: Path) -> None:
     command = [sys.executable, str(programs / f"{run.program}.py"), *run.flags, f"--workdir={run.workdir}"]
     process, stopped = subprocess.Popen(command, cwd=programs.parent), False
 
-    def stop(*_: Any) -> None:
+    def stop(number: int, _: Any) -> None:
         nonlocal stopped
         stopped = True
-        process.terminate()
+        if number == signal.SIGTERM:
+            process.terminate()  # the others a terminal sends to both
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN}
     try:
         status = process.wait()
-    except KeyboardInterrupt:
-        process.wait()
-        raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if stopped or (status == 0 and not run.result.exists()):
         say("stopped; the same command continues")
         raise SystemExit(0)

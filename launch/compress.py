@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="of the draw of text, and of weights that are not fitted (0)"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace DIR if it exists")
+    parser.add_argument("--overwrite", action="store_true", help="replace DIR if this program or convert.py wrote it")
     arguments = parser.parse_args()
 
     from mux_jax import compress  # slow to import: after the arguments are checked

@@ -18,7 +18,7 @@ def main() -> None:
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="the folder to write")
     parser.add_argument("--tokenizer", default="", metavar="FILE", help="vocab.txt or tokenizer.json, if not MODEL's")
-    parser.add_argument("--overwrite", action="store_true", help="replace DIR if it exists")
+    parser.add_argument("--overwrite", action="store_true", help="replace DIR if this program or compress.py wrote it")
     parser.add_argument("--help", action="help", help="show this")
     arguments = parser.parse_args()
 

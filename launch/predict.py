@@ -9,14 +9,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Writes the predictions of a fine-tuned model for every record of a file, in its order.",
         epilog="FILE of texts: .txt (a text a line), .tsv, .csv, .jsonl, .parquet, .conll, .conllu. Output: .jsonl "
-        "(label, probabilities; score; or words, tags), .tsv, .parquet. The output appears when it is whole.",
+        "(label, probabilities; score; or words, tags), .tsv, .parquet. All records are checked first. The output "
+        "appears when it is whole.",
     )
     parser.add_argument("--model", required=True, metavar="DIR", help="a fine-tuned run, a folder or id of the hub")
     parser.add_argument("--texts", required=True, metavar="FILE")
     parser.add_argument("--output", required=True, metavar="FILE")
     parser.add_argument("--text_columns", default="", metavar="A[,B]", help="default: the columns of the task, or text")
     parser.add_argument("--on_error", choices=("stop", "skip"), default="stop", help="what a bad record does (stop)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    parser.add_argument(
+        "--max_errors", type=float, default=0.01, metavar="PART", help="of the records, with --on_error=skip (0.01)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the output if it holds predictions")
     parser.add_argument("--rows", type=int, default=32, help="multiplexed rows of a batch (32)")
     parser.add_argument("--ensemble", type=int, default=1, metavar="K", help="slots for each text, up to the width (1)")
     arguments = parser.parse_args()
@@ -25,11 +29,14 @@ def main() -> None:
     from mux_jax.inference.predictor import Predictor
 
     wanted = tuple(name.strip() for name in arguments.text_columns.split(",") if name.strip())
-    output = check_output(arguments.output, arguments.overwrite)
+    if not 0 <= arguments.max_errors <= 1:
+        parser.error(f"--max_errors={arguments.max_errors} must be from 0 to 1")
+    output = check_output(arguments.output, arguments.texts, arguments.overwrite)
     check_input(arguments.texts, (), wanted)  # the model, slow to load, says which columns if none are wanted
     predictor = Predictor(arguments.model, rows=arguments.rows, ensemble=arguments.ensemble)
     source, columns = check_input(arguments.texts, predictor.text_columns, wanted)
-    counts = predict_file(predictor, source, columns, output, arguments.on_error == "skip")
+    max_errors = arguments.max_errors if arguments.on_error == "skip" else 0.0
+    counts = predict_file(predictor, source, columns, output, max_errors)
     print(f"{output}: {counts['rows']:,} rows, {counts['errors']:,} errors, {predictor.truncated:,} texts cut")
 
 

@@ -1,20 +1,24 @@
 """What the entry points share: a configuration flag, errors as one line, a cache of compiled programs."""
 
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of an import that Ctrl-C interrupts
+
 import importlib.util
 import logging as std_logging
 import os
 import platform
-import signal
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from types import FrameType
 from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from mux_jax import interrupts
 from mux_jax.allocator import keep_freed_memory
 from mux_jax.errors import InputError, TrainingError
 from mux_jax.progress import print_error
@@ -43,7 +47,16 @@ def train_program(example: str) -> None:
     num_processes = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many processes there are.")
     process_id = flags.DEFINE_integer("process_id", None, "With --coordinator: which of them this is, from 0.")
 
+    cache = flags.DEFINE_enum(
+        "cache", None, ("show", "clear"), "Instead of training: what is kept between runs (packed text, vocabularies)."
+    )
+
     def main() -> None:
+        if cache.value:
+            from mux_jax.data import caches
+
+            given = config.value.data.get("cache_dir", "") if config.value else ""
+            return caches.show_caches(given) if cache.value == "show" else caches.clear_caches(given)
         _require_training()
         from mux_jax import train  # slow to import: after the flags are checked
         from mux_jax.parallel import hosts
@@ -52,7 +65,7 @@ def train_program(example: str) -> None:
         with hosts.all_or_none():
             train(config.value, workdir.value or f"runs/{config.value.name}")
 
-    run(main, config)
+    run(main, config, resumable=True)
 
 
 def _require_training() -> None:
@@ -64,7 +77,7 @@ def _require_training() -> None:
         raise InputError(f"training needs {', '.join(missing)}: pip install 'mux_jax[train]'")
 
 
-def run(main: Callable[[], None], config: flags.FlagHolder) -> None:
+def run(main: Callable[[], None], config: flags.FlagHolder, resumable: bool = False) -> None:
     """Parses the flags and calls `main`; bad input is one line on stderr and exit status 2."""
 
     def parse(arguments: Sequence[str]) -> list[str]:
@@ -72,7 +85,8 @@ def run(main: Callable[[], None], config: flags.FlagHolder) -> None:
             rest = flags.FLAGS(list(arguments))
             if len(rest) > 1:
                 raise InputError(f"unknown argument {rest[1]!r}; --help lists the flags")
-            if config.value is None and not flags.FLAGS["help"].present:
+            optional = flags.FLAGS["help"].present or "cache" in flags.FLAGS and flags.FLAGS["cache"].present
+            if config.value is None and not optional:
                 raise InputError(f"--config=FILE is needed; {flags.FLAGS['config'].help}")
             if config.value is not None:
                 config.value.keys()  # raises what kept the file from being loaded
@@ -90,16 +104,34 @@ def run(main: Callable[[], None], config: flags.FlagHolder) -> None:
     def guarded(_: list[str]) -> None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.ERROR)  # libraries are quiet unless asked
-        guard(main)
+        guard(main, resumable)
 
     app.run(guarded, flags_parser=parse)
 
 
-def _silence_threads() -> None:
-    """Keeps what threads of Orbax and TensorStore say of a failed save off the screen: it is raised, too.
+def guard(main: Callable[[], None], resumable: bool = False) -> None:
+    """Calls `main`; errors are one line on stderr, and exit status 2 for bad input.
 
-    And a signal that came in a destructor, where Python cannot raise, comes again.
+    So are Ctrl-C, SIGTERM and SIGHUP, with 128 and the signal's number. Of a program that is `resumable` SIGTERM and
+    SIGHUP are no failure: it goes on from what is saved when it is started again.
     """
+    keep_freed_memory()
+    _silence_threads()
+    if resumable:
+        statuses: dict[int, int] = {number: 0 for number in interrupts.SIGNALS if number != signal.SIGINT}
+        interrupts.end_at_signals("stopped; the same command continues from what is saved", statuses)
+    else:
+        interrupts.end_at_signals()
+    try:
+        main()
+    except InputError as e:
+        _leave(e, 2)
+    except (TrainingError, OSError) as e:
+        _leave(e, 1)
+
+
+def _silence_threads() -> None:
+    """Keeps what threads of Orbax and TensorStore say of a failed save off the screen: it is raised, too."""
     std_logging.getLogger("absl").addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
     std_logging.getLogger("asyncio").setLevel(std_logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine 'async_serialize", RuntimeWarning)
@@ -110,40 +142,10 @@ def _silence_threads() -> None:
             in_thread(failure)
 
     def report_unraisable(failure: Any) -> None:
-        if isinstance(failure.exc_value, KeyboardInterrupt | SystemExit):
-            threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGTERM)).start()
-        elif str(failure.exc_value) != "Event loop is closed":
+        if str(failure.exc_value) != "Event loop is closed":
             unraisable(failure)
 
     threading.excepthook, sys.unraisablehook = report_thread, report_unraisable
-
-
-def guard(main: Callable[[], None]) -> None:
-    """Calls `main`; errors are one line on stderr, and exit status 2 for bad input.
-
-    So are Ctrl-C, SIGTERM and SIGHUP, with 128 and the signal's number, unless the process was started to ignore them,
-    as by nohup. What `main` was writing is taken back; a second Ctrl-C ends at once.
-    """
-    keep_freed_memory()
-    _silence_threads()
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)  # Windows has no SIGHUP
-        if number and signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _interrupt)
-    try:
-        main()
-    except InputError as e:
-        _leave(e, 2)
-    except (TrainingError, OSError) as e:
-        _leave(e, 1)
-    except KeyboardInterrupt as e:
-        number = signal.Signals[str(e) or "SIGINT"]
-        _leave(f"stopped by {number.name}", 128 + number)
-
-
-def _interrupt(number: int, _: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_DFL)
-    raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 def _leave(error: object, status: int) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from etils import epath
 
+from mux_jax.interrupts import undone
+
 
 @contextlib.contextmanager
 def whole_or_absent(path: epath.Path) -> Iterator[epath.Path]:
@@ -15,20 +17,26 @@ def whole_or_absent(path: epath.Path) -> Iterator[epath.Path]:
     Until then nothing that has the name is touched; then it is replaced. On any failure what was written is removed.
     """
     temporary = path.parent / f"{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.partial{path.suffix}"
-    try:
-        yield temporary
-        if temporary.is_dir() and path.exists():
-            before = path.parent / f"{temporary.stem}.replaced"
-            path.rename(before)  # a folder is not renamed over another one
-            temporary.rename(path)
-            before.rmtree()
-        elif temporary.is_dir():
-            temporary.rename(path)
-        else:
-            temporary.replace(path)
-    except BaseException:
+    before = path.parent / f"{temporary.name}.replaced"
+
+    def undo() -> None:
+        if before.exists() and not path.exists():
+            before.rename(path)
         remove(temporary)
-        raise
+
+    with undone(undo):
+        try:
+            yield temporary
+            if temporary.is_dir():
+                if path.exists():
+                    path.rename(before)  # a folder is not renamed over another one
+                temporary.rename(path)
+            else:
+                temporary.replace(path)
+        except BaseException:
+            undo()
+            raise
+    remove(before)
 
 
 def write_atomically(path: epath.Path, text: str) -> None:

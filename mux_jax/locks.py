@@ -22,6 +22,7 @@ import fsspec
 from etils import epath
 
 from mux_jax.errors import InputError, TrainingError
+from mux_jax.interrupts import undone
 
 try:
     import fcntl
@@ -50,7 +51,7 @@ class Lock:
         """
         if self._descriptor is None and time.monotonic() - self._renewed > _VOID_SECONDS:
             raise TrainingError(
-                f"{self._file}: this process no longer holds the lease ({_holder(self._file)}); it stops"
+                f"{self._file}: this process no longer holds the lease ({holder(self._file)}); it stops"
             )
 
     def release(self) -> None:
@@ -81,11 +82,12 @@ def hold(file: epath.Path, what: str) -> Iterator[Lock]:
     """
     lock = acquire(file)
     if lock is None:
-        raise InputError(f"{what} is being written by another process: {_holder(file)}")
-    try:
-        yield lock
-    finally:
-        lock.release()
+        raise InputError(f"{what} is being written by another process: {holder(file)}")
+    with undone(lock.release):
+        try:
+            yield lock
+        finally:
+            lock.release()
 
 
 def acquire(file: epath.Path) -> Lock | None:
@@ -165,7 +167,7 @@ def _read(file: epath.Path) -> dict[str, Any]:
         return {}
 
 
-def _holder(file: epath.Path) -> str:
+def holder(file: epath.Path) -> str:
     """Who holds it, in words."""
     found = _read(file)
     who = f"process {found.get('process', '?')} on {found.get('host', 'an unknown host')}"

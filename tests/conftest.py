@@ -139,6 +139,9 @@ class Bucket(MemoryFileSystem):
         assert "a" not in mode
         return super()._open(path, mode, **kwargs)
 
+    def unstrip_protocol(self, name):
+        return f"gs://{self._strip_protocol(name).removeprefix('/')}"
+
 
 @pytest.fixture
 def bucket(monkeypatch):

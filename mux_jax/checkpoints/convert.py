@@ -7,14 +7,15 @@ import jax
 from etils import epath
 from tokenizers import Tokenizer
 
+from mux_jax import locks
 from mux_jax.checkpoints import huggingface
 from mux_jax.checkpoints.runs import Checkpoints, checkpoint_folder
 from mux_jax.checkpoints.source import open_model
 from mux_jax.checkpoints.task_info import TaskInfo
 from mux_jax.data.tokenizer import load_tokenizer, save_tokenizer
 from mux_jax.errors import InputError
+from mux_jax.files import whole_or_absent, write_atomically
 from mux_jax.models.config import ModelConfig
-from mux_jax.parallel import hosts
 from mux_jax.parallel.mesh import make_mesh
 from mux_jax.paths import absolute
 from mux_jax.progress import say
@@ -27,17 +28,20 @@ def convert(model: str, output: str, tokenizer: str = "", overwrite: bool = Fals
       model: a run's folder, a Hugging Face folder, or an id of the hub.
       output: the folder to make.
       tokenizer: the vocabulary to put in it; default: the model's own.
-      overwrite: whether `output` may exist.
+      overwrite: whether `output` may exist; it is replaced once the new one is whole, and only if it was written
+        by `convert` or `compress`.
 
     Returns:
       One line about what was written.
 
     Raises:
-      InputError: a model that cannot be read or converted, an `output` that exists.
+      InputError: a model that cannot be read or converted, an `output` that exists and may not be replaced.
     """
     target = absolute(output)
-    check_absent(target, overwrite)
+    if target.exists() and not overwrite:
+        raise InputError(f"{target} exists; --overwrite replaces it")
     found = open_model(model)
+    check_target(target, overwrite, found.folder)
     to_native = found.step is None
     if not to_native:
         huggingface.check(found.config, found.folder)
@@ -47,7 +51,7 @@ def convert(model: str, output: str, tokenizer: str = "", overwrite: bool = Fals
     else:
         found.check_size(vocabulary)
     params = found.params(make_mesh(devices=jax.devices()[:1]))
-    return save_model(target, found.config, params, vocabulary, model, overwrite, found.task, to_native)
+    return save_model(target, found.config, params, vocabulary, found.address, overwrite, found.task, to_native)
 
 
 def save_model(
@@ -59,40 +63,80 @@ def save_model(
     overwrite: bool,
     task: TaskInfo | None,
     to_native: bool = True,
+    others: dict[str, str] | None = None,
 ) -> str:
     """Writes a model that is no run of its own, as a checkpoint of mux_jax or a Hugging Face folder.
 
     Args:
       task: of a fine-tuned model.
+      others: other files to put there, by name.
 
     Returns:
       One line about what was written.
+
+    Raises:
+      InputError: `target` may not be replaced, or is being written by another process.
     """
-    check_absent(target, overwrite)
-    partial = target.parent / f"{target.name}.partial"
-    if partial.exists():
-        partial.rmtree()
-    partial.mkdir(parents=True)
-    if to_native:
-        model = config.to_flat()
-        checkpoints = Checkpoints(checkpoint_folder(partial), keep=1)
-        checkpoints.save(0, params, None, {"stage": "converted", "model": model, "task": task and task.to_json()})
-        checkpoints.close()
-        hosts.write_text(partial / "config.json", json.dumps({"source": source, "model": model}, indent=2) + "\n")
-    else:
-        huggingface.write(partial, config, params, task)
-    if vocabulary is not None:
-        # What was fine-tuned here has seen token types of 0 alone.
-        save_tokenizer(vocabulary, partial, for_transformers=not to_native, token_types=task is None)
-    if target.exists():
-        target.rmtree()
-    partial.rename(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with locks.hold(target.parent / f".{target.name}.lock", str(target)):
+        check_target(target, overwrite)
+        with whole_or_absent(target) as folder:
+            folder.mkdir()
+            if to_native:
+                model = config.to_flat()
+                checkpoints = Checkpoints(checkpoint_folder(folder), keep=1)
+                run = {"stage": "converted", "model": model, "task": task and task.to_json()}
+                checkpoints.save(0, params, None, run)
+                checkpoints.close()
+                described = {"source": source, "model": model}
+                write_atomically(folder / "config.json", json.dumps(described, indent=2) + "\n")
+            else:
+                huggingface.write(folder, config, params, task)
+            if vocabulary is not None:
+                # What was fine-tuned here has seen token types of 0 alone.
+                save_tokenizer(vocabulary, folder, for_transformers=not to_native, token_types=task is None)
+            for name, text in (others or {}).items():
+                write_atomically(folder / name, text)
     kind = "a checkpoint of mux_jax" if to_native else "a Hugging Face folder"
     size = sum(x.size for x in jax.tree.leaves(params))
     return f"{target}: {kind}, {config.architecture} of width {config.width}, {size:,} parameters"
 
 
-def check_absent(target: epath.Path, overwrite: bool) -> None:
-    """Raises `InputError` if a folder exists and may not be replaced."""
-    if target.exists() and not overwrite:
+def check_target(target: epath.Path, overwrite: bool, model: epath.Path | None = None) -> None:
+    """Raises `InputError` unless a folder is absent, or may be replaced and was written by `save_model`.
+
+    model: the folder of what is converted. It is not replaced, nor a folder that it lies in.
+    """
+    if model and (target == model or target in model.parents):
+        raise InputError(f"{target} holds the model to read, {model}; choose another folder")
+    if not target.exists():
+        return
+    if not overwrite:
         raise InputError(f"{target} exists; --overwrite replaces it")
+    others = (
+        [str(target)] if not target.is_dir() else sorted(p.name for p in target.iterdir() if p.name not in _WRITTEN)
+    )
+    if others or not _is_ours(target):
+        shown = f"; there is {', '.join(others[:3])}" if others else ""
+        raise InputError(
+            f"{target} was not written by convert.py or compress.py{shown}; --overwrite replaces only what was. Remove "
+            "it, or choose another folder"
+        )
+
+
+# All that `save_model` writes.
+_WRITTEN = {
+    "checkpoints", "config.json", "model.safetensors", "result.json",
+    "tokenizer.json", "tokenizer_config.json", "vocab.txt",
+}  # fmt: skip
+
+
+def _is_ours(folder: epath.Path) -> bool:
+    """Whether a folder is empty, or its `config.json` is one that `save_model` writes; that of a run is not."""
+    if not any(folder.iterdir()):
+        return True
+    try:
+        described = json.loads((folder / "config.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return False
+    return described.keys() == {"source", "model"} or "mux_jax" in described

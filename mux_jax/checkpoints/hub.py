@@ -4,6 +4,7 @@ What its local cache holds is used as it is, without network; only a tokenizer t
 """
 
 import contextlib
+import dataclasses
 import re
 
 import huggingface_hub
@@ -12,6 +13,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidat
 
 from mux_jax.data.tokenizer import has_tokenizer
 from mux_jax.errors import InputError
+from mux_jax.progress import say
 
 # The vocabulary of all released MUX-PLMs and their baselines, whose repositories hold none.
 RELEASED_VOCABULARY = "google-bert/bert-base-uncased"
@@ -21,9 +23,36 @@ CONFIG, WEIGHTS = "config.json", ("model.safetensors", "pytorch_model.bin")
 _TOKENIZER = ("tokenizer_config.json", "tokenizer.json", "vocab.txt")
 
 
-def is_id(name: str) -> bool:
-    """Whether this can be the id of a model on the hub: NAME or OWNER/NAME."""
-    return re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) is not None
+@dataclasses.dataclass(frozen=True)
+class HubModel:
+    """A model on the hub.
+
+    Attributes:
+      name: its id, NAME or OWNER/NAME.
+      revision: a commit, branch or tag; None: the one that is in the cache, or else the newest.
+    """
+
+    name: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.revision}" if self.revision else self.name
+
+
+_VOCABULARY_MODEL = HubModel(RELEASED_VOCABULARY)
+
+
+def parse(path: str) -> HubModel | None:
+    """The model that NAME or OWNER/NAME means, either with @REVISION after it; None if it is rather a folder.
+
+    That is a path whose first part is a folder here, or `runs`. Written as hf://OWNER/NAME it is always a model.
+    """
+    name = path.removeprefix("hf://")
+    found = re.fullmatch(r"(\w[\w.-]*(?:/\w[\w.-]*)?)(?:@(\w[\w./-]*))?", name)
+    owner, slash, _ = path.partition("/")
+    if not found or name == path and slash and (owner == "runs" or epath.Path(owner).exists()):
+        return None
+    return HubModel(found[1], found[2])
 
 
 def is_released(name: str) -> bool:
@@ -31,24 +60,29 @@ def is_released(name: str) -> bool:
     return any(_RELEASED.fullmatch(part) for part in re.split("/|--", name))  # the cache puts -- for /
 
 
-def fetch(model_id: str) -> epath.Path:
-    """The folder of a model: its configuration, weights, and tokenizer if it has one.
+def fetch(model: HubModel) -> epath.Path:
+    """The folder of a model, called as its commit: its configuration, weights, and tokenizer if it has one.
+
+    What was taken, and from where, is printed.
 
     Raises:
       InputError: no such model, or no network and nothing of it in the cache.
     """
-    cached = _cached(model_id)
+    cached = _cached(model)
     if cached and (cached / CONFIG).exists() and any((cached / name).exists() for name in WEIGHTS):
-        if not has_tokenizer(cached) and not is_released(model_id):
+        say(f"{HubModel(model.name, cached.name)}: from the cache of the Hugging Face hub, {cached}")
+        if not has_tokenizer(cached) and not is_released(model.name):
             with contextlib.suppress(InputError):  # whoever needs a tokenizer says that there is none
                 for name in _TOKENIZER:
-                    _download(model_id, name, cached.name)
+                    _download(HubModel(model.name, cached.name), name)
         return cached
-    folder = _download(model_id, CONFIG)
-    if folder is None or not any(_download(model_id, name) for name in WEIGHTS):  # the first is enough
-        raise InputError(f"{model_id}: on the Hugging Face hub, but without {CONFIG} or {' or '.join(WEIGHTS)}")
+    folder = _download(model, CONFIG)
+    exact = HubModel(model.name, folder.name) if folder else model  # all files of one commit
+    if folder is None or not any(_download(exact, name) for name in WEIGHTS):  # the first is enough
+        raise InputError(f"{model.name}: on the Hugging Face hub, but without {CONFIG} or {' or '.join(WEIGHTS)}")
     for name in _TOKENIZER:
-        _download(model_id, name)
+        _download(exact, name)
+    say(f"{exact}: fetched from the Hugging Face hub to {folder}")
     return folder
 
 
@@ -58,28 +92,28 @@ def fetch_released_vocabulary() -> epath.Path:
     Raises:
       InputError: it cannot be had.
     """
-    cached = _cached(RELEASED_VOCABULARY)
+    cached = _cached(_VOCABULARY_MODEL)
     if cached and has_tokenizer(cached):
         return cached
-    folders = [_download(RELEASED_VOCABULARY, name) for name in _TOKENIZER]
+    folders = [_download(_VOCABULARY_MODEL, name) for name in _TOKENIZER]
     return folders[-1]
 
 
-def _cached(model_id: str) -> epath.Path | None:
+def _cached(model: HubModel) -> epath.Path | None:
     """The folder that the cache has for a model, whatever is in it."""
     try:
-        return epath.Path(huggingface_hub.snapshot_download(model_id, local_files_only=True))
+        return epath.Path(huggingface_hub.snapshot_download(model.name, revision=model.revision, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):
         return None
 
 
-def _download(model_id: str, file: str, revision: str | None = None) -> epath.Path | None:
+def _download(model: HubModel, file: str) -> epath.Path | None:
     """Downloads a file and returns its folder; None if the model has no such file."""
     huggingface_hub.utils.logging.set_verbosity_error()
     try:
-        return epath.Path(huggingface_hub.hf_hub_download(model_id, file, revision=revision)).parent
+        return epath.Path(huggingface_hub.hf_hub_download(model.name, file, revision=model.revision)).parent
     except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as e:
         if isinstance(e, EntryNotFoundError) and not isinstance(e, LocalEntryNotFoundError):
             return None
         reason = " ".join(str(e).split())
-        raise InputError(f"{model_id}: no such folder, and not found on the Hugging Face hub: {reason}") from e
+        raise InputError(f"{model}: no such folder, and not found on the Hugging Face hub: {reason}") from e

@@ -299,13 +299,22 @@ def _read_safetensors(file: epath.Path) -> dict[str, np.ndarray]:
     return {name: np.frombuffer(v["data"], _DTYPES[v["dtype"]]).reshape(v["shape"]) for name, v in views}
 
 
+_SAFE_TORCH = "2.6"  # since when `weights_only` keeps its promise
+
+
 def _read_pickle(file: epath.Path) -> dict[str, np.ndarray]:
     """The tensors of a `pytorch_model.bin`, read by PyTorch with nothing but tensors allowed in it."""
     try:
         import torch
     except ImportError as e:
-        raise InputError(f"{file}: PyTorch is needed to read it: pip install torch") from e
+        raise InputError(f"{file}: PyTorch is needed to read it: pip install 'torch>={_SAFE_TORCH}'") from e
     import pickle
+
+    if tuple(map(int, torch.__version__.split(".")[:2])) < tuple(map(int, _SAFE_TORCH.split("."))):
+        raise InputError(
+            f"{file}: PyTorch {torch.__version__} can be made to run what such a file holds (CVE-2025-32434); "
+            f"{_SAFE_TORCH} or newer reads it safely: pip install 'torch>={_SAFE_TORCH}'"
+        )
 
     try:
         with file.open("rb") as f:

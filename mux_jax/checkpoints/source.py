@@ -8,6 +8,7 @@ from etils import epath
 from tokenizers import Tokenizer
 
 from mux_jax.checkpoints import hub, huggingface
+from mux_jax.checkpoints.hub import HubModel
 from mux_jax.checkpoints.runs import Checkpoints, checkpoint_folder
 from mux_jax.checkpoints.task_info import TaskInfo
 from mux_jax.configuration import FinetuneConfig, from_mapping
@@ -34,6 +35,7 @@ class ModelSource:
         a Hugging Face folder.
       run: the run's configuration, as JSON holds it; None for others.
       task: of a fine-tuned model; None for others.
+      hub: of a model of the hub: which, with its commit; None for others.
     """
 
     folder: epath.Path
@@ -41,6 +43,12 @@ class ModelSource:
     step: int | None
     run: dict[str, Any] | None
     task: TaskInfo | None
+    hub: HubModel | None = None
+
+    @property
+    def address(self) -> str:
+        """The path that finds it again, from any folder."""
+        return str(self.hub or self.folder)
 
     def params(self, mesh: jax.sharding.Mesh) -> Any:
         """The parameters, float32, as they lie on `mesh`.
@@ -122,15 +130,17 @@ class ModelSource:
 
 
 def open_model(path: str) -> ModelSource:
-    """Finds the model in a run's folder, in a Hugging Face folder, or of an id on the hub.
+    """Finds the model in a run's folder, in a Hugging Face folder, or of an id on the hub: OWNER/NAME[@REVISION].
+
+    A path whose first part is a folder here, or `runs`, is not looked for on the hub; hf://OWNER/NAME always is.
 
     Raises:
       InputError: there is none, or it is not one that is known here.
     """
-    folder = epath.Path(path).expanduser()
-    if not folder.exists() and hub.is_id(path):
-        folder = hub.fetch(path)
-    folder = absolute(folder)
+    folder, model = absolute(path), None
+    if (path.startswith("hf://") or not folder.exists()) and (model := hub.parse(path)):
+        folder = hub.fetch(model)
+        model = HubModel(model.name, folder.name)
     if checkpoint_folder(folder).exists():
         checkpoints = Checkpoints(checkpoint_folder(folder))
         found = checkpoints.latest()
@@ -144,12 +154,13 @@ def open_model(path: str) -> ModelSource:
         except InputError as e:
             raise InputError(f"{folder}: {e}") from e
         task = TaskInfo.from_json(run["task"]) if run.get("task") else _task_of_run(run.get("config"))
-        return ModelSource(folder, config, step, run.get("config"), task)
+        return ModelSource(folder, config, step, run.get("config"), task, model)
     if huggingface.is_folder(folder):
-        return ModelSource(folder, huggingface.read_config(folder), None, None, huggingface.read_task(folder))
+        return ModelSource(folder, huggingface.read_config(folder), None, None, huggingface.read_task(folder), model)
     raise InputError(
         f"{folder}: no model there: neither a run (`checkpoints`) nor a Hugging Face folder "
         "(`config.json` with `model.safetensors` or `pytorch_model.bin`)"
+        + (f"; hf://{path} is the model of that name on the hub" if hub.parse(f"hf://{path}") else "")
     )
 
 
@@ -167,7 +178,8 @@ def load_pretrained(path: str) -> tuple[MuxModel, Any]:
     Args:
       path: the folder of a run (its newest whole checkpoint is loaded, of fine-tuning the best), a
         Hugging Face folder (`config.json` with `model.safetensors` or `pytorch_model.bin`), or an id of the
-        Hugging Face hub, such as "princeton-nlp/muxbert_base_gaussian_hadamard_index_pos_2".
+        Hugging Face hub, such as "princeton-nlp/muxbert_base_gaussian_hadamard_index_pos_2", with @REVISION after it
+        if it shall always be the same one.
 
     Returns:
       (model, params): `model.apply({"params": params}, tokens, mask)` gives logits, as described

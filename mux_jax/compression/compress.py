@@ -22,15 +22,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mux_jax.checkpoints.convert import check_absent, save_model
+from mux_jax.checkpoints.convert import check_target, save_model
 from mux_jax.checkpoints.source import ModelSource, open_model
-from mux_jax.compression.least_squares import Params, fit, fit_demultiplexer, linear, parts
+from mux_jax.compression.least_squares import fit, fit_demultiplexer, parts
+from mux_jax.compression.regression import Params, linear
 from mux_jax.configuration import FinetuneConfig, from_mapping
 from mux_jax.data.packing import PackedTokens, cache_folder, cached_tokens
 from mux_jax.data.pydocs import PythonDocs
 from mux_jax.data.tasks import TaskTexts, describe
 from mux_jax.errors import InputError
-from mux_jax.files import write_atomically
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.model import MuxModel
 from mux_jax.parallel.mesh import make_mesh
@@ -69,7 +69,7 @@ def compress(
       seed: of the draw, and of what is not fitted: the retrieval head, and what is left over where
         the width does not divide the dimensions, heads or neurons.
       workdir: a folder to fine-tune or to pre-train from.
-      overwrite: whether it may exist.
+      overwrite: whether it may exist, as in `convert`.
 
     Returns:
       The part of the variance of the ordinary model's last states that the demultiplexed ones have, on
@@ -88,9 +88,7 @@ def compress(
         if value < 0:
             raise InputError(f"--{name}={value} must be at least 0")
     target = absolute(workdir)
-    check_absent(target, overwrite)
-    if target == found.folder:
-        raise InputError(f"--workdir={workdir} is --model; it must be another folder")
+    check_target(target, overwrite, found.folder)
     tokenizer = found.tokenizer()
     source = source or _own_text(found)
     cache = cached_tokens(source, tokenizer, length, _HELDOUT_FRACTION, cache_folder())
@@ -115,8 +113,9 @@ def compress(
         params |= {"classifier": ordinary["classifier"]}
     say(f"{explained:.0%} of the variance of the last states of {model} is read from mixtures of {width}")
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
-    say(save_model(target, config, params, tokenizer, model, overwrite, found.task))  # rows as it had: it does the task
-    write_atomically(target / "result.json", json.dumps({"explained": explained}) + "\n")
+    result = {"result.json": json.dumps({"explained": explained}) + "\n"}
+    # Rows as it had: it does the task.
+    say(save_model(target, config, params, tokenizer, found.address, overwrite, found.task, others=result))
     return explained
 
 

@@ -1,25 +1,53 @@
-"""The least squares of a warm start: each layer of an instance's share is fitted to the ordinary model's."""
+"""The least squares of a start: each layer of an instance's share is fitted to the ordinary model's.
+
+Each of the N instances of a row has d = D // N dimensions of every state: instance i has those from i d to
+(i + 1) d. `parts` takes them out of the multiplexed model's states: [B, L, D] becomes [S, L, d], where S = B N,
+beside the ordinary model's states [S, L, D] of the same sequences. So one regression over all S L positions
+serves all instances. The order:
+
+1. Directions u [D, d]: the first d eigenvectors of sum_k X_k'X_k / tr(X_k'X_k). X_k [S L, D] are the ordinary
+   model's states about their mean, after each attention and each layer. The trace makes all k count alike.
+2. Keys: the multiplexer puts u'x into an instance's dimensions.
+3. Layers, first to last, attention before feed-forward. After each of these, an instance's part should be
+   target(state) = (state - mean state) u. A fit reads what earlier fits give, and so makes up for their errors.
+4. Readout: state ~ part W + b, after the last layer.
+5. Demultiplexer: an RSA does the readout's work. It is fitted after the gradient steps, if there are any.
+
+In the encoder that `fit` returns:
+
+- Kernels are block-diagonal with N equal blocks, and biases repeat. All that is between blocks is exactly 0, so
+  instances meet in LayerNorms alone, whose mean and variance are the whole row's.
+- Heads keep K = D // H dimensions. No head and no neuron serves two instances.
+- Where N does not divide D, H or F, the last D % N dimensions, H % N heads and F % N neurons are left over. They
+  keep fresh random weights and read all instances; only LayerNorms carry anything back.
+- Arrays are float32, and so are products where the caller sets JAX's matmul precision to "highest".
+"""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
 
+from mux_jax.compression.regression import Params, Regression, linear, moments_about_means
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.encoder import split_layers
-from mux_jax.models.layers import SelfAttention, TransformerLayer, broadcast_to_rank, gelu, transformer_layer
+from mux_jax.models.layers import SelfAttention, TransformerLayer, gelu, transformer_layer
 from mux_jax.models.model import MuxModel
 
-_RIDGE = 1e-3  # of the mean variance of the inputs
-_OPEN, _SHUT = 2.0, -6.0  # added to what a GELU is to pass and to stop
-_SIGNAL = 0.5  # root mean square of what it passes
-
-Params = dict[str, Any]
+# What is added to a signal x to open a GELU or to shut it, and the root mean square of x. All are plain choices.
+# - GELU(2 + x) is within 0.009 of a line for |x| < 0.5, within 0.026 for |x| < 1, and turns back at x = -2.75. If x is
+#   normal, a line leaves 0.05 % of the variance at a root mean square of 0.5, 0.7 % at 1, 6 % at 2.
+# - |GELU(-6 + x)| < 2e-6 for |x| < 1. Any _SHUT from -4 down does as well.
+# - A larger signal, or less opening, gets bent: states have long tails. The opposite gets lost in bfloat16, whose
+#   steps are 1/64 from 2 to 4. What `launch/compress.py --steps=0 --width=2` explains of the BERT in docs/cheaper.md,
+#   in % in float32 and, with the same weights, bfloat16: 33, 32; with _SIGNAL 0.1: 37, 18; 0.25: 36, 33; 1: 15, 14;
+#   with _OPEN 1: 28, 27; 3: 35, 31; 4: 35, 22.
+_OPEN, _SHUT = 2.0, -6.0
+_SIGNAL = 0.5
 
 
 def fit(
@@ -29,18 +57,18 @@ def fit(
     tokens_SL: np.ndarray,
     report: Callable[[float, str], None],
 ) -> tuple[Params, Params]:
-    """Fits the multiplexed model.
+    """Fits the multiplexed model, by the module's steps 1 to 4; its embeddings are the ordinary model's.
 
     Args:
-      config: of the multiplexed model.
+      config: of the multiplexed model, whose multiplexer is `low_rank_orthogonal`, and E = D.
       ordinary: the parameters of the ordinary one.
       fresh: initial parameters of the multiplexed one; what is not fitted stays as it is there.
       tokens_SL: int32[S, L], whole rows of N sequences each.
       report: see `progress`.
 
     Returns:
-      The multiplexed model's parameters; kernel [D // N, D] and bias of the linear map from an instance's
-      part of the last states to the ordinary model's.
+      The multiplexed model's parameters; the readout, kernel [d, D] and bias [D] of the linear map from an
+      instance's part of the last states to the ordinary model's.
     """
     config = dataclasses.replace(config, dtype="float32")
     N, D = config.width, config.hidden_size
@@ -54,7 +82,7 @@ def fit(
 
         return jax.jit(lambda params: model.apply({"params": params}, method=embedded))(params)
 
-    # What the ordinary model computes, in the directions that carry most of its states' variance.
+    # The directions are given 0.3 of the progress bar; they take about a quarter of the time.
     tokens_BNL = tokens_SL.reshape(-1, N, tokens_SL.shape[-1])
     unfitted = fresh | {"embeddings": ordinary["embeddings"]}
     embedded_SLD = embed(unfitted, tokens_BNL, mix=False).reshape(*tokens_SL.shape, D)
@@ -63,12 +91,13 @@ def fit(
         report(0.3 * i / len(layers), "directions")
         attended, state = _sublayers(config, layer, state)
         for x in (attended, state):
-            moment = jax.device_get(_moments(x, x)[1][0])
+            moment = jax.device_get(moments_about_means(x, x)[1][0])
             covariance += moment / moment.trace()
     directions_Dd = np.linalg.eigh(covariance)[1][:, ::-1][:, : D // N].astype(np.float32)
 
     @jax.jit
     def target(state_SLD: jax.Array) -> jax.Array:
+        """What an instance's part is to be, [S, L, d]; its mean is 0 in each dimension."""
         return (state_SLD - state_SLD.mean((0, 1), keepdims=True)) @ directions_Dd
 
     keys_NEE = _keys(directions_Dd, N, ordinary["embeddings"]["norm"]["scale"])
@@ -80,26 +109,37 @@ def fit(
         attended, following = _sublayers(config, layer, state)
         new = new | _fit_attention(config, layer, new, state, target(attended), parts(mixed_BLD, N))
         parts_SLd = parts(_sublayers(config, new, mixed_BLD)[0], N)
-        new = new | _fit_feed_forward(layer, new, attended, target(following), parts_SLd)
+        new = new | _fit_feed_forward(N, layer, new, attended, target(following), parts_SLd)
         mixed_BLD = _sublayers(config, new, mixed_BLD)[1]
         state = following
         fitted.append(new)
     params["encoder"] = {"layers": jax.tree.map(lambda *x: np.stack(x), *fitted)}
-    return params, _Regression(parts(mixed_BLD, N), state).solve()
+    return params, Regression(parts(mixed_BLD, N), state).solve()
 
 
 def fit_demultiplexer(config: ModelConfig, fresh: Params, mixed_BLD: jax.Array, state_SLD: jax.Array) -> Params:
     """RSA that reads the ordinary model's states from the states of rows.
 
-    The instance's key opens the GELU of the first layer for its own dimensions, in the range where that is
-    nearly linear, and shuts it for the others. What is then missing is fitted: the second layer by ridge
-    regression, its LayerNorm, which takes out the size and the offset that its GELU is given, by dimension.
+      x = GELU(c h + g_i);  state ~ x + LN(GELU(x W + b))     h [D] is the row's state, i the instance
+
+    Every path from h passes a GELU, so the fit stays where GELU is nearly a line.
+
+    1. Key k_i opens the GELU for the instance's dimensions: g_i is _OPEN there and _SHUT elsewhere. RSA computes
+       it as k_i W_k, so W_k = pinv(keys) g, which is exact: N random keys are independent. c = _SIGNAL / rms(part).
+    2. What is still missing, m = state - x, is regressed on x: m ~ x W0 + b0. A multiple of that goes through an
+       open GELU: W = a W0, b = a b0 + 2 _OPEN, a = _SIGNAL / rms(x W0 + b0). Without the 2 it does as well.
+    3. At each position, LayerNorm removes the mean and the size over dimensions. That undoes 2 _OPEN and a, but m
+       loses its own too. The scale s and bias t, [D], restore them on average: from y, the result for scale 1 and
+       bias 0, they are the least-squares line to m, s = cov(y, m) / var(y), t = mean m - s mean y. Left at 1 and
+       0, the states would have the wrong size, and the offset of x: t is about -1.94 / N.
+
+    Unlike the encoder's, the N blocks of W differ: m contains -x, which is elsewhere for each instance.
 
     Args:
-      config: of the multiplexed model, whose demultiplexer is `rsa`.
-      fresh: initial parameters of its demultiplexer.
+      config: of the multiplexed model, whose demultiplexer is `rsa` with two layers; its dtype is float32.
+      fresh: initial parameters of its demultiplexer; keys and what retrieval alone reads stay as they are there.
       mixed_BLD: the multiplexed model's last states.
-      state_SLD: the ordinary model's last states.
+      state_SLD: the ordinary model's last states, S = B N.
     """
     N, D = config.width, config.hidden_size
     rsa = config.demultiplexer_module()
@@ -117,12 +157,12 @@ def fit_demultiplexer(config: ModelConfig, fresh: Params, mixed_BLD: jax.Array, 
         "dense_keys": {"kernel": np.linalg.pinv(fresh["keys"]) @ gate_ND},
         "layers_0": {"kernel": _SIGNAL / _size(parts(mixed_BLD, N)) * np.eye(D), "bias": np.zeros(D)},
     }
-    passed_SLD = demultiplexed(params | norm(0, 0))
+    passed_SLD = demultiplexed(params | norm(0, 0))  # x, as the rest is 0
     missing_SLD = state_SLD - passed_SLD
-    output = _Regression(passed_SLD, missing_SLD).solve()
+    output = Regression(passed_SLD, missing_SLD).solve()
     gain = _SIGNAL / _size(linear(output, passed_SLD))
     params["output"] = {"kernel": gain * output["kernel"], "bias": gain * output["bias"] + 2 * _OPEN}
-    found_SLD = demultiplexed(params | norm(1, 0)) - passed_SLD
+    found_SLD = demultiplexed(params | norm(1, 0)) - passed_SLD  # y
     found_D, missing_D = found_SLD.mean((0, 1)), missing_SLD.mean((0, 1))
     products_SLD = (found_SLD - found_D[None, None]) * (missing_SLD - missing_D[None, None])
     scale_D = products_SLD.mean((0, 1)) / found_SLD.var((0, 1))
@@ -130,25 +170,20 @@ def fit_demultiplexer(config: ModelConfig, fresh: Params, mixed_BLD: jax.Array, 
 
 
 def _size(x: jax.Array) -> float:
+    """The root mean square over all axes."""
     return float(jnp.sqrt((x**2).mean()))
-
-
-@jax.jit
-def linear(params: Params, x: jax.Array) -> jax.Array:
-    kernel, bias = (jnp.asarray(params[name]) for name in ("kernel", "bias"))
-    return x @ kernel + broadcast_to_rank(bias, x.ndim)
 
 
 @functools.partial(jax.jit, static_argnames="N")
 def parts(mixed_BLD: jax.Array, N: int) -> jax.Array:
-    """Each instance's part of the states of rows: [B, L, D] -> [B * N, L, D // N]."""
+    """Each instance's part of the states of rows: [B, L, D] -> [B N, L, d], one row after the other."""
     B, L, D = mixed_BLD.shape
     return mixed_BLD[..., : D // N * N].reshape(B, L, N, -1).swapaxes(1, 2).reshape(B * N, L, -1)
 
 
 @functools.partial(jax.jit, static_argnames="config")
 def _sublayers(config: ModelConfig, layer: Params, state: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The states after attention, and after the layer."""
+    """The states after attention and its LayerNorm, and after the layer; both [..., L, D]."""
     following, captured = TransformerLayer(**transformer_layer(config, deterministic=True)).apply(
         {"params": layer},
         state,
@@ -161,47 +196,19 @@ def _sublayers(config: ModelConfig, layer: Params, state: jax.Array) -> tuple[ja
 
 @functools.partial(jax.jit, static_argnames="config")
 def _attention(config: ModelConfig, params: Params, state: jax.Array) -> jax.Array:
+    """Self-attention without what follows it, the residual and LayerNorm; [..., L, D] -> [..., L, D]."""
     found: Any = SelfAttention(config.num_attention_heads, 0.0, "float32", True).apply({"params": params}, state, None)
     return found
-
-
-class _Regression:
-    """Ridge regression of y [..., O] on x [..., I], or on some of its I inputs."""
-
-    def __init__(self, x: jax.Array, y: jax.Array):
-        self._means, moments = jax.device_get(_moments(x, y))
-        self.covariance, self.correlation = (moment.astype(np.float64) for moment in moments)
-        self._ridge = _RIDGE * self.covariance.diagonal().mean()
-
-    def solve(self, inputs: Sequence[int] | np.ndarray | slice = slice(None)) -> Params:
-        """The kernel [I, O] and bias [O] of the best linear map."""
-        kernel = self._solve(inputs).astype(np.float32)
-        return {"kernel": kernel, "bias": self._means[1] - self._means[0][inputs] @ kernel}
-
-    def explained(self, inputs: Sequence[int] | np.ndarray) -> float:
-        """The variance of y, summed over outputs and examples, that these inputs explain."""
-        return float((self._solve(inputs) * self.correlation[inputs]).sum())
-
-    def _solve(self, inputs: Sequence[int] | np.ndarray | slice) -> np.ndarray:
-        covariance = self.covariance[inputs][:, inputs]
-        return scipy.linalg.solve(
-            covariance + self._ridge * np.eye(len(covariance)), self.correlation[inputs], assume_a="pos"
-        )
-
-
-@jax.jit
-def _moments(x: jax.Array, y: jax.Array) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-    """The means of x [..., I] and of y [..., O]; x'x and x'y about them, sums over all examples."""
-    x, y = (z.reshape(-1, z.shape[-1]) for z in (x, y))
-    means = x.mean(0), y.mean(0)
-    x, y = x - means[0][None], y - means[1][None]
-    return means, (x.T @ x, x.T @ y)
 
 
 def _tile(part: Params, fresh: Params, N: int) -> Params:
     """A linear map for each of N instances, side by side; what is left over keeps its fresh weights.
 
-    What an instance gives goes nowhere else, so kernel rows that are left over are 0 for the instances.
+      [ part  0    fresh ]
+      [ 0     part fresh ]     for N = 2: rows are inputs, columns are outputs
+      [ 0     0    fresh ]
+
+    The last row and column are what is left over.
     """
     kernel, columns = np.array(fresh["kernel"]), N * part["kernel"].shape[1]
     kernel[:, :columns] = 0
@@ -212,7 +219,12 @@ def _tile(part: Params, fresh: Params, N: int) -> Params:
 
 
 def _tiled_norm(target_SLd: jax.Array, fresh: Params) -> Params:
-    """A LayerNorm that gives the target's size, the same in all dimensions."""
+    """A LayerNorm that gives the target's size, the same in all dimensions.
+
+    LayerNorm divides by the standard deviation over the row's D dimensions, one number for N parts. Between positions
+    that varies by a few percent (more in the first layer), so a constant scale nearly undoes it. The bias is 0,
+    the target's mean.
+    """
     size = jnp.sqrt((target_SLd**2).mean())
     return {"scale": np.full_like(fresh["scale"], size), "bias": np.zeros_like(fresh["bias"])}
 
@@ -220,7 +232,11 @@ def _tiled_norm(target_SLd: jax.Array, fresh: Params) -> Params:
 def _keys(directions_Dd: np.ndarray, N: int, scale_E: np.ndarray) -> np.ndarray:
     """The multiplexer's matrices [N, E, E]: each puts the same directions into its instance's dimensions.
 
-    The LayerNorm that follows multiplies dimensions by `scale_E`, which is taken out before, where it is not near 0.
+      G_i = diag(1 / scale) Z_i u'     Z_i [E, d] is 1 in row i d + j, column j, and 0 elsewhere
+
+    The multiplexer gives sum_i G_i x_i / sqrt(N). The embeddings' LayerNorm follows, and multiplies by `scale_E`, which
+    is taken out before. Scales below 0.3 of their mean, a plain choice, count as that: 1 / scale would otherwise
+    let one dimension fill the row, and LayerNorm shrink the rest. What is left over is 0.
     """
     D, d = directions_Dd.shape
     scale_E = np.asarray(scale_E)
@@ -234,20 +250,28 @@ def _keys(directions_Dd: np.ndarray, N: int, scale_E: np.ndarray) -> np.ndarray:
 def _fit_attention(
     config: ModelConfig, layer: Params, new: Params, state_SLD: jax.Array, target_SLd: jax.Array, parts_SLd: jax.Array
 ) -> Params:
-    """The attention of an instance: H // N of the ordinary heads, those that explain most together."""
+    """The attention of an instance: H // N of the ordinary heads, those that explain most together.
+
+      [q k v] = part W + b             ~ the ordinary layer's projections of `state_SLD`, all H heads
+      a = softmax(q k' / sqrt(K)) v    [S, L, D], each head by itself
+      a[chosen] W + b                  ~ target - part, as the residual adds the part
+
+    Heads are chosen one by one, each time the one that explains most together with those chosen before.
+    `layer`, the ordinary one, reads state_SLD; `new` reads parts_SLd and should give target_SLd after LayerNorm.
+    """
     N, D, H = config.width, config.hidden_size, config.num_attention_heads
     names, attention = ("query", "key", "value"), layer["attention"]
     projected = jnp.concatenate([linear(attention[name], state_SLD) for name in names], axis=-1)
-    fits = _Regression(parts_SLd, projected).solve()
+    fits = Regression(parts_SLd, projected).solve()
     fits = {name: {k: v[..., i * D : (i + 1) * D] for k, v in fits.items()} for i, name in enumerate(names)}
 
     # All heads on an instance's part: padded to D inputs, and not yet projected to the output.
     padded = {n: p | {"kernel": np.pad(p["kernel"], ((0, D - parts_SLd.shape[-1]), (0, 0)))} for n, p in fits.items()}
     identity = {"kernel": np.eye(D, dtype=np.float32), "bias": np.zeros(D, np.float32)}
     state = jnp.pad(parts_SLd, ((0, 0), (0, 0), (0, D - parts_SLd.shape[-1])))
-    regression = _Regression(_attention(config, padded | {"output": identity}, state), target_SLd - parts_SLd)
+    regression = Regression(_attention(config, padded | {"output": identity}, state), target_SLd - parts_SLd)
 
-    dimensions = np.arange(D).reshape(H, -1)
+    dimensions = np.arange(D).reshape(H, -1)  # of each head
     chosen: list[int] = []
     for _ in range(H // N):
         left = [head for head in range(H) if head not in chosen]
@@ -259,13 +283,20 @@ def _fit_attention(
 
 
 def _fit_feed_forward(
-    layer: Params, new: Params, state_SLD: jax.Array, target_SLd: jax.Array, parts_SLd: jax.Array
+    N: int, layer: Params, new: Params, state_SLD: jax.Array, target_SLd: jax.Array, parts_SLd: jax.Array
 ) -> Params:
-    """The feed-forward layer of an instance: F // N of the neurons, the least used left out in three rounds."""
+    """The feed-forward layer of an instance: F // N of the neurons, the least used left out in three rounds.
+
+      z = part W + b                   ~ the ordinary layer's `intermediate`, all F neurons, before GELU
+      GELU(z)[used] W + b              ~ target - part, as the residual adds the part
+
+    What neuron f alone adds to the outputs is |W_f|^2 sum (GELU(z_f) - mean)^2. A round leaves out a third of those
+    that must go, the least first, and fits W again, so that the others take over. Three is a plain choice: one and
+    six do about as well. Arguments are those of `_fit_attention`, with states after attention.
+    """
     F = len(layer["intermediate"]["bias"])
-    N = state_SLD.shape[-1] // parts_SLd.shape[-1]
-    first = _Regression(parts_SLd, linear(layer["intermediate"], state_SLD)).solve()
-    regression = _Regression(gelu(linear(first, parts_SLd)), target_SLd - parts_SLd)
+    first = Regression(parts_SLd, linear(layer["intermediate"], state_SLD)).solve()
+    regression = Regression(gelu(linear(first, parts_SLd)), target_SLd - parts_SLd)
     used, variance = np.arange(F), regression.covariance.diagonal()
     for left in np.linspace(F, F // N, 4)[1:].astype(int):
         weight = (regression.solve(used)["kernel"] ** 2).sum(1) * variance[used]

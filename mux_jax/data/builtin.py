@@ -6,6 +6,7 @@ hash of the text.
 
 import builtins
 import hashlib
+import importlib.util
 import io
 import keyword
 import os
@@ -32,18 +33,23 @@ Splits = dict[str, list[tuple]]
 
 def docstrings() -> Splits:
     """Sequence classification: which package is a docstring from? (text, package, file)"""
-    root = sysconfig.get_paths()["purelib"]
     splits: Splits = {"train": [], "dev": []}
     seen: set[str] = set()
     for package in _PACKAGES:
         count = 0
-        for path in _python_files(os.path.join(root, package))[:_FILES]:
+        for path in [path for root in _folders(package) for path in _python_files(root)][:_FILES]:
             for text in read_docstrings(path):
                 if text not in seen and count < _DOCSTRINGS:
                     seen.add(text)
                     count += 1
                     splits[_split(text)].append((text, package, path))
     return splits
+
+
+def _folders(package: str) -> list[str]:
+    """Where a package is installed, for all users, for this one or beside this project."""
+    found = importlib.util.find_spec(package)
+    return sorted(found.submodule_search_locations or ()) if found else []
 
 
 def code_lines() -> Splits:

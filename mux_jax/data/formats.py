@@ -18,6 +18,7 @@ from etils import epath
 from mux_jax.errors import InputError
 
 _TABLES = (".tsv", ".csv")
+_LONGEST_ROW = 1_000_000  # characters of a row of a CSV: so far a quote that is never closed is looked for
 SUFFIXES = (".txt", *_TABLES, ".jsonl", ".parquet", ".conll", ".conllu")
 
 
@@ -131,27 +132,9 @@ def _checked(record: Record) -> Record:
     return record
 
 
-def _rows(path: epath.Path, stream: TextIO) -> Iterator[tuple[int, list[str] | csv.Error]]:
-    """The rows of a table, or what is wrong with one, each with its line."""
-    if path.suffix == ".tsv":
-        for number, line in enumerate(stream, start=1):
-            yield number, line.rstrip("\r\n").split("\t")
-        return
-    csv.field_size_limit(2**31 - 1)  # whole documents may be in a field
-    reader = csv.reader(stream, strict=True)
-    while True:
-        number = reader.line_num + 1
-        try:
-            yield number, next(reader)
-        except StopIteration:
-            return
-        except csv.Error as e:
-            yield number, e
-
-
 def _table(path: epath.Path, stream: TextIO, columns: tuple[str, ...]) -> Iterator[Record]:
     header = list(columns)
-    for number, row in _rows(path, stream):
+    for number, row in _rows(path, stream, len(header)):
         where = f"{path}:{number}"
         if isinstance(row, csv.Error):
             yield Record(where, {}, str(row))
@@ -161,6 +144,53 @@ def _table(path: epath.Path, stream: TextIO, columns: tuple[str, ...]) -> Iterat
             yield Record(where, dict(zip(header, row)))
         elif row and row != [""]:  # an empty line is no record
             yield Record(where, {}, f"{len(row)} columns, not {len(header)}: {', '.join(header)}")
+
+
+def _rows(path: epath.Path, stream: TextIO, width: int = 0) -> Iterator[tuple[int, list[str] | csv.Error]]:
+    """The rows of a table, or what is wrong with one, each with the line where it begins.
+
+    A quote that is never closed takes no more than its own line with it: a row of several lines that has an error, is
+    too long, or has not as many columns as the table (`width`, or those of the first row), ends as an error, and
+    reading goes on at the line after the one where it began.
+    """
+    if path.suffix == ".tsv":
+        for number, line in enumerate(stream, start=1):
+            yield number, line.rstrip("\r\n").split("\t")
+        return
+    csv.field_size_limit(_LONGEST_ROW)  # whole documents may be in a field
+    again: list[str] = []  # lines to read again, the last one first
+    number = 1
+    while True:
+        lines: list[str] = []  # of this row
+        reader = csv.reader(_taken(again, stream, lines), strict=True)
+        row: list[str] | csv.Error
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as e:
+            row = e
+        if isinstance(row, list) and len(lines) > 1 and width and len(row) != width:
+            row = csv.Error(f"a quote that ends in line {number + len(lines) - 1}; {len(row)} columns, not {width}")
+        if isinstance(row, csv.Error) and len(lines) > 1:
+            again += reversed(lines[1:])
+            del lines[1:]
+            row = csv.Error(f"an open quote: {row}")
+        yield number, row
+        if isinstance(row, list):
+            width = width or len(row)
+        number += len(lines)
+
+
+def _taken(again: list[str], stream: TextIO, lines: list[str]) -> Iterator[str]:
+    """The next lines, those of `again` first, until a row is too long. They are put into `lines`, too."""
+    size = 0
+    while line := again.pop() if again else stream.readline():
+        lines.append(line)
+        size += len(line)
+        if size > _LONGEST_ROW:
+            raise csv.Error(f"longer than {_LONGEST_ROW:,} characters")
+        yield line
 
 
 def _json_lines(path: epath.Path, stream: TextIO) -> Iterator[Record]:

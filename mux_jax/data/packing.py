@@ -1,7 +1,8 @@
 """Tokenise once: a source becomes arrays of packed token ids on disk, found again by fingerprint.
 
 A cache is a folder with `train.bin`, `heldout.bin` (token ids, row after row) and `meta.json`.
-It is built under another name and renamed when whole, so what has the final name is whole.
+It is built under another name and renamed when whole, so what has the final name is whole. Processes that
+want the same one take turns: the first builds it, and the others find it.
 """
 
 import contextlib
@@ -9,23 +10,29 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 from tokenizers import Tokenizer
 
+from mux_jax import locks
 from mux_jax.data.tokenizer import special_tokens, train_tokenizer
 from mux_jax.errors import InputError
-from mux_jax.progress import progress
+from mux_jax.interrupts import undone
+from mux_jax.progress import progress, say
 
 SPLITS = ("train", "heldout")
 _CHUNK = 4_000_000  # characters tokenised at a time, on all cores
 _TOKENIZER_SAMPLE = 100_000_000  # characters of a source that a vocabulary is trained on
+_POLL_SECONDS = 0.5
 _FORMAT = 1  # raise it when the same text packs to other ids
 
 
@@ -57,9 +64,12 @@ def cache_folder(given: str = "") -> Path:
     """The folder of the caches, made if need be: `given`, or MUX_JAX_CACHE, or ~/.cache/mux_jax.
 
     Raises:
-      InputError: nothing can be written there.
+      InputError: it is no folder of this machine, or nothing can be written there.
     """
-    cache_dir = Path(given or os.environ.get("MUX_JAX_CACHE", "~/.cache/mux_jax")).expanduser()
+    given = given or os.environ.get("MUX_JAX_CACHE") or "~/.cache/mux_jax"
+    if "://" in given:
+        raise InputError(f"data.cache_dir={given} must be a folder of this machine, from which rows are read at random")
+    cache_dir = Path(given).expanduser()
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=cache_dir).close()
@@ -73,10 +83,11 @@ def cached_tokenizer(sources: list[tuple[float, Any]], vocab_size: int, cache_di
     parts = [(weight, source.name, source.fingerprint()) for weight, source in sources]
     path = cache_dir / f"tokenizer-{_digest(_FORMAT, parts, vocab_size)}.json"
     if not path.exists():
-        with progress(f"training a vocabulary of {vocab_size:,}") as report:
-            tokenizer = train_tokenizer(_sample(sources, report), vocab_size)
         with _building(path) as temporary:
-            temporary.write_text(tokenizer.to_str())
+            if temporary:
+                with progress(f"training a vocabulary of {vocab_size:,}") as report:
+                    tokenizer = train_tokenizer(_sample(sources, report), vocab_size)
+                temporary.write_text(tokenizer.to_str())
     return Tokenizer.from_str(path.read_text())
 
 
@@ -90,8 +101,11 @@ def cached_tokens(source: Any, tokenizer: Tokenizer, length: int, heldout: float
     folder = cache_dir / f"tokens-{digest}"
     if not folder.exists():
         with _building(folder) as temporary:
-            temporary.mkdir()
-            _pack(source, tokenizer, length, heldout, temporary)
+            if temporary:
+                temporary.mkdir()
+                _pack(source, tokenizer, length, heldout, temporary)
+    with contextlib.suppress(PermissionError):  # another user's
+        os.utime(folder)  # the time of its last use, which `--cache=show` shows
     return folder
 
 
@@ -128,7 +142,7 @@ def _pack(source: Any, tokenizer: Tokenizer, length: int, heldout: float, folder
                 f"{source.name}: too little text: no {split} sequence of {length} tokens, with {heldout:.2%} of the "
                 "documents held out; give more text or shorter sequences"
             )
-    meta = {"sequence_length": length, "dtype": dtype, "digest": content.hexdigest(), **written}
+    meta = {"source": source.name, "sequence_length": length, "dtype": dtype, "digest": content.hexdigest(), **written}
     (folder / "meta.json").write_text(json.dumps(meta))
 
 
@@ -168,30 +182,50 @@ def _digest(*parts: Any) -> str:
 
 
 @contextlib.contextmanager
-def _building(path: Path) -> Iterator[Path]:
+def _building(path: Path) -> Iterator[Path | None]:
     """Yields a temporary name for `path`, renamed to it at the end and removed on any failure.
 
-    Processes that build the same thing at once each have a name of their own; the first to end
-    gives its result the final name, and the others drop theirs.
+    Waits while another process builds it, and yields None if it is there then.
     """
-    host = socket.gethostname()
-    for stale in path.parent.glob(f"*.building-{host}-*"):
-        if not _alive(int(stale.name.rsplit("-", 1)[1])):
-            _remove(stale)
-    temporary = path.with_name(f"{path.name}.building-{host}-{os.getpid()}")
-    try:
-        _remove(temporary)
-        yield temporary
-        # Neither call replaces what another process has put there first.
-        temporary.rename(path) if temporary.is_dir() else path.hardlink_to(temporary)
-    except OSError as e:
-        if e.errno in (errno.ENOTEMPTY, errno.EEXIST) and path.exists():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_turn(path))
+        if path.exists():
+            yield None
             return
-        if e.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(f"no space left in {path.parent} (data.cache_dir); the partial cache was removed") from e
-        raise
-    finally:
-        _remove(temporary)
+        host = re.sub(r"\W", "_", socket.gethostname())
+        for stale in path.parent.glob(f"{path.name}.building-{host}-*"):
+            _remove(stale)  # of a process of this host that was killed: no living one has the lock
+        temporary = path.with_name(f"{path.name}.building-{host}-{os.getpid()}")
+        stack.enter_context(undone(lambda: _remove(temporary)))
+        try:
+            yield temporary
+            temporary.rename(path)
+        except OSError as e:
+            if e.errno in (errno.ENOTEMPTY, errno.EEXIST) and path.exists():
+                return  # by another host, where locks do not reach
+            if e.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise InputError(
+                    f"no space left in {path.parent} (data.cache_dir); the partial cache was removed"
+                ) from e
+            raise
+        finally:
+            _remove(temporary)
+
+
+@contextlib.contextmanager
+def _turn(path: Path) -> Iterator[None]:
+    """Holds the lock of `path`, once others have released it."""
+    file, told = epath.Path(path.with_name(f"{path.name}.lock")), False
+    while (lock := locks.acquire(file)) is None:
+        if not told:
+            say(f"{path.name} is being made by {locks.holder(file)}; waiting")
+            told = True
+        time.sleep(_POLL_SECONDS)
+    with undone(lock.release):
+        try:
+            yield
+        finally:
+            lock.release()
 
 
 def _remove(path: Path) -> None:
@@ -200,13 +234,3 @@ def _remove(path: Path) -> None:
     else:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             path.unlink()
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

@@ -10,6 +10,7 @@ import hashlib
 import multiprocessing
 import os
 import signal
+import site
 import sysconfig
 import unicodedata
 import warnings
@@ -53,11 +54,12 @@ class PythonDocs:
         self._documents: list[str] | None = None  # once they were read
 
     @functools.cached_property
-    def _files(self) -> list[tuple[str, int]]:
-        """(path, size) of every Python file of the installation, in a stable order."""
+    def _files(self) -> list[tuple[str, int, int]]:
+        """(path, size, time of change) of every Python file of the installation, in a stable order."""
         paths = sysconfig.get_paths()
+        own = [site.getusersitepackages()] if site.ENABLE_USER_SITE else []  # of `pip install --user`
         files = {}
-        for root in (paths["stdlib"], paths["purelib"], paths["platlib"]):
+        for root in (paths["stdlib"], paths["purelib"], paths["platlib"], *own):
             for folder, folders, names in os.walk(root):
                 folders[:] = sorted(
                     f for f in folders
@@ -66,8 +68,9 @@ class PythonDocs:
                 for name in names:
                     path = os.path.join(folder, name)
                     if name.endswith(".py") and os.path.isfile(path):
-                        files[path] = os.path.getsize(path)
-        return sorted(files.items())
+                        found = os.stat(path)
+                        files[path] = found.st_size, found.st_mtime_ns
+        return sorted((path, *found) for path, found in files.items())
 
     def fingerprint(self) -> str:
         return hashlib.blake2b(repr(self._files).encode(), digest_size=16).hexdigest()
@@ -81,7 +84,7 @@ class PythonDocs:
     def _read(self) -> Iterator[tuple[str, float]]:
         """Parses the files on all cores; drops docstrings that were seen before."""
         kept, seen = [], set()
-        paths = [path for path, _ in self._files]
+        paths = [path for path, *_ in self._files]
         # Not forked: the caller may have started threads (JAX does).
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(

@@ -8,12 +8,15 @@ import codecs
 import glob
 import gzip
 import hashlib
+import io
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import fsspec
 from etils import epath
 
 from mux_jax.data.formats import import_pyarrow
@@ -53,8 +56,7 @@ class TextFiles:
                 raise InputError(f"{path}: empty file (offset 0)")
 
     def fingerprint(self) -> str:
-        files = [(str(p), (s := p.stat()).length, s.mtime) for p in self.files]
-        return hashlib.blake2b(repr((files, self._field)).encode(), digest_size=16).hexdigest()
+        return _fingerprint(self.files, self._field)
 
     def documents(self) -> Iterator[tuple[str, float]]:
         total = sum(path.stat().length for path in self.files)
@@ -68,7 +70,8 @@ class TextFiles:
         """The documents of one of the files, each with the bytes of the file read so far."""
         count = 0
         with path.open("rb") as raw:
-            stream = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+            # Files of object stores have no lines of bounded length; buffered ones have.
+            stream: Any = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else io.BufferedReader(raw)
             try:
                 for text in getattr(self, self._READERS[_suffix(path)])(path, stream):
                     count += 1
@@ -153,7 +156,7 @@ class Tfds:
 
     def fingerprint(self) -> str:
         info = self._builder.info
-        return f"{info.full_name} {self._split} {self._feature} {info.splits[self._split].num_examples}"
+        return _fingerprint(info.splits[self._split].filepaths, info.full_name, self._split, self._feature)
 
     def documents(self) -> Iterator[tuple[str, float]]:
         examples = self._builder.as_data_source(self._split)
@@ -235,13 +238,29 @@ def _suffix(path: epath.Path) -> str:
     return epath.Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
 
 
+def _fingerprint(files: Iterable[epath.Path], *rest: str) -> str:
+    """A digest of what files hold, in their order, wherever they are; of an object store, of what it says of them."""
+
+    def digest(path: epath.Path) -> Any:
+        if "://" in str(path):
+            found = path.stat()
+            return str(path), found.length, found.mtime
+        with open(path, "rb") as f:
+            return hashlib.file_digest(f, "blake2b").hexdigest()
+
+    with ThreadPoolExecutor() as pool:  # digests are made outside of Python's lock
+        digests = list(pool.map(digest, files))
+    return hashlib.blake2b(repr((digests, rest)).encode(), digest_size=16).hexdigest()
+
+
 def _glob(pattern: str) -> list[epath.Path]:
-    """The files that match, sorted. On an object store one `*` does not cross folders."""
+    """The files that match, sorted; ** matches any number of folders."""
     if "://" not in pattern:
         found = glob.glob(os.path.expanduser(pattern), recursive=True)
         return [epath.Path(path) for path in sorted(found) if not os.path.isdir(path)]
-    folder, _, name = pattern.rpartition("/")
-    return sorted(path for path in epath.Path(folder).glob(name) if not path.is_dir())
+    system, path = fsspec.core.url_to_fs(pattern)
+    entries = system.glob(path, detail=True)
+    return [epath.Path(system.unstrip_protocol(p)) for p in sorted(entries) if entries[p]["type"] == "file"]
 
 
 def _build_name(name: str) -> str:

@@ -7,7 +7,6 @@ task is distributed, from TensorFlow Datasets, or from the Python installation.
 import dataclasses
 import hashlib
 import math
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,6 +24,7 @@ from mux_jax.progress import say
 # A file of a split may be called so.
 _STEMS = {"train": ("train",), "dev": ("dev", "valid", "validation", "testa")}
 _TEXT_SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
+_MAX_BROKEN = 0.01  # of the lines of a file that is known to have broken ones
 _WORD_SUFFIXES = (".conllu", ".conll", ".txt", ".jsonl", ".parquet")
 
 
@@ -165,7 +165,8 @@ def _from_file(task: Task, path: epath.Path) -> list[Example]:
     words = task.kind == "token"
     if not words:
         formats.find_columns(path, (*task.text, task.label), header=header)
-    examples, broken = [], []
+    examples: list[Example] = []
+    broken: list[str] = []
     for record in formats.read(path, header, words=words):
         if record.error and task.broken:
             broken.append(record.where)
@@ -173,6 +174,8 @@ def _from_file(task: Task, path: epath.Path) -> list[Example]:
             raise InputError(f"{record.where}: {record.error}")
         else:
             examples.append(to_example(task, record))
+    if len(broken) > _MAX_BROKEN * (len(examples) + len(broken)):
+        raise InputError(f"{path}: {len(broken):,} broken lines, the first is {broken[0]}; more than {_MAX_BROKEN:.0%}")
     if broken:
         say(f"{path}: {len(broken)} broken lines left out, the first is {broken[0]}")
     if not examples:
@@ -276,7 +279,7 @@ def describe(data: TaskSection) -> str:
     task = get_task(data)
     if task.builtin:
         return "the Python installation"
-    return os.path.abspath(os.path.expanduser(data.folder)) if data.folder else f"TFDS {task.tfds}"
+    return str(absolute(data.folder)) if data.folder else f"TFDS {task.tfds}"
 
 
 class TaskTexts:

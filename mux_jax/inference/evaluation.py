@@ -92,7 +92,7 @@ def evaluate(
         data.special.pad,
     )
     scorer = Scorer(data, runner, resolved.ensemble, resolved.seed)
-    result = final_scores(scorer, resolved, found.params(mesh), folder) | {"model": str(found.folder)}
+    result = final_scores(scorer, resolved, found.params(mesh), folder) | {"model": found.address}
     hosts.write_text(folder / "result.json", json.dumps(result, indent=2) + "\n")
     plot_scores([*others, result], folder / "scores.png")
     print_score(result)

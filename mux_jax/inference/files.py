@@ -5,33 +5,50 @@ import csv
 import io
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from etils import epath
 
+from mux_jax import locks
 from mux_jax.data import formats
 from mux_jax.data.tasks import to_text
 from mux_jax.errors import InputError
-from mux_jax.inference.predictor import Predictor, batched
+from mux_jax.files import whole_or_absent
+from mux_jax.inference.predictor import Predictor
 from mux_jax.paths import absolute
-from mux_jax.progress import progress
+from mux_jax.progress import progress, say
 
 OUTPUTS = (".jsonl", ".tsv", ".parquet")
-_WINDOW = 16_384  # records held at once, among which rows are composed
+_WINDOW, _WINDOW_CHARACTERS = 16_384, 32_000_000  # records, and characters, held at once, among which rows are composed
+_COLUMNS = {"label", "probabilities", "score", "words", "tags", "error"}  # of what is written here
+_SHOWN_ERRORS = 5
 
 
-def check_output(path: str, overwrite: bool) -> epath.Path:
-    """The path to write; `InputError` if it exists, its name has an unknown end, or it needs what is not installed."""
+def check_output(path: str, texts: str, overwrite: bool) -> epath.Path:
+    """The path to write.
+
+    Raises:
+      InputError: a name with an unknown end, or that needs what is not installed; no such folder; a file that exists
+        and is not to be replaced, is what is read, or was not written here.
+    """
     output = absolute(path)
     if output.suffix not in OUTPUTS:
         raise InputError(f"{output}: the name must end in {', '.join(OUTPUTS)}")
+    if output == absolute(texts):
+        raise InputError(f"{output} is the file to read; choose another output")
     if output.exists() and not overwrite:
         raise InputError(f"{output} exists; --overwrite replaces it")
-    if not output.parent.is_dir():
+    if "://" not in str(output) and not output.parent.is_dir():  # object stores have no folders
         raise InputError(f"{output.parent}: no such folder")
     if output.suffix == ".parquet":
         formats.import_pyarrow(output)
+    if output.exists():
+        found = {} if output.is_dir() else set(formats.column_names(output)) if output.stat().length else _COLUMNS
+        if not found or not all(name in _COLUMNS or name.startswith("probability_") for name in found):
+            raise InputError(
+                f"{output} holds no predictions; --overwrite replaces only what predictions were written to"
+            )
     return output
 
 
@@ -47,74 +64,112 @@ def check_input(path: str, columns: tuple[str, ...], wanted: tuple[str, ...]) ->
 
 
 def predict_file(
-    predictor: Predictor, source: epath.Path, columns: tuple[str, ...], output: epath.Path, skip_errors: bool
+    predictor: Predictor, source: epath.Path, columns: tuple[str, ...], output: epath.Path, max_errors: float = 0.0
 ) -> dict[str, int]:
     """Writes a prediction for each record of `source`, in its order; the file appears when it is whole.
 
+    All records are read twice: they are checked before the first one is predicted on.
+
     Args:
-      skip_errors: whether a bad record becomes a row with `error` and nothing else, or ends the run.
+      max_errors: the part of the records that may be bad. Each of them becomes a row with `error` and nothing else.
 
     Returns:
       The numbers of `rows` and `errors`.
 
     Raises:
-      InputError: a bad record, by file and line.
+      InputError: more bad records, by file and line; `output` is being written by another process.
     """
-    partial = output.parent / f"{output.stem}.partial{output.suffix}"
-    counts, start = {"rows": 0, "errors": 0}, time.monotonic()
-    position, before = [0.0], 0.0  # in the file, now and before this window
-    window: list[formats.Record] = []
-    records = formats.read(source, on_progress=lambda fraction: position.__setitem__(0, fraction))
-    try:
-        with progress("predicting") as report, _writer(partial, predictor) as write:
+    with locks.hold(output.parent / f".{output.name}.lock", str(output)) as lock:
+        counts = _check_records(predictor, source, columns, max_errors)
+        done, start = 0, time.monotonic()
+        records = formats.read(source)
+        with whole_or_absent(output) as partial:
+            with progress("predicting") as report, _writer(partial, predictor) as write:
+                for window in _windows(records):
 
-            def show(fraction: float) -> None:
-                rows = counts["rows"] + round(fraction * len(window))
-                rate = rows / (time.monotonic() - start)
-                report(before + (position[0] - before) * fraction, f"{rows:,} rows, {rate:,.0f} rows/s")
+                    def show(fraction: float) -> None:
+                        rows = done + round(fraction * len(window))  # noqa: B023  # called before the next window
+                        rate = rows / (time.monotonic() - start)
+                        report(rows / counts["rows"], f"{rows:,} rows, {rate:,.0f} rows/s")
 
-            for window in batched(records, _WINDOW):
-                write(_predict(predictor, window, columns, skip_errors, counts, show))
-                before = position[0]
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    partial.replace(output)
+                    write(_predict(predictor, window, columns, show))
+                    done += len(window)
+            if done != counts["rows"]:
+                raise InputError(f"{source} changed while it was read: {counts['rows']:,} records, then {done:,}")
+            lock.check()
     return counts
 
 
+def _windows(records: Iterable[formats.Record]) -> Iterator[list[formats.Record]]:
+    """The records in lists of bounded size, whatever their number and length."""
+    window: list[formats.Record] = []
+    characters = 0
+    for record in records:
+        window.append(record)
+        characters += sum(len(str(value)) for value in record.fields.values())
+        if len(window) == _WINDOW or characters >= _WINDOW_CHARACTERS:
+            yield window
+            window, characters = [], 0
+    if window:
+        yield window
+
+
+def _check_records(
+    predictor: Predictor, source: epath.Path, columns: tuple[str, ...], max_errors: float
+) -> dict[str, int]:
+    """Reads all records; the numbers of `rows` and `errors`. The first bad ones are printed."""
+    counts = {"rows": 0, "errors": 0}
+    with progress("checking") as report:
+
+        def show(fraction: float) -> None:
+            report(fraction, f"{counts['rows']:,} rows")
+
+        for record in formats.read(source, on_progress=show):
+            counts["rows"] += 1
+            _, error = _text(predictor, record, columns)
+            if error and not max_errors:
+                raise InputError(f"{record.where}: {error}")
+            if error:
+                counts["errors"] += 1
+                if counts["errors"] <= _SHOWN_ERRORS:
+                    say(f"{record.where}: {error}")
+    part = counts["errors"] / max(1, counts["rows"])
+    if part > max_errors:
+        raise InputError(
+            f"{source}: {counts['errors']:,} of {counts['rows']:,} records are bad, {part:.1%}; "
+            f"--max_errors={max_errors} allows {max_errors:.1%}. Nothing was written"
+        )
+    return counts
+
+
+def _text(predictor: Predictor, record: formats.Record, columns: tuple[str, ...]) -> tuple[Any, str]:
+    """The text of a record, or why there is none."""
+    words = predictor.config.head == "token"
+    try:
+        text: Any = to_text(record, columns, words=words)
+    except InputError as e:
+        return None, str(e).removeprefix(f"{record.where}: ")
+    if words and isinstance(text, str):
+        text = text.split()
+    return text, predictor.problem(text)
+
+
 def _predict(
-    predictor: Predictor,
-    records: list[formats.Record],
-    columns: tuple[str, ...],
-    skip: bool,
-    counts: dict[str, int],
-    show: Callable[[float], None],
+    predictor: Predictor, records: list[formats.Record], columns: tuple[str, ...], show: Callable[[float], None]
 ) -> list[dict[str, Any]]:
     """Predictions or errors, in the order of the records."""
     rows: list[dict[str, Any]] = [{} for _ in records]
     texts: list[Any] = []
     places: list[int] = []
     for i, record in enumerate(records):
-        text, error = None, ""
-        try:
-            text = to_text(record, columns, words=predictor.config.head == "token")
-        except InputError as e:
-            error = str(e).removeprefix(f"{record.where}: ")
-        if not error and predictor.config.head == "token" and isinstance(text, str):
-            text = text.split()
-        error = error or predictor.problem(text)
-        if error and not skip:
-            raise InputError(f"{record.where}: {error}")
+        text, error = _text(predictor, record, columns)
         if error:
             rows[i] = {"error": f"{record.where}: {error}"}
-            counts["errors"] += 1
         else:
             texts.append(text)
             places.append(i)
     for i, prediction in zip(places, predictor.predict(texts, show)):
         rows[i] = prediction
-    counts["rows"] += len(records)
     return rows
 
 

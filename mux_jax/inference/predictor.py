@@ -1,7 +1,10 @@
 """Predictions of a fine-tuned model for any number of texts."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import functools
+import os
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -42,14 +45,15 @@ class LoadedModel:
     may_know_token_types: bool = False
 
 
-def _load(path: str, rows: int, ensemble: int) -> LoadedModel:
-    """The model at `path`, on all devices of this host."""
+def _load(path: str, rows: int, ensemble: int) -> tuple[str, LoadedModel]:
+    """The model at `path`, on all devices of this host, and how to find it again from any folder."""
     found = open_model(path)
     _check(found.config, rows, ensemble, f"{found.folder}: ")
     elsewhere = found.task is None and found.config.width == 1
     tokenizer, lengths = found.tokenizer(), found.bucket_lengths()
     params = found.params(make_mesh(devices=jax.local_devices()))
-    return LoadedModel(MuxModel(found.config), params, tokenizer, lengths, found.text_columns(), elsewhere)
+    loaded = LoadedModel(MuxModel(found.config), params, tokenizer, lengths, found.text_columns(), elsewhere)
+    return found.address, loaded
 
 
 class Predictor:
@@ -59,6 +63,12 @@ class Predictor:
         predictor.predict(["A fine film.", "Dull."])
 
     Texts of similar length share rows, drawn from `seed`; a prediction depends a little on which do.
+
+    Threads may share a predictor. Processes may not: JAX does not survive a fork, and `predict` says so instead of
+    hanging. Give them the path, or the predictor itself, which pickles to its path and options and is loaded anew:
+
+        context = multiprocessing.get_context("spawn")
+        with concurrent.futures.ProcessPoolExecutor(2, context, initializer=load, initargs=(path,)) as pool: ...
 
     Attributes:
       config: the model's.
@@ -76,7 +86,12 @@ class Predictor:
         Raises:
           InputError: no such model, or one without a classification head.
         """
-        loaded = _load(model, rows, ensemble) if isinstance(model, str) else model
+        self._made_by: dict[str, Any] = {"rows": rows, "ensemble": ensemble, "seed": seed}
+        self._path, self._process, self._lock = None, os.getpid(), threading.Lock()
+        if isinstance(model, str):
+            self._path, loaded = _load(model, rows, ensemble)
+        else:
+            loaded = model
         self.config, self.text_columns, self.truncated = loaded.model.config, loaded.text_columns, 0
         _check(self.config, rows, ensemble)
         lengths, pad_id = loaded.bucket_lengths, special_tokens(loaded.tokenizer).pad
@@ -86,6 +101,12 @@ class Predictor:
         self._params = split_layers(loaded.params)
         self._ensemble, self._seed = ensemble, seed
         self._may_know_token_types = loaded.may_know_token_types
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What pickle keeps: the path, with the commit of a model of the hub, and the options."""
+        if self._path is None:
+            raise TypeError("a Predictor of a model in memory cannot be pickled; save it, and make one of its path")
+        return functools.partial(Predictor, **self._made_by), (self._path,)
 
     def predict(self, texts: Sequence[Text], report: Callable[[float], None] | None = None) -> list[dict[str, Any]]:
         """Predictions in the order of the texts.
@@ -100,8 +121,13 @@ class Predictor:
           classification `words` and `tags`, None for words beyond the length limit.
 
         Raises:
-          InputError: a text instead of several, or something that is no text, by its index.
+          InputError: a text instead of several, something that is no text, by its index; a process that was forked.
         """
+        if os.getpid() != self._process:
+            raise InputError(
+                "this process was forked from the one that made the Predictor, and JAX does not work in it; make the "
+                'Predictor in the worker, and start workers by multiprocessing.get_context("spawn")'
+            )
         if isinstance(texts, str):
             raise InputError("predict takes a list of texts; for one text predict([text])")
         texts = list(texts)
@@ -136,7 +162,8 @@ class Predictor:
 
     def _predict(self, texts: list[Text], report: Callable[[float], None] | None) -> list[dict[str, Any]]:
         encoded = self._encode(texts)
-        self.truncated += encoded.truncated
+        with self._lock:
+            self.truncated += encoded.truncated
         rng = np.random.default_rng(self._seed)
         logits = self._runner(self._params, encoded, rng, self._ensemble, report)
         labels = self.config.labels
@@ -159,15 +186,3 @@ def _check(config: ModelConfig, rows: int, ensemble: int, where: str = "") -> No
         raise InputError(f"ensemble={ensemble} must be from 1 to the model's width {config.width}")
     if rows < 1:
         raise InputError(f"rows={rows} must be at least 1")
-
-
-def batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Lists of `size` items, the last one shorter."""
-    batch = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

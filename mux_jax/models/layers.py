@@ -131,10 +131,18 @@ def shard_rows(x: jax.Array) -> jax.Array:
 
 
 def copy_for_rows(table: jax.Array, axis: str | None) -> jax.Array:
-    """A copy of [V, E] for each of the S parts that the mesh splits rows into, [S, V, E].
+    """A copy of the table [V, E] for each of the S parts that rows are split into: [S, V, E].
 
-    A table is read in several places. Each adds to the gradient of its own device's copy, and the
-    copies are summed over devices once; without them, a sum over devices follows each place.
+    Why: an embedding table is read in several places (words, the decoder of two losses). Split by rows, each
+    place gives a gradient [V, E] for each device's rows, and XLA sums every one of them over devices, hundreds of
+    megabytes each time. Here each place adds to the gradient of its own device's copy, and as the gradient of a
+    broadcast is a sum, the copies are summed over devices once.
+
+    S is not an argument. It is the product of the mesh axes that `rows` maps to, of the mesh in force (`jax.set_mesh`)
+    by the axis rules in force (`nn.logical_axis_rules`); 1 without them. `CompiledByShape` sets both. A device
+    holds its own copy and no other, split along V where `axis` says so.
+
+    What is made here is read by `by_copy` alone, under the same mesh, with rows that are split as `shard_rows` splits.
     """
     mesh, names = jax.sharding.get_abstract_mesh(), (nn.logical_to_mesh_axes(("rows",)) or (None,))[0] or ()
     parts = math.prod(mesh.shape.get(name, 1) for name in names)
@@ -143,10 +151,18 @@ def copy_for_rows(table: jax.Array, axis: str | None) -> jax.Array:
 
 
 def by_copy(function: Callable, table_SVE: jax.Array, *arrays_T: jax.Array) -> Any:
-    """`function(table_VE, *arrays_T)`, of each part of the leading axis T by its own copy of `copy_for_rows`."""
+    """`function(table_VE, *arrays_T)`, of each device's rows by its own copy of `copy_for_rows`.
+
+    The leading axis T of the arrays is rows, or rows and more (rows first), and S divides it: it is cut into S equal
+    parts in order, as the mesh splits it. `function` sees one part, [T / S, ...], and the parts of what it returns,
+    which must be arrays with that leading axis or numbers, are put together again: [T, ...], or [S] of numbers (a
+    number where S is 1).
+    """
     S = len(table_SVE)
     if S == 1:  # XLA's CPU backend shares out a leading axis among cores, and one of 1 to a single core
         return function(table_SVE[0], *arrays_T)
+    if any(len(x) % S for x in arrays_T):
+        raise ValueError(f"{[len(x) for x in arrays_T]} rows do not split into the {S} parts of the mesh")
     found = jax.vmap(function)(table_SVE, *(x.reshape(S, -1, *x.shape[1:]) for x in arrays_T))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
 

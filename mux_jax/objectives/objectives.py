@@ -18,11 +18,12 @@ from mux_jax.errors import InputError
 from mux_jax.models.model import MuxModel, truncate_for_prefix
 from mux_jax.objectives import corruption
 from mux_jax.objectives.classification import classification
-from mux_jax.objectives.cross_entropy import vocabulary_cross_entropy
+from mux_jax.objectives.cross_entropy import most_probable, vocabulary_cross_entropy
 from mux_jax.objectives.retrieval import draw_instances, retrieval_loss, with_retrieval
 from mux_jax.objectives.stages import PretrainStage, Stage
 
 Outputs = dict[str, jax.Array]
+Decide = Callable[[jax.Array], jax.Array]
 Objective = Callable[[MuxModel, Any, dict[str, jax.Array], jax.Array], tuple[jax.Array, Outputs]]
 
 
@@ -91,10 +92,10 @@ def replaced_token_detection(
     outputs: Outputs = {}
     if has_generator(model):
         masked = corruption.put_tokens(original, chosen, jnp.where(replaced, special.mask, chosen.labels))
-        loss, generated, logits_BNPV = _masked_lm(bound.generator, masked, real, chosen, rngs[3], stage)
+        # A sample is an integer: no gradient flows through it.
+        sample = functools.partial(jax.random.categorical, rngs[4])
+        loss, generated, samples = _masked_lm(bound.generator, masked, real, chosen, rngs[3], stage, sample)
         outputs |= {f"generator_{name}": value for name, value in generated.items() if value.ndim == 0}
-        # Adding Gumbel noise before the argmax samples; no gradient flows through the sample.
-        samples = jax.random.categorical(rngs[4], jax.lax.stop_gradient(logits_BNPV))
     else:
         samples = corruption.random_tokens(rngs[4], chosen.labels.shape, model.config.vocab_size)
     tokens = corruption.put_tokens(original, chosen, jnp.where(replaced, samples, chosen.labels))
@@ -110,12 +111,17 @@ def has_generator(model: MuxModel) -> bool:
     return model.config.head == "rtd" and model.config.generator == "learned"
 
 
-def masked_lm_loss(bound: MuxModel, hidden_BLD: jax.Array, chosen: corruption.Chosen) -> tuple[jax.Array, jax.Array]:
-    """The mean cross-entropy of the chosen tokens on encoded rows, and their logits [B, N, P, V]."""
+def masked_lm_loss(
+    bound: MuxModel, hidden_BLD: jax.Array, chosen: corruption.Chosen, decide: Decide = most_probable
+) -> tuple[jax.Array, jax.Array]:
+    """The mean cross-entropy of the chosen tokens on encoded rows, and the tokens [B, N, P] decided on.
+
+    `decide`: see `vocabulary_cross_entropy`.
+    """
     positions = bound.config.prefix_length + chosen.positions
     states_BNPD = bound.vocabulary_states(hidden_BLD, bound.all_instances, positions)
     weights = chosen.weights / jnp.maximum(chosen.weights.sum(), 1)
-    return vocabulary_cross_entropy(states_BNPD, *bound.decoder(), chosen.labels, weights)
+    return vocabulary_cross_entropy(states_BNPD, *bound.decoder(), chosen.labels, weights, decide)
 
 
 def detection_loss(
@@ -129,18 +135,20 @@ def detection_loss(
 
 
 def _masked_lm(
-    bound: MuxModel, tokens: jax.Array, real: jax.Array, chosen: corruption.Chosen, rng: jax.Array, stage: PretrainStage
+    bound: MuxModel,
+    tokens: jax.Array,
+    real: jax.Array,
+    chosen: corruption.Chosen,
+    rng: jax.Array,
+    stage: PretrainStage,
+    decide: Decide = most_probable,
 ) -> tuple[jax.Array, Outputs, jax.Array]:
-    """Loss and outputs of predicting the chosen tokens, and their logits [B, N, P, V]."""
+    """Loss and outputs of predicting the chosen tokens, and the tokens [B, N, P] decided on."""
     hidden_BLD = bound.encode(tokens, real)
-    mlm_loss, logits_BNPV = masked_lm_loss(bound, hidden_BLD, chosen)
-    outputs = {
-        "mlm_loss": mlm_loss,
-        "mlm_correct": logits_BNPV.argmax(-1) == chosen.labels,
-        "mlm_weights": chosen.weights,
-    }
+    mlm_loss, decided = masked_lm_loss(bound, hidden_BLD, chosen, decide)
+    outputs = {"mlm_loss": mlm_loss, "mlm_correct": decided == chosen.labels, "mlm_weights": chosen.weights}
     loss = with_retrieval(bound, outputs["mlm_loss"], hidden_BLD, tokens, rng, stage, outputs)
-    return loss, outputs, logits_BNPV
+    return loss, outputs, decided
 
 
 OBJECTIVES: dict[str, Callable[..., tuple[jax.Array, Outputs]]] = {

@@ -36,10 +36,10 @@ def retrieval_loss(
     if counted_BNL is not None:
         weights_BL = jnp.take_along_axis(counted_BNL, instance_BL[:, None], axis=1)[:, 0].astype(jnp.float32)
     weights_BL /= jnp.maximum(weights_BL.sum(), 1)
-    loss, logits_BLV = vocabulary_cross_entropy(states_BLD, *bound.decoder(), labels_BL, weights_BL)
+    loss, predicted_BL = vocabulary_cross_entropy(states_BLD, *bound.decoder(), labels_BL, weights_BL)
     return loss, {
         "retrieval_instance": instance_BL,
-        "retrieval_correct": logits_BLV.argmax(-1) == labels_BL,
+        "retrieval_correct": predicted_BL == labels_BL,
     }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from mux_jax.checkpoints.source import ModelSource, open_model
+from mux_jax.checkpoints.source import ModelSource
 from mux_jax.configuration import FinetuneConfig
 from mux_jax.data.encoding import Encoder
 from mux_jax.data.task_batches import TaskBatches
@@ -89,7 +89,9 @@ class FinetuneData:
         return Scorer(self.examples, self.runners[model.config], self.config.ensemble, self.config.seed)
 
 
-def load_finetune_data(config: FinetuneConfig, workdir: epath.Path, init: ModelSource | None) -> FinetuneData:
+def load_finetune_data(
+    config: FinetuneConfig, workdir: epath.Path, init: ModelSource | None, teacher: ModelSource | None
+) -> FinetuneData:
     """Reads and encodes the examples; labels come from the training data.
 
     Raises:
@@ -99,8 +101,7 @@ def load_finetune_data(config: FinetuneConfig, workdir: epath.Path, init: ModelS
     assert init is not None  # `resolve` has seen to it
     data = FinetuneData(config, load_task(config.data, init.tokenizer(config.data.tokenizer)))
     tokenizer = data.examples.tokenizer
-    if config.teacher:
-        teacher = open_model(config.teacher)
+    if teacher:
         data = dataclasses.replace(data, teacher=teacher)
         distillation.check(teacher, data.model_config(init), tokenizer, config.data.sequence_length)
     digests = {"the examples": data.examples.digest(), "the vocabulary": text_digest(tokenizer.to_str())}

@@ -48,22 +48,27 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
     Raises:
       InputError: a configuration or data that cannot be trained on, before any work.
       TrainingError: a loss that is not finite, a disk that is full; the last good checkpoint is named.
-      SystemExit: SIGTERM or SIGHUP came (status 0), or Ctrl-C (130); everything is saved.
+      SystemExit: SIGTERM or SIGHUP came while a stage ran (status 0), or Ctrl-C (130); everything is saved.
     """
     clock = time.monotonic()
+    config = config.copy_and_resolve_references()
     init = open_model(config.init_from) if config.init_from else None
+    if init and init.hub:
+        config.init_from = str(init.hub)  # with its commit
+    teacher = open_model(config.teacher) if config.get("teacher") else None
+    if teacher and teacher.hub:
+        config.teacher = str(teacher.hub)
     resolved = resolve(config, init.config if init else None)
     mesh = make_mesh(**dataclasses.asdict(resolved.mesh))
     check_rows(mesh, resolved.rows, resolved.grad_accumulation_steps)
     hosts.agree(hosts.versions() | flatten(to_json(resolved)) | {"workdir": workdir})
-    stop = StopSignal()
     folder = open_workdir(workdir, resolved)
     with hosts.hold(folder / ".lock", f"workdir {folder}") as lock:
         if isinstance(resolved, FinetuneConfig):
-            data: FinetuneData | PretrainData = load_finetune_data(resolved, folder, init)
+            data: FinetuneData | PretrainData = load_finetune_data(resolved, folder, init, teacher)
         else:
             data = load_pretrain_data(resolved, folder, init)
-        trainer = Trainer(resolved, folder, init, data, mesh, stop, lock, clock)
+        trainer = Trainer(resolved, folder, init, data, mesh, lock, clock)
         describe_workdir(folder, resolved)
         try:
             return trainer.train()
@@ -85,13 +90,13 @@ class Trainer:
         init: ModelSource | None,
         data: PretrainData | FinetuneData,
         mesh: Mesh,
-        stop: StopSignal,
         lock: Lock | None,
         clock: float,
     ):
         """lock: of the workdir, where this host holds it; clock: when the process began."""
         self.config, self.workdir, self.data = config, workdir, data
-        self.mesh, self.stop, self.lock, self.clock = mesh, stop, lock, clock
+        self.mesh, self.lock, self.clock = mesh, lock, clock
+        self.stop = StopSignal()
         self.model = MuxModel(data.model_config(init), deterministic=False)
         self.evaluate = data.evaluator(self.model, mesh)
         teacher = data.teacher if isinstance(data, FinetuneData) else None

@@ -1,7 +1,6 @@
 """How fast a run goes, and what it holds."""
 
 import contextlib
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -57,8 +56,14 @@ class Meter:
 
 
 def peak_memory_bytes() -> int:
-    """The accelerators' peak where they report one (the fullest device), else the process's."""
+    """The accelerators' peak where they report one (the fullest device), else the process's; 0 where none is known."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     peaks = [s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s]
+    if peaks:
+        return max(peaks)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024
-    return max(peaks) if peaks else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

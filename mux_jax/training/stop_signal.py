@@ -4,17 +4,17 @@ import os
 import signal
 import threading
 from types import FrameType
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
+from mux_jax.interrupts import SIGNALS
 from mux_jax.progress import say
-
-_SIGNALS = [signal.SIGTERM, signal.SIGINT] + ([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])  # not on Windows
 
 
 class StopSignal:
-    """A signal asks a running stage to stop after its step and to save, and ends the process before the first.
+    """While a stage runs, a signal asks it to stop after its step and to save. Before and after, it does what it did.
 
     A second Ctrl-C ends at once. A signal that the process was started to ignore, as by nohup, stays ignored.
     Of several hosts one may get it alone. JAX's own handler of SIGTERM then spreads it, and all stop after the
@@ -23,14 +23,8 @@ class StopSignal:
 
     def __init__(self) -> None:
         self._received: int | None = None
-        self._running = False
         self._alone = jax.process_count() == 1
-        self._before = {}
-        if threading.current_thread() is not threading.main_thread():
-            return  # no other thread may handle signals
-        for number in _SIGNALS if self._alone else _SIGNALS[1:]:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._receive)
+        self._before: dict[int, Any] = {}
 
     def requested(self, step: int) -> bool:
         """Whether to stop now; asked after every step."""
@@ -47,16 +41,16 @@ class StopSignal:
         first, self._received = self._received is None, self._received or number
         if not self._alone:
             os.kill(os.getpid(), signal.SIGTERM)
-        elif not self._running:
-            say("stopped before training; nothing is lost")
-            raise SystemExit(self.exit_status)
         elif first:
             say("stopping after this step; Ctrl-C ends at once, unsaved")
 
     def __enter__(self) -> None:
-        self._running = True
+        if threading.current_thread() is not threading.main_thread():
+            return  # no other thread may handle signals
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN and (self._alone or number != signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._receive)
 
     def __exit__(self, *exception: object) -> None:
-        """From now on a signal does what it did before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)

@@ -1,5 +1,6 @@
 """Models are found wherever they are, converted both ways, and start runs."""
 
+import json
 import shutil
 
 import huggingface_hub.constants
@@ -9,6 +10,7 @@ import pytest
 from etils import epath
 
 import mux_jax
+from mux_jax import locks
 from mux_jax.checkpoints import hub, huggingface, runs
 from mux_jax.checkpoints.convert import convert, save_model
 from mux_jax.checkpoints.runs import Checkpoints
@@ -78,6 +80,36 @@ def test_convert_replaces_a_folder_only_when_asked_and_only_when_done(tmp_path, 
     assert mux_jax.load_pretrained(str(target))[0].config.width == 3
 
 
+def test_convert_replaces_only_what_it_wrote(tmp_path):
+    source = str(fixture("bert_mlm_n1"))
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "thesis.tex").write_text("years")
+    convert(source, str(tmp_path / "ours"))
+    convert(str(tmp_path / "ours"), str(tmp_path / "exported"))
+    (tmp_path / "exported" / "notes.md").write_text("mine")
+    run = shutil.copytree(tmp_path / "ours", tmp_path / "run")
+    (run / "metrics.jsonl").write_text("{}\n")
+    for target, message in (
+        (theirs, "theirs was not written by convert.py or compress.py; there is thesis.tex; --overwrite replaces only"),
+        (tmp_path / "exported", "there is notes.md"),
+        (run, "there is metrics.jsonl"),
+    ):
+        with pytest.raises(InputError, match=message):
+            convert(source, str(target), overwrite=True)
+    with pytest.raises(InputError, match="ours holds the model to read"):
+        convert(str(tmp_path / "ours"), str(tmp_path / "ours"), overwrite=True)
+    with pytest.raises(InputError, match="holds the model to read, .*ours; choose another folder"):
+        convert(str(tmp_path / "ours"), str(tmp_path), overwrite=True)
+    assert (theirs / "thesis.tex").exists() and (tmp_path / "exported" / "notes.md").exists()
+    (tmp_path / "exported" / "notes.md").unlink()
+    convert(str(tmp_path / "ours"), str(tmp_path / "exported"), overwrite=True)
+    with locks.hold(epath.Path(tmp_path / ".exported.lock"), "x"):
+        with pytest.raises(InputError, match="exported is being written by another process"):
+            convert(str(tmp_path / "ours"), str(tmp_path / "exported"), overwrite=True)
+    assert not list(tmp_path.glob("*.partial*")) and not list(tmp_path.glob("*.replaced"))
+
+
 def test_convert_refuses_an_electra_lm_of_two_sizes_and_leaves_nothing(tmp_path):
     model, params = init(small_model(architecture="electra", width=1, embedding_size=16))
     target = epath.Path(tmp_path / "run")
@@ -103,17 +135,73 @@ def test_convert_takes_a_vocabulary_that_fits(plain_bert, tmp_path, capsys):
         convert(source, str(tmp_path / "large"), tokenizer=str(tmp_path / "vocab.txt"))
 
 
-def test_a_hub_id_resolves_from_the_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+@pytest.fixture
+def cached_hub(tmp_path, monkeypatch):
+    """The hub's cache, offline, with two commits of a model, `main` and `v1`; returns their names and folders."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    source, revision = fixture("muxbert_mlm_gaussian_prefix_n3"), "0" * 40
-    cached = tmp_path / f"models--{ID.replace('/', '--')}"
-    shutil.copytree(source, cached / "snapshots" / revision)
-    (cached / "refs").mkdir()
-    (cached / "refs" / "main").write_text(revision)
-    assert_identical(mux_jax.load_pretrained(ID)[1], mux_jax.load_pretrained(str(source))[1])
+    cached = tmp_path / "hub" / f"models--{ID.replace('/', '--')}"
+    (cached / "refs").mkdir(parents=True)
+    commits = {}
+    for name, commit, source in (
+        ("main", "0", "muxbert_mlm_gaussian_prefix_n3"),
+        ("v1", "1", "muxbert_mlm_binary_rsa_n3"),
+    ):
+        commits[name] = commit * 40, fixture(source)
+        shutil.copytree(fixture(source), cached / "snapshots" / (commit * 40))
+        (cached / "refs" / name).write_text(commit * 40)
+    return commits
+
+
+def test_a_hub_id_resolves_from_the_cache_at_a_revision(cached_hub, capsys):
+    for named, (commit, source) in {
+        ID: cached_hub["main"],
+        f"hf://{ID}": cached_hub["main"],
+        f"{ID}@v1": cached_hub["v1"],
+        f"{ID}@{'1' * 40}": cached_hub["v1"],
+    }.items():
+        found = open_model(named)
+        assert found.address == f"{ID}@{commit}"
+        assert f"{ID}@{commit}: from the cache of the Hugging Face hub" in capsys.readouterr().out
+        assert_identical(mux_jax.load_pretrained(named)[1], mux_jax.load_pretrained(str(source))[1])
     with pytest.raises(InputError, match="index_pos_5: no such folder, and not found on the Hugging Face hub"):
         mux_jax.load_pretrained(ID.replace("_2", "_5"))
+    with pytest.raises(InputError, match="_2@v9: no such folder, and not found"):
+        mux_jax.load_pretrained(f"{ID}@v9")
+
+
+def test_what_looks_like_a_folder_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr(hub, "fetch", never)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    for path in ("runs/typo", "models/typo", "./typo", "/models/typo", "~/typo", "a/b/c"):
+        with pytest.raises(InputError, match="no model there: neither a run"):
+            mux_jax.load_pretrained(path)
+    with pytest.raises(InputError, match="hf://runs/typo is the model of that name on the hub"):
+        mux_jax.load_pretrained("runs/typo")
+    for path in ("hf://models/typo", "bert-base-uncased"):
+        with pytest.raises(AssertionError, match="the hub was asked"):
+            mux_jax.load_pretrained(path)
+
+
+def test_a_run_remembers_the_commit_it_started_from(cached_hub, plain_bert, text_file, tmp_path, one_device):
+    config = small_run("bert", text_file, tmp_path)
+    config.init_from, config.data.tokenizer = ID, str(plain_bert[0])
+    config.data.sequence_length, config.stages = 12, ("pretraining",)
+    config.pretraining.steps = 2
+    found = open_model(ID)
+    config.model.width = found.config.width
+    train(config, str(tmp_path / "run"))
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["init_from"] == f"{ID}@{'0' * 40}"
+    refs = tmp_path / "hub" / f"models--{ID.replace('/', '--')}" / "refs"
+    (refs / "main").write_text("1" * 40)  # the hub has moved on
+    with pytest.raises(InputError, match="init_from: .*@000.* there, .*@111.* now"):
+        train(config, str(tmp_path / "run"))
+    config.init_from = f"{ID}@{'0' * 40}"
+    train(config, str(tmp_path / "run"))
 
 
 def test_a_tokenizer_that_the_cache_lacks_is_fetched_if_there_is_a_network(plain_bert, tmp_path, monkeypatch):
@@ -134,6 +222,22 @@ def test_a_tokenizer_that_the_cache_lacks_is_fetched_if_there_is_a_network(plain
     assert open_model("owner/bert").find_tokenizer() is None
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     assert open_model("owner/bert").tokenizer().to_str() == load_tokenizer(str(plain_bert[0])).to_str()
+
+
+def test_all_files_are_of_the_commit_of_the_first(plain_bert, tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def download(_, file, revision):
+        asked.append((file, revision))
+        folder = epath.Path(tmp_path / "4567")
+        folder.mkdir(exist_ok=True)
+        return shutil.copy(plain_bert[0] / file, folder)
+
+    monkeypatch.setattr(hub, "_cached", lambda _: None)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert open_model("owner/bert@v1").address == "owner/bert@4567"
+    assert asked[0] == ("config.json", "v1") and {revision for _, revision in asked[1:]} == {"4567"}
+    assert "owner/bert@4567: fetched from the Hugging Face hub to" in capsys.readouterr().out
 
 
 def test_the_released_vocabulary_is_that_of_multiplexed_models_and_the_baselines(plain_bert, tmp_path, monkeypatch):

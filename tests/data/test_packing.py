@@ -2,11 +2,17 @@
 
 import errno
 import multiprocessing
+import os
+import re
+import shutil
+import socket
 
 import numpy as np
 import pytest
+from etils import epath
 
-from mux_jax.data import packing
+from mux_jax import locks
+from mux_jax.data import caches, packing
 from mux_jax.data.tokenizer import special_tokens, train_tokenizer
 from mux_jax.errors import InputError
 from tests.conftest import WORDS
@@ -102,14 +108,36 @@ def test_an_interrupted_build_leaves_nothing(tokenizer, tmp_path, error, raised,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_leavings_of_a_killed_build_are_swept(tokenizer, tmp_path):
-    import socket
+def test_leavings_of_a_killed_build_are_swept_and_those_of_other_hosts_stay(tokenizer, tmp_path):
+    folder = build(tokenizer, tmp_path)
+    shutil.rmtree(folder)
+    host = re.sub(r"\W", "_", socket.gethostname())
+    stale, elsewhere = (tmp_path / f"{folder.name}.building-{name}-999999999" for name in (host, f"{host}_2"))
+    for half in (stale, elsewhere):
+        half.mkdir()
+        (half / "train.bin").write_bytes(b"half")
+    assert build(tokenizer, tmp_path) == folder
+    assert not stale.exists() and elsewhere.exists()
 
-    stale = tmp_path / f"tokens-x.building-{socket.gethostname()}-999999999"
-    stale.mkdir()
-    (stale / "train.bin").write_bytes(b"half")
-    build(tokenizer, tmp_path)
-    assert not stale.exists()
+
+def test_a_build_that_is_under_way_is_waited_for(tokenizer, tmp_path, monkeypatch, capsys):
+    folder = build(tokenizer, tmp_path)
+    other = folder.rename(tmp_path / "other")
+    lock = locks.acquire(epath.Path(tmp_path / f"{folder.name}.lock"))
+
+    def finish(_):
+        other.rename(folder)
+        lock.release()
+
+    monkeypatch.setattr("time.sleep", finish)
+    assert build(tokenizer, tmp_path) == folder
+    output = capsys.readouterr().out
+    assert f"{folder.name} is being made by process {os.getpid()} on" in output and output.count("tokenising") == 1
+
+
+def test_a_cache_in_an_object_store_is_refused():
+    with pytest.raises(InputError, match="data.cache_dir=gs://bucket/cache must be a folder of this machine"):
+        packing.cache_folder("gs://bucket/cache")
 
 
 def _build_in_process(folder, queue):
@@ -157,3 +185,19 @@ def test_a_trained_vocabulary_is_cached(tmp_path):
     first = packing.cached_tokenizer(sources, 110, tmp_path)
     assert packing.cached_tokenizer(sources, 110, tmp_path).to_str() == first.to_str()
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_caches_are_shown_and_cleared_but_for_what_is_being_made(tokenizer, tmp_path, capsys):
+    one, other = build(tokenizer, tmp_path), build(tokenizer, tmp_path, length=17)
+    half = other.rename(tmp_path / f"{other.name}.building-elsewhere-1")
+    (tmp_path / "compiled" / "host").mkdir(parents=True)
+    (tmp_path / "thesis.tex").write_text("years")
+    caches.show_caches(str(tmp_path))
+    shown = capsys.readouterr().out
+    assert "sequences of" in " ".join(shown.split()) and "compiled programs" in shown
+    with locks.hold(epath.Path(tmp_path / f"{other.name}.lock"), "x"):
+        caches.clear_caches(str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {half.name, "thesis.tex"}
+    assert f"{half.name} is being made; it stays" in capsys.readouterr().out
+    caches.clear_caches(str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"] and not one.exists()

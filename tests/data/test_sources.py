@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+import shutil
 import sys
 
 import pytest
@@ -108,8 +110,35 @@ def test_the_fingerprint_follows_the_files(tmp_path):
     path.write_text("one")
     before = TextFiles(str(path), "text").fingerprint()
     assert before == TextFiles(str(path), "text").fingerprint()
-    path.write_text("other")
+    path.write_text("two")  # as long, and as new as a clock may say
+    os.utime(path, (0, 0))
     assert before != TextFiles(str(path), "text").fingerprint()
+    path.write_text("one")
+    assert before == TextFiles(str(path.rename(tmp_path / "moved.txt")), "text").fingerprint()
+
+
+def test_text_of_tfds_that_was_prepared_again_is_other_text(prepared):
+    [(_, before)] = open_sources(tfds_config(prepared))
+    known = before.fingerprint()
+    assert known == open_sources(tfds_config(prepared))[0][1].fingerprint()
+    shutil.rmtree(prepared / "mini")
+    features = {"text": tfds.features.Text(), "title": tfds.features.Text()}
+    records = [{"text": f"Document {i} " + "long " * 40, "title": "t"} for i in range(5)]
+    write_prepared(prepared / "mini" / "en" / "1.0.0", features, {"train": records})
+    [(_, after)] = open_sources(tfds_config(prepared))
+    assert read(after)[0].startswith("Document 0") and after.fingerprint() != known
+
+
+def test_globs_in_an_object_store_cross_folders_with_two_stars(bucket):
+    for name in ("a.txt", "deep/b.txt", "deep/er/c.txt", "deep/d.md"):
+        (bucket / "text" / name).parent.mkdir(parents=True, exist_ok=True)
+        (bucket / "text" / name).write_text(f"this is {name}")
+    found = TextFiles(f"{bucket}/text/**/*.txt", "text")
+    assert [str(path) for path in found.files] == [
+        f"{bucket}/text/{name}" for name in ("a.txt", "deep/b.txt", "deep/er/c.txt")
+    ]
+    assert read(found) == [f"this is {name}" for name in ("a.txt", "deep/b.txt", "deep/er/c.txt")]
+    assert [str(path) for path in TextFiles(f"{bucket}/text/*.txt", "text").files] == [f"{bucket}/text/a.txt"]
 
 
 @pytest.fixture

@@ -127,11 +127,14 @@ def test_words_and_tags_of_jsonl_may_have_other_names(tmp_path):
 
 def test_broken_lines_of_qqp_are_left_out_and_counted(tmp_path, capsys):
     header = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
-    rows = "0\t1\t2\tWhy?\tHow?\t0\n1\t3\t4\n2\t5\t6\tWho?\tWhose?\t1\n"
-    write(tmp_path, {"train.tsv": header + rows, "dev.tsv": header + rows})
+    good, broken = "0\t1\t2\tWhy?\tHow?\t0\n2\t5\t6\tWho?\tWhose?\t1\n", "1\t3\t4\n"
+    write(tmp_path, {"train.tsv": header + broken + 50 * good, "dev.tsv": header + good})
     found = examples(tmp_path, "qqp")["train"]
-    assert [(e.text, e.label) for e in found] == [(("Why?", "How?"), "0"), (("Who?", "Whose?"), "1")]
+    assert [(e.text, e.label) for e in found] == [(("Why?", "How?"), "0"), (("Who?", "Whose?"), "1")] * 50
     assert "train.tsv: 1 broken lines left out, the first is" in capsys.readouterr().out
+    write(tmp_path, {"train.tsv": header + 2 * broken + 50 * good})
+    with pytest.raises(InputError, match="train.tsv: 2 broken lines, the first is .*train.tsv:2; more than 1%"):
+        examples(tmp_path, "qqp")
 
 
 def test_unknown_tasks_and_folders(tmp_path):

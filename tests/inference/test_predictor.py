@@ -1,7 +1,12 @@
 """Predictions come in the order of the texts, one for each, from Python and from files."""
 
+import concurrent.futures
 import csv
 import json
+import multiprocessing
+import os
+import pickle
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +14,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 import mux_jax
+from mux_jax import locks
 from mux_jax.checkpoints.source import open_model
 from mux_jax.data.encoding import Encoder
+from mux_jax.data.formats import Record
 from mux_jax.errors import InputError
 from mux_jax.inference import files
 from mux_jax.inference.batch_runner import BatchRunner
@@ -133,10 +141,56 @@ def test_models_without_classes_are_refused(tmp_path):
         mux_jax.Predictor(str(folder))
 
 
-def run(predictor, source, output, skip=False, wanted=()):
-    output = files.check_output(str(output), overwrite=False)
+def predict_in_worker(predictor):
+    return [prediction["label"] for prediction in predictor.predict(sentences(5))]
+
+
+def test_a_predictor_goes_to_processes_and_threads(double):
+    predictor = mux_jax.Predictor(str(double), rows=8, ensemble=2, seed=3)
+    expected, truncated = predict_in_worker(predictor), predictor.truncated
+    again = pickle.loads(pickle.dumps(predictor))
+    assert predict_in_worker(again) == expected
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(predict_in_worker, [predictor] * 8)) == [expected] * 8
+    assert predictor.truncated == 9 * truncated
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
+        assert pool.submit(predict_in_worker, predictor).result() == expected
+
+
+def test_a_predictor_of_a_model_in_memory_is_not_pickled(predictor):
+    in_memory = object.__new__(mux_jax.Predictor)
+    in_memory._path = None
+    with pytest.raises(TypeError, match="of a model in memory cannot be pickled; save it"):
+        pickle.dumps(in_memory)
+
+
+def test_a_forked_process_is_told_instead_of_hanging(predictor, monkeypatch):
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    with pytest.raises(InputError, match="forked from the one that made the Predictor, .*get_context..spawn"):
+        predictor.predict(["time"])
+
+
+@pytest.mark.parametrize("sent, status", [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_ends_a_prediction_with_one_line_and_nothing_half_written(double, tmp_path, sent, status):
+    (tmp_path / "in.txt").write_text("\n".join(sentences(20_000)))
+    (tmp_path / "out.jsonl.partial").write_text("theirs")
+    arguments = ["--model", str(double), "--texts", str(tmp_path / "in.txt"), "--output", str(tmp_path / "out.jsonl")]
+    command = [sys.executable, "launch/predict.py", *arguments, "--rows", "2"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("out.*-*.partial.jsonl")):
+        assert process.poll() is None, process.stderr.read()
+    process.send_signal(getattr(signal, sent))
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, error.splitlines()[-1]) == (status, f"error: stopped by {sent}")
+    assert "Traceback" not in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.jsonl.partial"]
+
+
+def run(predictor, source, output, max_errors=0.0, wanted=(), overwrite=False):
+    output = files.check_output(str(output), str(source), overwrite)
     source, columns = files.check_input(str(source), predictor.text_columns, wanted)
-    return files.predict_file(predictor, source, columns, output, skip)
+    return files.predict_file(predictor, source, columns, output, max_errors)
 
 
 def test_files_in_and_out(predictor, tmp_path, monkeypatch):
@@ -167,18 +221,64 @@ def test_predictions_as_parquet(predictor, tmp_path):
     assert labels == [prediction["label"] for prediction in predictor.predict(sentences(9))]
 
 
-def test_a_bad_line_stops_the_run_or_becomes_an_error_row(predictor, tmp_path):
+def test_a_bad_line_stops_the_run_or_becomes_an_error_row(predictor, tmp_path, capsys):
     (tmp_path / "in.jsonl").write_text('{"text": "time"}\n{"text": 7}\nnot json\n{"text": "river"}\n')
     with pytest.raises(InputError, match=r"in.jsonl:2: no text in column 'text'"):
         run(predictor, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    with pytest.raises(InputError, match=r"2 of 4 records are bad, 50.0%; --max_errors=0.4 allows 40.0%. Nothing was"):
+        run(predictor, tmp_path / "in.jsonl", tmp_path / "out.jsonl", max_errors=0.4)
+    assert "in.jsonl:3: not JSON" in capsys.readouterr().out
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.jsonl"]
-    assert run(predictor, tmp_path / "in.jsonl", tmp_path / "out.jsonl", skip=True) == {"rows": 4, "errors": 2}
+    assert run(predictor, tmp_path / "in.jsonl", tmp_path / "out.jsonl", max_errors=0.5) == {"rows": 4, "errors": 2}
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert ["error" in row for row in rows] == [False, True, True, False]
+
+
+def test_an_open_quote_in_a_long_csv_is_one_error_by_its_line(predictor, tmp_path):
+    texts = [f"{text}, {i}" for i, text in enumerate(sentences(300))]
+    lines = [f'{i},"{text}"' for i, text in enumerate(texts)]
+    lines[100] = lines[100][:-1]
+    (tmp_path / "in.csv").write_text("id,text\n" + "\n".join(lines) + "\n")
+    with pytest.raises(InputError, match=r"in.csv:102: an open quote"):
+        run(predictor, tmp_path / "in.csv", tmp_path / "out.jsonl")
+    assert run(predictor, tmp_path / "in.csv", tmp_path / "out.jsonl", max_errors=0.01) == {"rows": 300, "errors": 1}
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [i for i, row in enumerate(rows) if "error" in row] == [100]
+
+
+def test_outputs_that_are_no_predictions_are_not_replaced(predictor, tmp_path):
+    texts, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    texts.write_text('{"text": "time"}\n')
+    with pytest.raises(InputError, match="in.jsonl is the file to read"):
+        files.check_output(str(texts), str(texts), overwrite=True)
+    run(predictor, texts, output)
     with pytest.raises(InputError, match="out.jsonl exists; --overwrite replaces it"):
-        files.check_output(str(tmp_path / "out.jsonl"), overwrite=False)
+        files.check_output(str(output), str(texts), overwrite=False)
+    run(predictor, texts, output, overwrite=True)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    with pytest.raises(InputError, match="metrics.jsonl holds no predictions; --overwrite replaces only"):
+        files.check_output(str(tmp_path / "metrics.jsonl"), str(texts), overwrite=True)
     with pytest.raises(InputError, match="must end in .jsonl, .tsv, .parquet"):
-        files.check_output(str(tmp_path / "out.txt"), overwrite=False)
+        files.check_output(str(tmp_path / "out.txt"), str(texts), overwrite=False)
+    with locks.hold(epath.Path(tmp_path / ".out.jsonl.lock"), "x"):
+        with pytest.raises(InputError, match="out.jsonl is being written by another process"):
+            run(predictor, texts, output, overwrite=True)
+
+
+def test_predictions_from_store_to_store(predictor, tmp_path, bucket):
+    (bucket / "in.txt").write_text("\n".join(sentences(7)))
+    run(predictor, f"{bucket}/in.txt", f"{bucket}/deep/out.jsonl")
+    (tmp_path / "in.txt").write_text("\n".join(sentences(7)))
+    run(predictor, tmp_path / "in.txt", tmp_path / "out.jsonl")
+    assert (bucket / "deep" / "out.jsonl").read_text() == (tmp_path / "out.jsonl").read_text()
+    assert [path.name for path in (bucket / "deep").iterdir()] == ["out.jsonl"]
+
+
+def test_windows_are_bounded_by_characters_and_by_records(monkeypatch):
+    monkeypatch.setattr(files, "_WINDOW", 3)
+    monkeypatch.setattr(files, "_WINDOW_CHARACTERS", 10)
+    records = [Record("", {"text": "x" * n}) for n in (1, 1, 1, 20, 4, 4, 4, 1)]
+    assert [len(window) for window in files._windows(records)] == [3, 1, 3, 1]
 
 
 def test_columns_are_found_or_those_there_are_named(predictor, tmp_path):

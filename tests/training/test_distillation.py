@@ -116,7 +116,7 @@ def test_half_of_the_texts_are_joined_ones_without_labels(folders, tmp_path, kin
     config.model.width = 2
     init = open_model(str(folders / "model"))
     config = configuration.resolve(config, init.config)
-    data = load_finetune_data(config, tmp_path, init)
+    data = load_finetune_data(config, tmp_path, init, open_model(config.teacher))
     loaded, batches = data.examples, data.batches(np.arange(config.rows))
     assert batches.per_epoch == 10  # 40 examples and as many joined, in batches of 8
     sent = pickle.loads(pickle.dumps(batches))  # as Grain sends them to its workers
@@ -151,7 +151,7 @@ def test_with_unlabelled_texts_half_are_of_those_each_once_in_an_epoch(folders, 
     config = task_config(folders / data, folders / "model", kind, **fields)
     init = open_model(str(folders / "model"))
     config = configuration.resolve(config, init.config)
-    loaded = load_finetune_data(config, tmp_path, init)
+    loaded = load_finetune_data(config, tmp_path, init, open_model(config.teacher))
     batches = loaded.batches(np.arange(config.rows))
     new, per_epoch = min(len(texts), 40), batches.per_epoch
     assert per_epoch == -(-(40 + new) // 8)
@@ -170,7 +170,7 @@ def test_with_unlabelled_texts_half_are_of_those_each_once_in_an_epoch(folders, 
     (tmp_path / "config.json").write_text("{}")  # the run has begun
     (tmp_path / "texts.txt").write_text("another text")
     with pytest.raises(InputError, match="the unlabelled texts of .* changed since the run"):
-        load_finetune_data(config, tmp_path, init)
+        load_finetune_data(config, tmp_path, init, open_model(config.teacher))
 
 
 def test_unlabelled_texts_of_a_task_on_pairs_are_pairs(tmp_path):

@@ -165,15 +165,15 @@ def test_a_second_ctrl_c_ends_at_once(run_config, tmp_path):
     assert process.returncode == -signal.SIGINT and "Traceback" not in output
 
 
-def test_a_signal_that_is_ignored_from_the_start_stays_ignored(monkeypatch):
-    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_IGN if number == signal.SIGHUP else None)
+def test_a_signal_that_is_ignored_from_the_start_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     stop = StopSignal()
     with stop:
         signal.raise_signal(signal.SIGHUP)
         assert not stop.requested(1)
         signal.raise_signal(signal.SIGTERM)
-        assert stop.requested(2)
+        assert stop.requested(2) and stop.exit_status == 0
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     signal.signal(signal.SIGHUP, before)
 
 
