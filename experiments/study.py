@@ -23,18 +23,20 @@ _REPORT = flags.DEFINE_boolean("report", False, "Only measure throughput and wri
 
 def main() -> None:
     from experiments import plan, results, runner, throughput  # slow to import: after the flags are checked
+    from mux_jax import locks
     from mux_jax.paths import absolute
 
     workdir = absolute(_WORKDIR.value)
     models = plan.models(_CONFIG.value, workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     log = workdir / "runs.jsonl"
-    if _REPORT.value:
-        runner.check(models, log)
-    else:
-        runner.run_all(models, ROOT / "launch", log)
-    throughput.measure_models(models, workdir / "throughput.json")
-    results.write(models, workdir)
+    with locks.hold(workdir / ".lock", f"workdir {workdir}"):
+        if _REPORT.value:
+            runner.check(models, log)
+        else:
+            runner.run_all(models, ROOT / "launch", log)
+        throughput.measure_models(models, workdir / "throughput.json")
+        results.write(models, workdir)
 
 
 if __name__ == "__main__":

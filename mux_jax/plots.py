@@ -4,6 +4,8 @@ from typing import Any
 
 from etils import epath
 
+from mux_jax.files import whole_or_absent
+
 
 def pyplot() -> Any:
     """Matplotlib, drawing to files."""
@@ -16,9 +18,7 @@ def pyplot() -> Any:
 
 
 def save_figure(figure: Any, path: epath.Path) -> None:
-    """Writes a figure under another name, then renames it."""
-    temporary = path.parent / f"{path.stem}.partial.png"
-    with temporary.open("wb") as f:
+    """Writes a figure, whole or not at all."""
+    with whole_or_absent(path) as temporary, temporary.open("wb") as f:
         figure.savefig(f, dpi=120)
-    temporary.replace(path)
     pyplot().close(figure)

@@ -55,6 +55,24 @@ def test_a_bad_batch_and_a_bad_workdir(tmp_path):
     assert not list(tmp_path.glob("runs/*/config.json"))  # the next try may be another configuration
 
 
+def test_the_cache_is_shown_and_cleared_without_a_configuration(tmp_path, monkeypatch):
+    monkeypatch.setenv("MUX_JAX_CACHE", str(tmp_path))
+    (tmp_path / "tokenizer-0123.json").write_text("{}")
+    run = pretrain("--cache=show")
+    assert run.returncode == 0 and "tokenizer-0123.json" in run.stdout, run.stderr
+    run = pretrain("--cache=clear")
+    assert run.returncode == 0 and "MB removed" in run.stdout and not list(tmp_path.iterdir()), run.stderr
+    assert_refused(pretrain("--cache=empty"), "empty")
+
+
+def test_nothing_needs_what_windows_lacks():
+    script = "import sys; sys.modules.update(fcntl=None, resource=None); import signal; del signal.SIGHUP\n"
+    script += "import mux_jax; from mux_jax import interrupts, locks; from mux_jax.training import loop, meter\n"
+    script += "print(locks.fcntl, meter.peak_memory_bytes(), len(interrupts.SIGNALS))"
+    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert run.stdout == "None 0 2\n", run.stderr
+
+
 def test_help_is_help():
     run = pretrain("--help")
     assert "launch/pretrain.py --config=configs/mux_electra.py" in run.stdout and "--workdir" in run.stdout

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import fsspec
 import jax
@@ -10,9 +11,15 @@ import numpy as np
 import pytest
 from etils import epath
 
+from mux_jax import load_pretrained, locks
+from mux_jax.checkpoints.convert import convert
 from mux_jax.checkpoints.runs import Checkpoints, checkpoint_folder
+from mux_jax.errors import InputError
 from mux_jax.files import write_atomically
+from mux_jax.training.loop import train
+from tests.tasks import LABELS, sentences, write_model
 
+ROOT = Path(__file__).parents[1]
 pytest_plugins = "tests.object_store"
 pytestmark = pytest.mark.extra
 
@@ -71,3 +78,60 @@ def test_checkpoints_are_saved_and_restored(object_store):
     assert sorted(path.name for path in folder.iterdir() if path.name.isdigit()) == ["2", "3"]
     jax.tree.map(np.testing.assert_array_equal, restored, params)
     assert json.loads((folder / "3" / "digests.json").read_text())
+
+
+def test_a_run_lives_in_a_bucket(object_store, run_config, tmp_path):
+    bucket = epath.Path(object_store)
+    (bucket / "text" / "deep" / "a.txt").write_text(epath.Path(run_config.data.files).read_text())
+    run_config.data.files = f"{bucket}/text/**/*.txt"
+    workdir = f"{bucket}/run"
+    run_config.stages = ("priming",)
+    train(run_config, workdir)
+    with locks.hold(epath.Path(workdir) / ".lock", "x"), pytest.raises(InputError, match="is being written by another"):
+        train(run_config, workdir)
+    run_config.stages = ("priming", "pretraining")
+    result = train(run_config, workdir)
+
+    assert json.loads((bucket / "run" / "result.json").read_text()) == result
+    rows = [json.loads(line) for line in (bucket / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == [4, 8, 10, 12, 16, 20]
+    found = {path.name for path in (bucket / "run").iterdir()}
+    assert found == {
+        "checkpoints",
+        "config.json",
+        "curves.png",
+        "data.json",
+        "metrics.jsonl",
+        "result.json",
+        "tensorboard",
+        "tokenizer.json",
+    }
+    assert len(list((bucket / "run" / "tensorboard").iterdir())) == 2
+    exported = f"{bucket}/exported"
+    assert convert(workdir, exported).startswith(f"{exported}: a Hugging Face folder")
+    convert(workdir, exported, overwrite=True)
+    local = convert(exported, str(tmp_path / "local"))
+    assert "a checkpoint of mux_jax" in local
+    for path in (workdir, exported):
+        jax.tree.map(
+            np.testing.assert_array_equal, load_pretrained(path)[1], load_pretrained(str(tmp_path / "local"))[1]
+        )
+    left = {path.name for path in bucket.iterdir()}
+    assert left == {"text", "run", "exported"}
+
+
+def test_predictions_go_from_bucket_to_bucket(object_store, tmp_path):
+    model = write_model(tmp_path / "model", head="sequence", labels=LABELS)
+    (epath.Path(object_store) / "in.csv").write_text("text\n" + "\n".join(sentences(9)))
+    command = [sys.executable, "launch/predict.py", "--model", str(model), "--texts", f"{object_store}/in.csv"]
+    done = subprocess.run(
+        [*command, "--output", f"{object_store}/deep/out.jsonl"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith(f"{object_store}/deep/out.jsonl: 9 rows, 0 errors")
+    assert len((epath.Path(object_store) / "deep" / "out.jsonl").read_text().splitlines()) == 9
+    assert [path.name for path in (epath.Path(object_store) / "deep").iterdir()] == ["out.jsonl"]
+    again = subprocess.run(
+        [*command, "--output", f"{object_store}/deep/out.jsonl"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert again.returncode == 2 and "exists; --overwrite replaces it" in again.stderr

@@ -78,7 +78,7 @@ def save_model(
       InputError: `target` may not be replaced, or is being written by another process.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with locks.hold(target.parent / f".{target.name}.lock", str(target)):
+    with locks.hold(target.parent / f".{target.name}.lock", str(target)) as lock:
         check_target(target, overwrite)
         with whole_or_absent(target) as folder:
             folder.mkdir()
@@ -97,6 +97,7 @@ def save_model(
                 save_tokenizer(vocabulary, folder, for_transformers=not to_native, token_types=task is None)
             for name, text in (others or {}).items():
                 write_atomically(folder / name, text)
+            lock.check()
     kind = "a checkpoint of mux_jax" if to_native else "a Hugging Face folder"
     size = sum(x.size for x in jax.tree.leaves(params))
     return f"{target}: {kind}, {config.architecture} of width {config.width}, {size:,} parameters"

@@ -83,9 +83,11 @@ class Checkpoints:
             found = re.search(
                 "No space left on device|Disk quota exceeded|Read-only file system|Permission denied", reason
             )
+            before = f"last good checkpoint: {self.newest}; the same command continues from there"
+            if not self._whole():
+                before = "there is no checkpoint before it"
             raise TrainingError(
-                f"step {self._saving} could not be saved in {self._folder}: {found[0] if found else reason}; "
-                f"last good checkpoint: {self.newest}; the same command continues from there"
+                f"step {self._saving} could not be saved in {self._folder}: {found[0] if found else reason}; {before}"
             ) from e
 
     def check(self) -> None:
@@ -170,8 +172,12 @@ class Checkpoints:
     @property
     def newest(self) -> str:
         """The newest whole checkpoint's folder, for messages."""
-        steps = [int(p.name) for p in self._folder.iterdir() if p.name.isdigit() and (p / _DIGESTS).exists()]
+        steps = self._whole()
         return str(self._folder / str(max(steps))) if steps else "none yet"
+
+    def _whole(self) -> list[int]:
+        """The steps of the checkpoints that were written to their end."""
+        return [int(p.name) for p in self._folder.iterdir() if p.name.isdigit() and (p / _DIGESTS).exists()]
 
     def close(self) -> None:
         with self._or_last_good():

@@ -14,8 +14,11 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tensorflow_datasets.core.writer import ExampleWriter
 
+from mux_jax import locks
 from mux_jax.data.sources import TextFiles
 from mux_jax.errors import InputError
+from mux_jax.files import remove
+from mux_jax.interrupts import undone
 
 
 def write_dataset(
@@ -50,7 +53,19 @@ def write_dataset(
         raise InputError(f"Beam options: {e}") from e
 
     download = tfds.download.DownloadConfig(beam_options=options, num_shards=shards, try_download_gcs=False)
-    with tempfile.TemporaryDirectory() as empty:  # TFDS makes a folder for downloads, and there are none
+    folder = epath.Path(builder.data_path.parent)
+    folder.mkdir(parents=True, exist_ok=True)
+    there = set(folder.iterdir())
+
+    def undo() -> None:
+        for path in set(folder.iterdir()) - there:
+            remove(path)  # the incomplete one
+
+    with (
+        locks.hold(folder / ".lock", str(folder)),
+        undone(undo),
+        tempfile.TemporaryDirectory() as empty,  # TFDS makes a folder for downloads, and there are none
+    ):
         try:
             builder.download_and_prepare(download_dir=empty, download_config=download)
         except Exception as e:

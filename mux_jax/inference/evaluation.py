@@ -92,9 +92,12 @@ def evaluate(
         data.special.pad,
     )
     scorer = Scorer(data, runner, resolved.ensemble, resolved.seed)
-    result = final_scores(scorer, resolved, found.params(mesh), folder) | {"model": found.address}
-    hosts.write_text(folder / "result.json", json.dumps(result, indent=2) + "\n")
-    plot_scores([*others, result], folder / "scores.png")
+    with hosts.hold(folder / ".lock", str(folder)) as lock:
+        result = final_scores(scorer, resolved, found.params(mesh), folder) | {"model": found.address}
+        if lock:
+            lock.check()
+        hosts.write_text(folder / "result.json", json.dumps(result, indent=2) + "\n")
+        plot_scores([*others, result], folder / "scores.png")
     print_score(result)
     for name in ("result.json", "scores.png", "confusion.png"):
         if (folder / name).exists():

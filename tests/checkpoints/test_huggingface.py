@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import pytest
 import safetensors.numpy
 from etils import epath
 
+from mux_jax import load_pretrained
 from mux_jax.checkpoints import huggingface
 from mux_jax.errors import InputError
 from tests.checkpoints.test_parity import FIXTURES
@@ -233,8 +236,15 @@ def test_pytorch_files_are_read_without_running_code(folder):
         load(folder)
 
 
+def test_a_pytorch_file_asks_for_a_pytorch_that_reads_it_safely(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(__version__="2.5.1+cpu"))
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match="PyTorch 2.5.1.cpu can be made to run what such a file holds .*'torch>=2.6'"):
+        load_pretrained(str(folder))
+
+
 def test_a_pytorch_file_asks_for_pytorch(folder, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(InputError, match="pytorch_model.bin: PyTorch is needed to read it: pip install torch"):
+    with pytest.raises(InputError, match="pytorch_model.bin: PyTorch is needed to read it: pip install 'torch>=2.6'"):
         load(folder)

@@ -8,7 +8,7 @@ import pytest
 import tensorflow_datasets as tfds
 from etils import epath
 
-from mux_jax.data import formats
+from mux_jax.data import builtin, formats
 from mux_jax.data.metrics import METRICS
 from mux_jax.data.tasks import TASKS, get_task, read, read_unlabelled
 from mux_jax.errors import InputError
@@ -155,6 +155,15 @@ def test_embedded_tasks_have_real_labels_and_splits_that_do_not_meet():
         assert labels <= flat and len(found["dev"]) > 100
         assert not {str(e.text) for e in found["train"]} & {str(e.text) for e in found["dev"]}
         assert all(len(e.text) == len(e.label) for e in found["dev"] if task == "code")
+
+
+def test_packages_are_found_where_they_are_imported_from(tmp_path, monkeypatch):
+    (tmp_path / "somewhere" / "mypackage").mkdir(parents=True)
+    (tmp_path / "somewhere" / "mypackage" / "__init__.py").write_text(f'"""{"A docstring of some length. " * 3}"""')
+    monkeypatch.syspath_prepend(tmp_path / "somewhere")  # as `pip install --user` has a folder of its own
+    monkeypatch.setattr(builtin, "_PACKAGES", ("mypackage", "notinstalled"))
+    found = builtin.docstrings()
+    assert [package for split in found.values() for _, package, _ in split] == ["mypackage"]
 
 
 @pytest.mark.extra
