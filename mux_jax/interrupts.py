@@ -32,7 +32,7 @@ def end_at_signals(line: str = "", statuses: Mapping[int, int] | None = None) ->
     """Ctrl-C, SIGTERM and SIGHUP end the process, unless it was started to ignore them, as by nohup.
 
     Args:
-      line: printed on stderr; default: an error that names the signal.
+      line: what to print, if it is no error; default: one that names the signal, on stderr.
       statuses: exit statuses by signal; default: 128 and its number.
     """
 
@@ -46,7 +46,8 @@ def end_at_signals(line: str = "", statuses: Mapping[int, int] | None = None) ->
         if sys.stdout.isatty():
             os.write(1, b"\x1b[?25h")  # the cursor, which a progress bar hides
         text = line or f"error: stopped by {signal.Signals(number).name}"
-        os.write(2, f"{text}\n".encode())
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            os.write(1 if line else 2, f"{text}\n".encode())
         os._exit((statuses or {}).get(number, 128 + number))
 
     for number in SIGNALS:
