@@ -40,32 +40,38 @@ class Lock:
         """descriptor: of the file that the operating system has locked; None: `token` marks a lease."""
         self._file, self._descriptor, self._token = file, descriptor, token
         self._renewed, self._ended = time.monotonic(), threading.Event()
+        self._keeper = threading.Thread(target=self._keep, daemon=True, name="lease")
         if descriptor is None:
-            threading.Thread(target=self._keep, daemon=True, name="lease").start()
+            self._keeper.start()
 
     def check(self) -> None:
         """Call it before writing.
 
         Raises:
-          TrainingError: the lease is lost: it could not be renewed in time, or another process has taken it.
+          TrainingError: the lock is lost: its file was removed, or a lease could not be renewed in time or was taken.
         """
-        if self._descriptor is None and time.monotonic() - self._renewed > _VOID_SECONDS:
-            raise TrainingError(
-                f"{self._file}: this process no longer holds the lease ({holder(self._file)}); it stops"
-            )
+        if self._descriptor is None:
+            lost = time.monotonic() - self._renewed > _VOID_SECONDS
+        else:
+            lost = not _is_file(self._descriptor, os.fspath(self._file))
+        if lost:
+            raise TrainingError(f"{self._file}: this process no longer holds the lock ({holder(self._file)}); it stops")
 
     def release(self) -> None:
         """Lets others have it."""
         self._ended.set()
         if self._descriptor is not None:
-            self._file.unlink(missing_ok=True)
+            if _is_file(self._descriptor, os.fspath(self._file)):
+                self._file.unlink()
             os.close(self._descriptor)
-        elif _read(self._file).get("lease") == self._token:
+            return
+        self._keeper.join()  # or it may write the file again
+        if _read(self._file).get("lease") == self._token:
             self._file.unlink(missing_ok=True)
 
     def _keep(self) -> None:
         while not self._ended.wait(_RENEWED_SECONDS):
-            with contextlib.suppress(OSError):  # of a network; the next time may do
+            with contextlib.suppress(Exception):  # of a network, by its many names; `check` sees if none goes through
                 if _read(self._file).get("lease") != self._token:
                     self._renewed = -math.inf  # taken by another: lost at once
                     return
@@ -113,7 +119,7 @@ def _lock(file: str) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The one before may have removed the file after it was opened here.
-            if os.path.exists(file) and os.path.samestat(os.fstat(descriptor), os.stat(file)):
+            if _is_file(descriptor, file):
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, _description().encode())
                 return descriptor
@@ -121,6 +127,14 @@ def _lock(file: str) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def _is_file(descriptor: int, file: str) -> bool:
+    """Whether an open file still has this name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(file))
+    except FileNotFoundError:
+        return False
 
 
 def _unsupported(error: OSError) -> bool:

@@ -59,6 +59,19 @@ def test_a_holder_that_was_killed_does_not_keep_it(tmp_path):
         pass
 
 
+def test_a_holder_whose_file_was_removed_stops_and_leaves_the_next_one_alone(tmp_path):
+    file = epath.Path(tmp_path / "lock")
+    first = locks.acquire(file)
+    file.unlink()
+    second = locks.acquire(file)
+    with pytest.raises(TrainingError, match="no longer holds the lock"):
+        first.check()
+    first.release()
+    second.check()
+    second.release()
+    assert not file.exists()
+
+
 @pytest.fixture
 def lease(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "fcntl", None)
@@ -97,7 +110,7 @@ def test_a_holder_that_has_lost_its_lease_stops_and_leaves_the_others_alone(leas
     lock = locks.acquire(lease)
     write_atomically(lease, others)
     deadline = time.monotonic() + 20
-    with pytest.raises(TrainingError, match="no longer holds the lease .process 7 on other"):
+    with pytest.raises(TrainingError, match="no longer holds the lock .process 7 on other"):
         while time.monotonic() < deadline:
             lock.check()
     lock.release()
