@@ -27,7 +27,7 @@ def run_all(models: list[Model], programs: Path, log: epath.Path) -> None:
     Raises:
       InputError: as `check`.
       TrainingError: a run that failed, with its command.
-      SystemExit(0): SIGTERM came, or a run was stopped; it has saved, and the same command continues.
+      SystemExit: a signal came, or a run was stopped; it has saved, and the same command continues.
     """
     runs = check(models, log)
     left = [run for run in runs if not run.result.exists()]
@@ -70,11 +70,11 @@ def check(models: list[Model], log: epath.Path) -> list[Run]:
 
 def _call(run: Run, programs: Path) -> None:
     command = [sys.executable, str(programs / f"{run.program}.py"), *run.flags, f"--workdir={run.workdir}"]
-    process, stopped = subprocess.Popen(command, cwd=programs.parent), False
+    process, stopped = subprocess.Popen(command, cwd=programs.parent), 0
 
     def stop(number: int, _: Any) -> None:
         nonlocal stopped
-        stopped = True
+        stopped = number
         if number == signal.SIGTERM:
             process.terminate()  # the others a terminal sends to both
 
@@ -86,7 +86,7 @@ def _call(run: Run, programs: Path) -> None:
             signal.signal(number, handler)
     if stopped or (status == 0 and not run.result.exists()):
         say("stopped; the same command continues")
-        raise SystemExit(0)
+        raise SystemExit(130 if stopped == signal.SIGINT else 0)  # as the programs
     if status:
         raise TrainingError(f"exit status {status} of {run.command}")
 

@@ -36,7 +36,7 @@ def main() -> None:
     predictor = Predictor(arguments.model, rows=arguments.rows, ensemble=arguments.ensemble)
     source, columns = check_input(arguments.texts, predictor.text_columns, wanted)
     max_errors = arguments.max_errors if arguments.on_error == "skip" else 0.0
-    counts = predict_file(predictor, source, columns, output, max_errors)
+    counts = predict_file(predictor, source, columns, output, max_errors, arguments.overwrite)
     print(f"{output}: {counts['rows']:,} rows, {counts['errors']:,} errors, {predictor.truncated:,} texts cut")
 
 

@@ -21,6 +21,7 @@ from ml_collections import config_flags
 from mux_jax import interrupts
 from mux_jax.allocator import keep_freed_memory
 from mux_jax.errors import InputError, TrainingError
+from mux_jax.paths import is_storage_error
 from mux_jax.progress import print_error
 
 # JAX reads it when it is imported. A host of its own for each: what is compiled for one CPU may not run on another.
@@ -126,7 +127,9 @@ def guard(main: Callable[[], None], resumable: bool = False) -> None:
         main()
     except InputError as e:
         _leave(e, 2)
-    except (TrainingError, OSError) as e:
+    except Exception as e:
+        if not isinstance(e, TrainingError) and not is_storage_error(e):
+            raise
         _leave(e, 1)
 
 

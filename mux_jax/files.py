@@ -19,7 +19,11 @@ def whole_or_absent(path: epath.Path) -> Iterator[epath.Path]:
     temporary = path.parent / f"{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.partial{path.suffix}"
     before = path.parent / f"{temporary.name}.replaced"
 
+    renaming = False
+
     def undo() -> None:
+        if renaming:
+            remove(path)  # in an object store half of it, perhaps
         if before.exists() and not path.exists():
             before.rename(path)
         remove(temporary)
@@ -30,7 +34,9 @@ def whole_or_absent(path: epath.Path) -> Iterator[epath.Path]:
             if temporary.is_dir():
                 if path.exists():
                     path.rename(before)  # a folder is not renamed over another one
+                renaming = True
                 temporary.rename(path)
+                renaming = False
             else:
                 temporary.replace(path)
         except BaseException:

@@ -13,6 +13,7 @@ import math
 import os
 import secrets
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from etils import epath
 
 from mux_jax.errors import InputError, TrainingError
 from mux_jax.interrupts import undone
+from mux_jax.progress import say
 
 try:
     import fcntl
@@ -30,6 +32,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _RENEWED_SECONDS, _VOID_SECONDS = 60.0, 300.0
+_POLL_SECONDS, _JOIN_SECONDS = 5.0, 5.0
 _SETTLE_SECONDS = 2.0  # in which others that take over a void lease at the same time have done so
 
 
@@ -58,16 +61,17 @@ class Lock:
             raise TrainingError(f"{self._file}: this process no longer holds the lock ({holder(self._file)}); it stops")
 
     def release(self) -> None:
-        """Lets others have it."""
+        """Lets others have it. A disk or network that fails just then leaves the file, and hides no other error."""
         self._ended.set()
-        if self._descriptor is not None:
-            if _is_file(self._descriptor, os.fspath(self._file)):
+        with contextlib.suppress(Exception):
+            if self._descriptor is None:
+                self._keeper.join(_JOIN_SECONDS)  # or it may write the file again
+                if _read(self._file).get("lease") == self._token:
+                    self._file.unlink(missing_ok=True)
+            elif _is_file(self._descriptor, os.fspath(self._file)):
                 self._file.unlink()
+        if self._descriptor is not None:
             os.close(self._descriptor)
-            return
-        self._keeper.join()  # or it may write the file again
-        if _read(self._file).get("lease") == self._token:
-            self._file.unlink(missing_ok=True)
 
     def _keep(self) -> None:
         while not self._ended.wait(_RENEWED_SECONDS):
@@ -83,10 +87,18 @@ class Lock:
 def hold(file: epath.Path, what: str) -> Iterator[Lock]:
     """Holds the lock that `file` is for, which is there while it is held.
 
+    Whether the holder of a lease lives shows when it renews it, within a minute; if it does not, it is waited for
+    until it is void.
+
     Raises:
       InputError: another process holds it, and which; `what` says what it is for.
     """
-    lock = acquire(file)
+    lock, before = acquire(file), _read(file)
+    if lock is None and "lease" in before:
+        say(f"{what} was being written by {holder(file)}; waiting to see whether it still is")
+    while lock is None and "lease" in before and _read(file).get("renewed", 0.0) == before.get("renewed"):
+        time.sleep(_POLL_SECONDS)
+        lock = acquire(file)
     if lock is None:
         raise InputError(f"{what} is being written by another process: {holder(file)}")
     with undone(lock.release):
@@ -99,29 +111,28 @@ def hold(file: epath.Path, what: str) -> Iterator[Lock]:
 def acquire(file: epath.Path) -> Lock | None:
     """Takes the lock; None if another process has it."""
     token = secrets.token_hex(8)
-    if fcntl and "://" not in str(file):
-        try:
-            descriptor = _lock(os.fspath(file))
-        except BlockingIOError:
-            return None
-        except OSError as e:
-            if not _unsupported(e):
-                raise
-        else:
-            return Lock(file, descriptor, token)
-    return Lock(file, None, token) if _lease(file, token) else None
+    if not _can_lock(file.parent):
+        return Lock(file, None, token) if _lease(file, token) else None
+    try:
+        return Lock(file, _lock(os.fspath(file)), token)
+    except BlockingIOError:
+        return None
 
 
 def _lock(file: str) -> int:
     """The descriptor of the file, locked; BlockingIOError if another process has it."""
     while True:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        except PermissionError:
+            descriptor = os.open(file, os.O_RDONLY)  # another user's, which can be locked all the same
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The one before may have removed the file after it was opened here.
             if _is_file(descriptor, file):
-                os.ftruncate(descriptor, 0)
-                os.write(descriptor, _description().encode())
+                with contextlib.suppress(OSError):  # another user's
+                    os.ftruncate(descriptor, 0)
+                    os.write(descriptor, _description().encode())
                 return descriptor
         except BaseException:
             os.close(descriptor)
@@ -132,13 +143,24 @@ def _lock(file: str) -> int:
 def _is_file(descriptor: int, file: str) -> bool:
     """Whether an open file still has this name."""
     try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(file))
+        found = os.fstat(descriptor)  # without a name it has no links, whatever a network's cache says
+        return found.st_nlink > 0 and os.path.samestat(found, os.stat(file))
     except FileNotFoundError:
         return False
 
 
-def _unsupported(error: OSError) -> bool:
-    return error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
+def _can_lock(folder: epath.Path) -> bool:
+    """Whether files in a folder can be locked; found out on one of their own."""
+    if fcntl is None or "://" in str(folder):
+        return False
+    with tempfile.TemporaryFile(dir=folder) as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            if e.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+                return False
+            raise
+    return True
 
 
 def _lease(file: epath.Path, token: str) -> bool:
@@ -155,7 +177,7 @@ def _lease(file: epath.Path, token: str) -> bool:
 
 
 def _make(file: epath.Path, token: str) -> bool:
-    """Makes the file; False if it is there."""
+    """Makes the file; False if it is there, and not from here: a network may ask twice."""
     try:
         if "://" in str(file):
             system, path = fsspec.core.url_to_fs(str(file))
@@ -164,7 +186,7 @@ def _make(file: epath.Path, token: str) -> bool:
             with open(file, "x") as f:
                 f.write(_description(token))
     except FileExistsError:
-        return False
+        return _read(file).get("lease") == token
     return True
 
 

@@ -8,6 +8,11 @@ for _protocol in ("gs", "gcs", "s3", "az", "abfs"):
     fsspec.config.conf.setdefault(_protocol, {}).setdefault("use_listings_cache", False)
 
 
+def is_storage_error(error: Exception) -> bool:
+    """Whether a disk or an object store has failed; the clients of the latter have errors of their own."""
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("aiohttp", "gcsfs", "google")
+
+
 def absolute(path: str | epath.Path) -> epath.Path:
     """`~` and what is relative made absolute; gs://... is (and etils would take it for a local folder)."""
     found = epath.Path(path).expanduser()

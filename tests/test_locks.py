@@ -1,5 +1,6 @@
 """One process at a time: by the operating system's locks on a disk, by leases elsewhere."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -16,10 +17,21 @@ from mux_jax.errors import InputError, TrainingError
 from mux_jax.files import whole_or_absent, write_atomically
 
 
-@pytest.fixture(params=["disk", "disk without locks", "object store"])
+def hurry(monkeypatch):
+    for name, seconds in (("_SETTLE", 0.0), ("_POLL", 0.001), ("_RENEWED", 0.005)):
+        monkeypatch.setattr(locks, f"{name}_SECONDS", seconds)
+
+
+@pytest.fixture(params=["disk", "disk without locks", "Windows", "object store"])
 def file(request, tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, "_SETTLE_SECONDS", 0.0)
+    hurry(monkeypatch)
     if request.param == "disk without locks":
+
+        def refuse(*_):
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+        monkeypatch.setattr(locks.fcntl, "flock", refuse)
+    if request.param == "Windows":
         monkeypatch.setattr(locks, "fcntl", None)
     if request.param == "object store":
         return request.getfixturevalue("bucket") / "run" / ".lock"
@@ -75,16 +87,26 @@ def test_a_holder_whose_file_was_removed_stops_and_leaves_the_next_one_alone(tmp
 @pytest.fixture
 def lease(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "fcntl", None)
-    monkeypatch.setattr(locks, "_SETTLE_SECONDS", 0.0)
+    hurry(monkeypatch)
     return epath.Path(tmp_path / "lease")
 
 
-def test_a_lease_says_when_it_is_void_and_is_then_taken_over(lease):
-    lease.write_text(json.dumps({"host": "other", "process": 7, "lease": "a", "renewed": time.time() - 240}))
-    with pytest.raises(InputError, match="process 7 on other; if that has died, its lease is void in (60|59) s"):
+def others(seconds_ago, token="a"):
+    """A lease of another process, renewed so long ago."""
+    return json.dumps({"host": "other", "process": 7, "lease": token, "renewed": time.time() - seconds_ago})
+
+
+def test_a_lease_of_a_holder_that_lives_says_when_it_is_void(lease, monkeypatch, capsys):
+    lease.write_text(others(240))
+    monkeypatch.setattr(time, "sleep", lambda _: lease.write_text(others(0)))  # it is renewed
+    with pytest.raises(InputError, match="process 7 on other; if that has died, its lease is void in (300|299) s"):
         with locks.hold(lease, "x"):
             pass
-    lease.write_text(json.dumps({"host": "other", "process": 7, "lease": "a", "renewed": time.time() - 301}))
+    assert "waiting to see whether it still is" in capsys.readouterr().out
+
+
+def test_a_lease_of_a_holder_that_has_died_is_waited_for_and_taken_over(lease):
+    lease.write_text(others(299.8))
     with locks.hold(lease, "x") as lock:
         lock.check()
         assert json.loads(lease.read_text())["process"] == os.getpid()
@@ -95,8 +117,7 @@ def test_a_lease_that_is_just_being_written_is_not_void(lease):
     assert locks.acquire(lease) is None
 
 
-def test_a_lease_is_renewed(lease, monkeypatch):
-    monkeypatch.setattr(locks, "_RENEWED_SECONDS", 0.01)
+def test_a_lease_is_renewed(lease):
     with locks.hold(lease, "x"):
         before = json.loads(lease.read_text())["renewed"]
         deadline = time.monotonic() + 20
@@ -104,17 +125,32 @@ def test_a_lease_is_renewed(lease, monkeypatch):
             assert time.monotonic() < deadline
 
 
-def test_a_holder_that_has_lost_its_lease_stops_and_leaves_the_others_alone(lease, monkeypatch):
-    monkeypatch.setattr(locks, "_RENEWED_SECONDS", 0.01)
-    others = json.dumps({"host": "other", "process": 7, "lease": "b", "renewed": time.time()})
-    lock = locks.acquire(lease)
-    write_atomically(lease, others)
+def test_a_holder_that_has_lost_its_lease_stops_and_leaves_the_others_alone(lease):
+    lock, theirs = locks.acquire(lease), others(0, "b")
+    write_atomically(lease, theirs)
     deadline = time.monotonic() + 20
     with pytest.raises(TrainingError, match="no longer holds the lock .process 7 on other"):
         while time.monotonic() < deadline:
             lock.check()
     lock.release()
-    assert lease.read_text() == others
+    assert lease.read_text() == theirs
+
+
+def test_a_store_that_answers_twice_does_not_lock_its_own_process_out(lease):
+    lease.write_text(locks._description("mine"))
+    assert locks._make(lease, "mine") and not locks._make(lease, "other")
+
+
+def test_a_release_that_fails_hides_no_other_error(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    file = epath.Path(tmp_path / "lock")
+    with pytest.raises(TrainingError, match="last good checkpoint"), locks.hold(file, "x"):
+        monkeypatch.setattr(type(file), "unlink", fail)
+        raise TrainingError("last good checkpoint")
+    monkeypatch.undo()
+    assert locks.acquire(file) is not None  # the lock is free, though its file is there
 
 
 def test_a_holder_that_could_not_renew_in_time_stops(lease, monkeypatch):
@@ -163,3 +199,22 @@ def test_a_partial_file_that_was_there_stays(tmp_path):
     (tmp_path / "out.partial.jsonl").write_text("theirs")
     write_atomically(epath.Path(tmp_path / "out.jsonl"), "ours")
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"out.partial.jsonl": "theirs", "out.jsonl": "ours"}
+
+
+def test_a_folder_of_an_object_store_is_put_back_if_its_renaming_fails(bucket, monkeypatch):
+    target, rename = bucket / "model", type(bucket).rename
+    for name in ("x", "y"):
+        (target / name).write_text("old")
+
+    def fail_halfway(path, other):
+        if not path.name.endswith(".partial"):
+            return rename(path, other)
+        (other / "x").write_text("new")
+        raise OSError("503")
+
+    with pytest.raises(OSError, match="503"), whole_or_absent(target) as folder:
+        for name in ("x", "y"):
+            (folder / name).write_text("new")
+        monkeypatch.setattr(type(bucket), "rename", fail_halfway)
+    assert {path.name: path.read_text() for path in target.iterdir()} == {"x": "old", "y": "old"}
+    assert [path.name for path in bucket.iterdir()] == ["model"]

@@ -48,7 +48,7 @@ class ModelSource:
     @property
     def address(self) -> str:
         """The path that finds it again, from any folder."""
-        return str(self.hub or self.folder)
+        return f"hf://{self.hub}" if self.hub else str(self.folder)
 
     def params(self, mesh: jax.sharding.Mesh) -> Any:
         """The parameters, float32, as they lie on `mesh`.
@@ -137,8 +137,13 @@ def open_model(path: str) -> ModelSource:
     Raises:
       InputError: there is none, or it is not one that is known here.
     """
-    folder, model = absolute(path), None
-    if (path.startswith("hf://") or not folder.exists()) and (model := hub.parse(path)):
+    named, model = path.startswith("hf://"), hub.parse(path)
+    if named and not model:
+        raise InputError(f"{path}: an id of the hub is hf://OWNER/NAME, with @REVISION after it or without")
+    folder = absolute(path.removeprefix("hf://"))
+    if not named and folder.exists():
+        model = None
+    if model:
         folder = hub.fetch(model)
         model = HubModel(model.name, folder.name)
     if checkpoint_folder(folder).exists():

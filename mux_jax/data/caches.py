@@ -32,7 +32,8 @@ def show_caches(given: str = "") -> None:
 def clear_caches(given: str = "") -> None:
     """Removes all but what is being made just now.
 
-    A run that goes on packs its text again. It is refused if the text has changed since it began.
+    Not while a run reads it. A run that goes on packs its text again; it is refused if the text has changed since it
+    began.
     """
     folder, freed = cache_folder(given), 0
     for path in _entries(folder):
@@ -41,7 +42,7 @@ def clear_caches(given: str = "") -> None:
             say(f"{path.name} is being made; it stays")
             continue
         freed += _size(path)
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
         lock.release()
     say(f"{folder}: {freed / 1e6:,.1f} MB removed")
 
@@ -59,6 +60,8 @@ def _what(path: Path) -> str:
         return "compiled programs"
     if path.name.startswith("tokenizer-"):
         return "a trained vocabulary"
+    if not (path / "meta.json").exists():
+        return "damaged"
     meta = json.loads((path / "meta.json").read_text())
     return (
         f"{meta.get('source', 'text')}: {meta['train']:,} + {meta['heldout']:,} sequences of {meta['sequence_length']}"

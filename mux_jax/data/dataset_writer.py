@@ -55,10 +55,14 @@ def write_dataset(
     download = tfds.download.DownloadConfig(beam_options=options, num_shards=shards, try_download_gcs=False)
     folder = epath.Path(builder.data_path.parent)
     folder.mkdir(parents=True, exist_ok=True)
-    there = set(folder.iterdir())
+
+    def entries() -> set[epath.Path]:
+        return set(folder.iterdir()) if folder.exists() else set()  # object stores have no empty folders
+
+    there = entries()
 
     def undo() -> None:
-        for path in set(folder.iterdir()) - there:
+        for path in entries() - there:
             remove(path)  # the incomplete one
 
     with (

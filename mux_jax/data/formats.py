@@ -18,7 +18,7 @@ from etils import epath
 from mux_jax.errors import InputError
 
 _TABLES = (".tsv", ".csv")
-_LONGEST_ROW = 1_000_000  # characters of a row of a CSV: so far a quote that is never closed is looked for
+_LONGEST_ROW = 10_000_000  # characters of a row of a CSV: so far a quote that is never closed is looked for
 SUFFIXES = (".txt", *_TABLES, ".jsonl", ".parquet", ".conll", ".conllu")
 
 
@@ -99,7 +99,8 @@ def column_names(path: epath.Path, columns: tuple[str, ...] = ()) -> list[str]:
     if path.suffix in _TABLES and not columns:
         _require_file(path)
         with _text(path.open("rb")) as stream:
-            header = next(_rows(path, stream), (1, []))[1]  # none in a file of a byte-order mark alone
+            rows = (row for _, row in _rows(path, stream) if isinstance(row, csv.Error) or row not in ([], [""]))
+            header = next(rows, [])  # none in a file of a byte-order mark alone
         if isinstance(header, csv.Error):
             raise InputError(f"{path}:1: {header}")
         return header

@@ -1,12 +1,13 @@
 """Loading by Grain: packed sequences become shuffled batches of multiplexed rows."""
 
 import os
-import signal
 from typing import Any
 
 import grain
 import numpy as np
 from absl import flags
+
+from mux_jax.interrupts import leave_to_parent
 
 
 class Batches:
@@ -99,12 +100,5 @@ def iterate(batches: Any, start: int, workers: int) -> grain.DatasetIterator:
     if workers:
         if not flags.FLAGS.is_parsed():  # in a notebook; Grain's workers read absl flags
             flags.FLAGS.mark_as_parsed()
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), _leave_to_parent)
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), leave_to_parent)
     return iter(dataset)
-
-
-def _leave_to_parent(*_: int) -> None:
-    """A worker process does not end by what a terminal sends to all: Ctrl-C and hang-up."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)

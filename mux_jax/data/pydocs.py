@@ -9,7 +9,6 @@ import functools
 import hashlib
 import multiprocessing
 import os
-import signal
 import site
 import sysconfig
 import unicodedata
@@ -17,6 +16,8 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+
+from mux_jax.interrupts import leave_to_parent
 
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _SKIPPED_FOLDERS = {"test", "tests", "idlelib", "__pycache__"}
@@ -87,9 +88,7 @@ class PythonDocs:
         paths = [path for path, *_ in self._files]
         # Not forked: the caller may have started threads (JAX does).
         context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(
-            mp_context=context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
-        )
+        pool = ProcessPoolExecutor(mp_context=context, initializer=leave_to_parent)
         try:
             for i, texts in enumerate(pool.map(docstrings, paths, chunksize=64)):
                 new = []

@@ -239,14 +239,17 @@ def _suffix(path: epath.Path) -> str:
 
 
 def _fingerprint(files: Iterable[epath.Path], *rest: str) -> str:
-    """A digest of what files hold, in their order, wherever they are; of an object store, of what it says of them."""
+    """A digest of what files hold and of what kind they are, in their order; of an object store, of what it says.
+
+    Where they are does not matter.
+    """
 
     def digest(path: epath.Path) -> Any:
         if "://" in str(path):
             found = path.stat()
             return str(path), found.length, found.mtime
         with open(path, "rb") as f:
-            return hashlib.file_digest(f, "blake2b").hexdigest()
+            return _suffix(path), path.suffix, hashlib.file_digest(f, "blake2b").hexdigest()
 
     with ThreadPoolExecutor() as pool:  # digests are made outside of Python's lock
         digests = list(pool.map(digest, files))

@@ -64,7 +64,12 @@ def check_input(path: str, columns: tuple[str, ...], wanted: tuple[str, ...]) ->
 
 
 def predict_file(
-    predictor: Predictor, source: epath.Path, columns: tuple[str, ...], output: epath.Path, max_errors: float = 0.0
+    predictor: Predictor,
+    source: epath.Path,
+    columns: tuple[str, ...],
+    output: epath.Path,
+    max_errors: float = 0.0,
+    overwrite: bool = False,
 ) -> dict[str, int]:
     """Writes a prediction for each record of `source`, in its order; the file appears when it is whole.
 
@@ -72,6 +77,7 @@ def predict_file(
 
     Args:
       max_errors: the part of the records that may be bad. Each of them becomes a row with `error` and nothing else.
+      overwrite: whether `output` may exist.
 
     Returns:
       The numbers of `rows` and `errors`.
@@ -80,6 +86,8 @@ def predict_file(
       InputError: more bad records, by file and line; `output` is being written by another process.
     """
     with locks.hold(output.parent / f".{output.name}.lock", str(output)) as lock:
+        if output.exists() and not overwrite:  # by now
+            raise InputError(f"{output} exists; --overwrite replaces it")
         counts = _check_records(predictor, source, columns, max_errors)
         done, start = 0, time.monotonic()
         records = formats.read(source)

@@ -26,6 +26,7 @@ from mux_jax.objectives.stages import Stage
 from mux_jax.parallel import hosts
 from mux_jax.parallel.mesh import check_rows, local_rows, make_mesh, to_device
 from mux_jax.parallel.params import abstract_params, init_params
+from mux_jax.paths import is_storage_error
 from mux_jax.progress import progress, say
 from mux_jax.training.distillation import Teacher
 from mux_jax.training.finetune_data import FinetuneData, load_finetune_data
@@ -54,10 +55,10 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
     config = config.copy_and_resolve_references()
     init = open_model(config.init_from) if config.init_from else None
     if init and init.hub:
-        config.init_from = str(init.hub)  # with its commit
+        config.init_from = init.address  # with its commit
     teacher = open_model(config.teacher) if config.get("teacher") else None
     if teacher and teacher.hub:
-        config.teacher = str(teacher.hub)
+        config.teacher = teacher.address
     resolved = resolve(config, init.config if init else None)
     mesh = make_mesh(**dataclasses.asdict(resolved.mesh))
     check_rows(mesh, resolved.rows, resolved.grad_accumulation_steps)
@@ -72,7 +73,9 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
         describe_workdir(folder, resolved)
         try:
             return trainer.train()
-        except OSError as e:
+        except Exception as e:
+            if not is_storage_error(e):
+                raise
             raise TrainingError(
                 f"{e}; last good checkpoint: {trainer.checkpoints.newest}; the same command continues"
             ) from e
@@ -146,6 +149,8 @@ class Trainer:
                     state = self.state or init_state(self.params, optimizer, start, self.mesh)
                     self.params, self.state = self.run_stage(name, stage, optimizer, state, start, end), None
             self.checkpoints.wait()
+            if self.stop.requested(end + 1):
+                self.leave()
         result = self.result(self.params)
         self.checkpoints.close()
         self.log.flush()
@@ -223,7 +228,7 @@ class Trainer:
                     self.checkpoints.save(step, state.params, state.opt_state, self.describe(name, step))
                     self.saved = time.monotonic()
                 if stopping:
-                    self.leave(step)
+                    self.leave()
                 if evaluating or saving:
                     self.meter.restart()
         return state.params
@@ -274,10 +279,11 @@ class Trainer:
             "config": to_json(self.config),
         }
 
-    def leave(self, step: int) -> None:
+    def leave(self) -> None:
         """Ends the process, as a signal has asked; everything is saved."""
         self.checkpoints.close()
-        say(f"stopped at step {step}, saved in {self.checkpoints.newest}; the same command continues")
+        saved = self.checkpoints.newest
+        say(f"stopped at step {epath.Path(saved).name}, saved in {saved}; the same command continues")
         raise SystemExit(self.stop.exit_status)
 
     def result(self, params: Any) -> dict[str, Any]:

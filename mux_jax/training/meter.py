@@ -43,7 +43,8 @@ class Meter:
     def flush(self) -> dict[str, float]:
         """Waits for the steps; the means of their metrics, and `instance_tokens_per_second`."""
         self._values, self._pending = jax.device_get(self._pending), []
-        seconds, tokens, self._tokens = time.monotonic() - self._since, self._tokens, 0
+        seconds = max(time.monotonic() - self._since, 1e-9)  # some clocks stand still for milliseconds
+        tokens, self._tokens = self._tokens, 0
         self.total = (self.total[0] + tokens, self.total[1] + seconds)
         self.restart()
         means = {name: float(np.mean([v[name] for v in self._values])) for name in self._values[0]}

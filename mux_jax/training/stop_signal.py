@@ -37,7 +37,7 @@ class StopSignal:
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, self._before[signal.SIGINT])
         first, self._received = self._received is None, self._received or number
         if not self._alone:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -50,7 +50,7 @@ def open_workdir(path: str, config: RunConfig) -> epath.Path:
         except (ValueError, AttributeError) as e:
             raise InputError(f"{described} is not the configuration of a run: {e}") from e
         # A field that is newer than the run, and empty, changes nothing.
-        changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k, "") != now.get(k, "")]
+        changed = [k for k in sorted(before.keys() | now.keys()) if not _same(k, before.get(k, ""), now.get(k, ""))]
         refused = [k for k in changed if not k.startswith(_FREE)]
         shown = {k: f"{k}: {before.get(k)} there, {now.get(k)} now" for k in changed}
         if refused:
@@ -61,6 +61,15 @@ def open_workdir(path: str, config: RunConfig) -> epath.Path:
         for field in changed:
             say(f"changed since this run was started: {shown[field]}")
     return workdir
+
+
+def _same(field: str, before: Any, now: Any) -> bool:
+    """Whether a field has not changed; a model of the hub may have been written without its commit."""
+    return before == now or (
+        field in ("init_from", "teacher")
+        and bool(before)
+        and str(now) == f"hf://{before}@{str(now).rpartition('@')[2]}"
+    )
 
 
 def describe_workdir(workdir: epath.Path, config: RunConfig) -> None:

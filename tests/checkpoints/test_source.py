@@ -161,7 +161,7 @@ def test_a_hub_id_resolves_from_the_cache_at_a_revision(cached_hub, capsys):
         f"{ID}@{'1' * 40}": cached_hub["v1"],
     }.items():
         found = open_model(named)
-        assert found.address == f"{ID}@{commit}"
+        assert found.address == f"hf://{ID}@{commit}" and open_model(found.address).folder == found.folder
         assert f"{ID}@{commit}: from the cache of the Hugging Face hub" in capsys.readouterr().out
         assert_identical(mux_jax.load_pretrained(named)[1], mux_jax.load_pretrained(str(source))[1])
     with pytest.raises(InputError, match="index_pos_5: no such folder, and not found on the Hugging Face hub"):
@@ -182,6 +182,9 @@ def test_what_looks_like_a_folder_is_not_looked_for_on_the_hub(tmp_path, monkeyp
             mux_jax.load_pretrained(path)
     with pytest.raises(InputError, match="hf://runs/typo is the model of that name on the hub"):
         mux_jax.load_pretrained("runs/typo")
+    for path in ("hf://", "hf://a/../b"):
+        with pytest.raises(InputError, match="an id of the hub is hf://OWNER/NAME"):
+            mux_jax.load_pretrained(path)
     for path in ("hf://models/typo", "bert-base-uncased"):
         with pytest.raises(AssertionError, match="the hub was asked"):
             mux_jax.load_pretrained(path)
@@ -195,12 +198,15 @@ def test_a_run_remembers_the_commit_it_started_from(cached_hub, plain_bert, text
     found = open_model(ID)
     config.model.width = found.config.width
     train(config, str(tmp_path / "run"))
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["init_from"] == f"{ID}@{'0' * 40}"
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["init_from"] == f"hf://{ID}@{'0' * 40}"
     refs = tmp_path / "hub" / f"models--{ID.replace('/', '--')}" / "refs"
     (refs / "main").write_text("1" * 40)  # the hub has moved on
     with pytest.raises(InputError, match="init_from: .*@000.* there, .*@111.* now"):
         train(config, str(tmp_path / "run"))
     config.init_from = f"{ID}@{'0' * 40}"
+    train(config, str(tmp_path / "run"))
+    described = json.loads((tmp_path / "run" / "config.json").read_text())
+    (tmp_path / "run" / "config.json").write_text(json.dumps(described | {"init_from": ID}))  # as it was written before
     train(config, str(tmp_path / "run"))
 
 
@@ -235,7 +241,7 @@ def test_all_files_are_of_the_commit_of_the_first(plain_bert, tmp_path, monkeypa
 
     monkeypatch.setattr(hub, "_cached", lambda _: None)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    assert open_model("owner/bert@v1").address == "owner/bert@4567"
+    assert open_model("owner/bert@v1").address == "hf://owner/bert@4567"
     assert asked[0] == ("config.json", "v1") and {revision for _, revision in asked[1:]} == {"4567"}
     assert "owner/bert@4567: fetched from the Hugging Face hub to" in capsys.readouterr().out
 

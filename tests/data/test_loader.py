@@ -1,5 +1,12 @@
 """The order of the data is a function of the seed and the step, over all hosts and epochs."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -90,6 +97,25 @@ def test_windows_of_a_mixture_go_on_where_the_last_one_ended(monkeypatch):
         numbers = [number for s, number in drawn if s == source]
         assert numbers == list(range(int(1000 * share)))
     assert [mixture[slot] for slot in (995, 3)] == [drawn[995], drawn[3]]
+
+
+def test_workers_end_with_their_process(tmp_path):
+    script = "import multiprocessing, signal, time; from tests.data.test_loader import *\n"
+    script += "if __name__ == '__main__':\n    iterator = iterate(batches(), 0, 2); next(iterator)\n"
+    script += "    print(*(p.pid for p in multiprocessing.active_children()), flush=True); time.sleep(60)"
+    (tmp_path / "main.py").write_text(script)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, tmp_path / "main.py"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        workers = [int(pid) for pid in process.stdout.readline().split()]
+        assert len(workers) == 2
+        for worker in workers:
+            os.kill(worker, signal.SIGINT)  # as a terminal does
+        process.kill()
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_mixture_draws_by_weight():

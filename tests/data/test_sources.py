@@ -114,7 +114,9 @@ def test_the_fingerprint_follows_the_files(tmp_path):
     os.utime(path, (0, 0))
     assert before != TextFiles(str(path), "text").fingerprint()
     path.write_text("one")
-    assert before == TextFiles(str(path.rename(tmp_path / "moved.txt")), "text").fingerprint()
+    moved = path.rename(tmp_path / "moved.txt")
+    assert before == TextFiles(str(moved), "text").fingerprint()
+    assert before != TextFiles(str(moved.rename(tmp_path / "moved.jsonl")), "text").fingerprint()  # read in another way
 
 
 def test_text_of_tfds_that_was_prepared_again_is_other_text(prepared):

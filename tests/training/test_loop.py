@@ -154,7 +154,8 @@ def test_a_signal_saves_and_ends(run_config, tmp_path, sent, status):
 
 def test_a_second_ctrl_c_ends_at_once(run_config, tmp_path):
     run_config.priming.steps = 100_000
-    process = command(run_config, tmp_path / "run", "loop.Checkpoints.save = lambda *_: time.sleep(60);")
+    changes = "from mux_jax.interrupts import end_at_signals; end_at_signals();"
+    process = command(run_config, tmp_path / "run", changes + "loop.Checkpoints.save = lambda *_: time.sleep(60);")
     wait_for_step(process, tmp_path / "run", 4)
     process.send_signal(signal.SIGINT)
     assert (
@@ -162,7 +163,23 @@ def test_a_second_ctrl_c_ends_at_once(run_config, tmp_path):
     )
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=30)
-    assert process.returncode == -signal.SIGINT and "Traceback" not in output
+    assert process.returncode == 130 and "error: stopped by SIGINT" in output and "Traceback" not in output
+
+
+def test_a_signal_in_the_last_evaluation_ends_before_the_scores(run_config, tmp_path, monkeypatch, one_device):
+    def evaluate(self, model, mesh):
+        def figures(*_):
+            signal.raise_signal(signal.SIGTERM)
+            return {"loss": 1.0}
+
+        return figures
+
+    run_config.stages, run_config.eval.every = ("priming",), 1_000
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="0"):
+        patch.setattr("mux_jax.training.pretrain_data.PretrainData.evaluator", evaluate)
+        train(run_config, str(tmp_path / "run"))
+    assert not (tmp_path / "run" / "result.json").exists()
+    assert train(run_config, str(tmp_path / "run"))["stages"] == {"priming": {"loss": 1.0}}
 
 
 def test_a_signal_that_is_ignored_from_the_start_stays_ignored():
