@@ -171,5 +171,5 @@ def test_the_command_refines_and_spares_a_folder_that_exists(ordinary, text, tmp
     assert make(ordinary, text, tmp_path / "fitted", sequences=40) < refined < 1
     with pytest.raises(InputError, match="out exists; --overwrite replaces it"):
         make(ordinary, text, tmp_path / "out")
-    with pytest.raises(InputError, match="is --model; it must be another folder"):
+    with pytest.raises(InputError, match="holds the model to read, .*; choose another folder"):
         make(ordinary, text, ordinary, overwrite=True)
