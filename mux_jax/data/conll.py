@@ -120,7 +120,9 @@ def _sentences(lines: Iterable[Line], width: int, word: int, tag: int | None = N
             continue
         first = first or number
         if len(columns) < width:
-            error = error or f"line {number} has no word and tag: {len(columns)} columns, of {width} or more"
+            error = (
+                error or f"line {number} has no word and tag: {len(columns)} columns, and {width} or more are needed"
+            )
         elif not columns[word] or tag is not None and not columns[tag]:
             error = error or f"line {number} has an empty {'tag' if columns[word] else 'word'}"
         else:

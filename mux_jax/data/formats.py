@@ -14,10 +14,11 @@ from etils import epath
 
 from mux_jax.data import conll
 from mux_jax.data.encoding import Text
-from mux_jax.data.lines import decoded, parse_object
+from mux_jax.data.lines import decoded, find_fault, objects
 from mux_jax.errors import InputError
 
 TABLES = {".tsv": "\t", ".csv": ","}  # and their delimiters, unless others are given
+_EMPTY: tuple[list[str], ...] = ([], [""])  # rows that are empty lines, no records
 _LONGEST_ROW = 1_000_000  # characters of a row of a CSV: so far a quote that is never closed is looked for
 SUFFIXES = (".txt", *TABLES, ".jsonl", ".parquet", ".conll", ".conllu")
 
@@ -65,7 +66,6 @@ def read(
     """
     _require_file(path, delimiter)
     size, raw = path.stat().length, path.open("rb")
-
     if path.suffix == ".parquet":
         records = _parquet(path, raw)
     else:
@@ -105,9 +105,10 @@ def column_names(path: epath.Path, columns: tuple[str, ...] = (), delimiter: str
     if path.suffix in TABLES and not columns:
         _require_file(path)
         with path.open("rb") as raw, decoded(path, raw) as stream:
-            header = next(_rows(path, stream, delimiter=delimiter), (1, []))[1]  # none in a byte-order mark alone
+            rows = ((number, row) for number, row in _rows(path, stream, delimiter=delimiter) if row not in _EMPTY)
+            number, header = next(rows, (1, []))
         if isinstance(header, csv.Error):
-            raise InputError(f"{path}:1: {header}")
+            raise InputError(f"{path}:{number}: {header}")
         return header
     good = next((record for record in read(path, columns, delimiter=delimiter) if not record.error), None)
     return list(good.fields) if good else []
@@ -127,7 +128,7 @@ def find_columns(
     for columns in candidates:
         if all(name in there for name in columns):
             return columns
-    if not there and (bad := next(read(path, header, delimiter=delimiter), None)):
+    if not there and (bad := next(read(path, header, delimiter=delimiter), None)):  # as all records are
         raise InputError(f"{bad.where}: {bad.error}")
     missing = next(name for name in candidates[0] if name not in there)
     if len(there) == 1 and path.suffix in TABLES and (other := next((d for d in "\t;|," if d in there[0]), "")):
@@ -142,7 +143,12 @@ def quoted(names: Sequence[str]) -> str:
 
 
 def check_names(where: object, names: Sequence[str]) -> None:
-    """Raises `InputError` if two columns have one name; without a name, as those that Excel adds, there may be many."""
+    """Raises `InputError` if two columns have one name; without a name, as those that Excel adds, there may be many.
+
+    So it does if a name is not UTF-8.
+    """
+    if fault := find_fault("".join(names)):
+        raise InputError(f"{where}: {fault}")
     twice = next((name for name in names if name and names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"{where}: two columns are called {twice!r}")
@@ -167,11 +173,11 @@ def to_text(record: Record, columns: tuple[str, ...], words: bool) -> Text:
 
 
 def _checked(record: Record) -> Record:
-    """The record; or an error if it holds bytes that were not UTF-8."""
+    """The record; or an error if it holds what is no text."""
     for value in record.fields.values():
         text = "".join(map(str, value)) if isinstance(value, list) else value
-        if isinstance(text, str) and not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-            return Record(record.where, {}, "not UTF-8")
+        if isinstance(text, str) and (fault := find_fault(text)):
+            return Record(record.where, {}, fault)
     return record
 
 
@@ -189,7 +195,7 @@ def _lines(
             yield from map(_checked, _table(path, stream, columns, delimiter))
             return
         if path.suffix == ".jsonl":
-            found = _json_lines(stream)
+            found = objects(stream)
         elif path.suffix == ".conllu":
             found = conll.universal_sentences(stream)
         elif path.suffix == ".conll" or words:
@@ -201,16 +207,6 @@ def _lines(
             yield _checked(Record(f"{path}:{number}", fields, error))
 
 
-def _json_lines(stream: TextIO) -> Iterator[tuple[int, dict[str, Any], str]]:
-    for number, line in enumerate(stream, start=1):
-        if line.strip():
-            try:
-                fields, error = parse_object(line), ""
-            except ValueError as e:
-                fields, error = {}, str(e)
-            yield number, fields, error
-
-
 def _table(path: epath.Path, stream: TextIO, columns: tuple[str, ...], delimiter: str) -> Iterator[Record]:
     header = list(columns)
     for number, row in _rows(path, stream, len(header), delimiter):
@@ -218,11 +214,11 @@ def _table(path: epath.Path, stream: TextIO, columns: tuple[str, ...], delimiter
         if isinstance(row, csv.Error):
             yield Record(where, {}, str(row))
         elif not header:
-            header = row
+            header = [] if row in _EMPTY else row
             check_names(where, header)
         elif len(row) == len(header):
             yield Record(where, dict(zip(header, row)))
-        elif row and row != [""]:  # an empty line is no record
+        elif row not in _EMPTY:
             yield Record(where, {}, f"{len(row)} columns, not {len(header)}: {quoted(header)}")
 
 

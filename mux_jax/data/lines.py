@@ -7,6 +7,7 @@ CSV have it. A carriage return elsewhere ends no line: it is a character of the 
 import codecs
 import io
 import json
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, TextIO
 
 from etils import epath
@@ -32,16 +33,30 @@ def buffered(path: epath.Path, raw: Any) -> io.BufferedReader:
 
 
 def decoded(path: epath.Path, raw: BinaryIO) -> TextIO:
-    """A file's text; bytes that are not UTF-8 become lone surrogates. Raises `InputError` as `buffered`."""
+    """A file's text; bytes that are not UTF-8 become what `find_fault` finds. Raises `InputError` as `buffered`."""
     return io.TextIOWrapper(buffered(path, raw), encoding="utf-8-sig", errors="surrogateescape", newline="\n")
 
 
-def parse_object(line: str) -> dict[str, Any]:
-    """The object that is a line of JSON.
+def find_fault(text: str) -> str:
+    """What is wrong with a text that holds lone surrogates; nothing if it holds none."""
+    found = "" if text.isascii() else next((c for c in text if "\ud800" <= c <= "\udfff"), "")
+    if "\udc80" <= found <= "\udcff":  # made of a byte
+        return "not UTF-8; convert the file, as by: iconv -f CP1252 -t UTF-8 FILE"
+    return found and "half of a surrogate pair"
 
-    Raises:
-      ValueError: what the line is instead.
-    """
+
+def objects(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any], str]]:
+    """The objects of lines of JSON with the numbers of the lines; of one that is none, what it is instead."""
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                fields, error = _parse(line), ""
+            except ValueError as e:
+                fields, error = {}, str(e)
+            yield number, fields, error
+
+
+def _parse(line: str) -> dict[str, Any]:
     if line.lstrip()[:1] == "[":
         raise ValueError("not JSON lines but a JSON array; write each object on a line: jq -c '.[]' FILE")
     try:

@@ -15,7 +15,7 @@ from typing import Any
 from etils import epath
 
 from mux_jax.data.formats import check_names, import_pyarrow, quoted
-from mux_jax.data.lines import buffered, parse_object
+from mux_jax.data.lines import buffered, objects
 from mux_jax.data.pydocs import PythonDocs
 from mux_jax.data.sections import SOURCES, Component, TextSection
 from mux_jax.errors import InputError
@@ -112,13 +112,10 @@ class TextFiles:
             yield "\n".join(paragraphs)
 
     def _jsonl(self, path: epath.Path, stream: Any) -> Iterator[str]:
-        for number, line in enumerate(self._lines(path, stream), start=1):
-            if not line.strip():
-                continue
-            try:
-                text = parse_object(line).get(self._field)
-            except ValueError as e:
-                raise InputError(f"{path}:{number}: {e}") from e
+        for number, record, error in objects(self._lines(path, stream)):
+            if error:
+                raise InputError(f"{path}:{number}: {error}")
+            text = record.get(self._field)
             if not isinstance(text, str):
                 raise InputError(f"{path}:{number}: no text in field {self._field!r} (text_field)")
             if any("\ud800" <= c <= "\udfff" for c in text):

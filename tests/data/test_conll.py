@@ -35,7 +35,7 @@ def test_only_spaces_and_tabs_separate_columns(tmp_path, separator, word):
         ("a\tO\n\tO\nb\tO\n\nc\tO\n", "line 2 has an empty word"),
         ("a\tO\n  \tO\n\nc\tO\n", "line 2 has an empty word"),
         ("a\tx\tO\nb\tx\t\n\nc\tx\tO\n", "line 2 has an empty tag"),
-        ("a\tO\nb\t\n\nc\tO\n", "line 2 has no word and tag: 1 columns, of 2 or more"),
+        ("a\tO\nb\t\n\nc\tO\n", "line 2 has no word and tag: 1 columns, and 2 or more are needed"),
         ("a\nb O\n\nc O\n", "line 1 has no word and tag"),
     ],
 )
@@ -121,6 +121,11 @@ def test_txt_for_a_model_of_tags_has_a_sentence_a_line_otherwise(tmp_path, text,
 def test_a_broken_line_of_a_tagged_txt_is_an_error_of_its_sentence(tmp_path):
     found = read(tmp_path, TAGGED.replace("rejects VBZ O", "rejects"), "in.txt", words=True, labels=LABELS)
     assert [bool(record.error) for record in found] == [True, False] and "line 4 has no word and tag" in found[0].error
+
+
+def test_words_are_read_from_object_stores(bucket):
+    (bucket / "in.conll").write_bytes("# id 1\n\ufeff O\nb X\n".encode())
+    assert fields(formats.read(bucket / "in.conll")) == [(["\ufeff", "b"], ["O", "X"])]
 
 
 def test_the_first_lines_tell_how_a_file_is_laid_out(tmp_path, monkeypatch):

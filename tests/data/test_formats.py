@@ -92,6 +92,16 @@ def test_files_that_are_no_lines_of_utf_8_are_named_for_what_they_are(tmp_path, 
     assert read(tmp_path, "one O\r", name="in.conll")[0].fields == {"words": ["one"], "tags": ["O"]}
 
 
+def test_what_is_not_utf_8_is_named_in_headers_too(tmp_path):
+    windows = "größe;text\n1;a\n2;é\n".encode("cp1252")
+    with pytest.raises(InputError, match="in.csv:1: not UTF-8; convert the file, as by: iconv -f CP1252 -t UTF-8"):
+        read(tmp_path, windows, delimiter=";")
+    with pytest.raises(InputError, match="in.csv: not UTF-8"):
+        formats.find_columns(epath.Path(tmp_path / "in.csv"), ("größe",), delimiter=";")
+    assert [r.error[:9] for r in read(tmp_path, "text\na\né\n".encode("cp1252"))] == ["", "not UTF-8"]
+    assert read(tmp_path, '{"text": "\\ud83d"}', name="in.jsonl")[0].error == "half of a surrogate pair"
+
+
 def test_a_json_array_is_named(tmp_path):
     error = "not JSON lines but a JSON array; write each object on a line: jq -c '.[]' FILE"
     for text in ('[{"text": "a"},\n{"text": "b"}]', '[\n  {"text": "a"}\n]\n', '[{"text": "a"}]'):
@@ -117,6 +127,12 @@ def test_blanks_in_the_names_of_columns_are_seen(tmp_path):
         (tmp_path / "in.csv").write_text("text, label,\u00a0\n", encoding="utf-8")
         formats.find_columns(epath.Path(tmp_path / "in.csv"), ("text", "label"))
     assert formats.find_columns(epath.Path(tmp_path / "in.csv"), ("text", " label")) == ("text", " label")
+
+
+def test_empty_lines_before_a_header_are_no_header(tmp_path):
+    for name, text in (("in.csv", "\n\na,b\n1,2\n"), ("in.tsv", "\n\r\na\tb\n1\t2\n")):
+        assert [r.fields for r in read(tmp_path, text, name=name)] == [{"a": "1", "b": "2"}]
+        assert formats.find_columns(epath.Path(tmp_path / name), ("b",)) == ("b",)
 
 
 def test_tables_have_other_delimiters(tmp_path):
