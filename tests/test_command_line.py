@@ -61,7 +61,8 @@ def test_files_are_a_list_in_a_configuration_file_and_a_text_on_the_command_line
         "def get_config():\n"
         "    config = configuration.pretraining('bert', 'tiny', 2)\n"
         "    config.data.update(source='files', files=['a,b.txt', '[c.txt'])\n"
-        "    return config\n"
+        "    return config\n",
+        encoding="utf-8",
     )
     assert_refused(pretrain("--config=mine.py", cwd=tmp_path), "no file matches 'a,b.txt'")
     given = pretrain("--config=mine.py", "--config.data.files", "c d.txt,e.txt", cwd=tmp_path)

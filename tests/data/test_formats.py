@@ -165,7 +165,7 @@ def test_a_delimiter_is_a_character_or_the_word_tab():
     [("in.csv", "text;label", "';'"), ("in.csv", "text\tlabel", "tab"), ("in.tsv", "a,b", "','")],
 )
 def test_a_header_of_one_column_suggests_another_delimiter(tmp_path, name, header, shown):
-    (tmp_path / name).write_text(header + "\n")
+    (tmp_path / name).write_text(header + "\n", encoding="utf-8")
     with pytest.raises(
         InputError, match=f"no column 'x'; .*; if the delimiter is {shown}: --delimiter={shown}, or data"
     ):

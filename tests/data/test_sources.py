@@ -63,7 +63,7 @@ def test_a_name_is_found_whatever_is_in_it(tmp_path, bucket):
     for folder in (tmp_path, bucket):
         names = ["a[1].txt", "b,c.txt", "d*?.txt", "e,[f].txt", "1.txt"]
         for name in names:
-            (folder / name).write_text(name)
+            (folder / name).write_text(name, encoding="utf-8")
         for name in names:
             assert files(folder / name) == [name]
         several = TextFiles([f"{folder}/{name}" for name in names], "text")

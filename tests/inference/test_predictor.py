@@ -346,7 +346,7 @@ def test_the_command_reads_tables_as_european_excel_writes_them(double, tmp_path
     done = call()
     assert done.returncode == 2 and "there are: 'id; text'; if the delimiter is ';': --delimiter=';'" in done.stderr
     done = call("--delimiter", ";")
-    assert done.returncode == 0 and len((tmp_path / "out.jsonl").read_text().splitlines()) == 2, done.stderr
+    assert done.returncode == 0 and len((tmp_path / "out.jsonl").read_bytes().splitlines()) == 2, done.stderr
 
 
 def test_the_command_predicts_tags(single, tmp_path):
