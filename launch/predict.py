@@ -8,14 +8,17 @@ from mux_jax import command_line
 def main() -> None:
     parser = argparse.ArgumentParser(
         description="Writes the predictions of a fine-tuned model for every record of a file, in its order.",
-        epilog="FILE of texts: .txt (a text a line), .tsv, .csv, .jsonl, .parquet, .conll, .conllu. Output: .jsonl "
-        "(label, probabilities; score; or words, tags), .tsv, .parquet. All records are checked first. The output "
-        "appears when it is whole.",
+        epilog="FILE of texts: .txt (a text a line; for tags also CoNLL), .tsv, .csv, .jsonl, .parquet, .conll, "
+        ".conllu. Output: .jsonl (label, probabilities; score; or words, tags), .tsv, .parquet. All records are "
+        "checked first. The output appears when it is whole.",
     )
     parser.add_argument("--model", required=True, metavar="DIR", help="a fine-tuned run, a folder or id of the hub")
     parser.add_argument("--texts", required=True, metavar="FILE")
     parser.add_argument("--output", required=True, metavar="FILE")
     parser.add_argument("--text_columns", default="", metavar="A[,B]", help="default: the columns of the task, or text")
+    parser.add_argument(
+        "--delimiter", default="", metavar="C", help="of .csv and .tsv: a character such as ';', or tab (comma, tab)"
+    )
     parser.add_argument("--on_error", choices=("stop", "skip"), default="stop", help="what a bad record does (stop)")
     parser.add_argument(
         "--max_errors", type=float, default=0.01, metavar="PART", help="of the records, with --on_error=skip (0.01)"
@@ -25,18 +28,21 @@ def main() -> None:
     parser.add_argument("--ensemble", type=int, default=1, metavar="K", help="slots for each text, up to the width (1)")
     arguments = parser.parse_args()
 
+    from mux_jax.data.formats import parse_delimiter
     from mux_jax.inference.files import check_input, check_output, predict_file  # slow: after the arguments
     from mux_jax.inference.predictor import Predictor
 
-    wanted = tuple(name.strip() for name in arguments.text_columns.split(",") if name.strip())
+    wanted = tuple(name for name in arguments.text_columns.split(",") if name)
+    delimiter = parse_delimiter(arguments.delimiter, "--delimiter")
     if not 0 <= arguments.max_errors <= 1:
         parser.error(f"--max_errors={arguments.max_errors} must be from 0 to 1")
     output = check_output(arguments.output, arguments.texts, arguments.overwrite)
-    check_input(arguments.texts, (), wanted)  # the model, slow to load, says which columns if none are wanted
+    # The model, slow to load, says which columns if none are wanted.
+    check_input(arguments.texts, (), wanted, delimiter)
     predictor = Predictor(arguments.model, rows=arguments.rows, ensemble=arguments.ensemble)
-    source, columns = check_input(arguments.texts, predictor.text_columns, wanted)
+    source, columns = check_input(arguments.texts, predictor.text_columns, wanted, delimiter)
     max_errors = arguments.max_errors if arguments.on_error == "skip" else 0.0
-    counts = predict_file(predictor, source, columns, output, max_errors, arguments.overwrite)
+    counts = predict_file(predictor, source, columns, output, max_errors, arguments.overwrite, delimiter)
     print(f"{output}: {counts['rows']:,} rows, {counts['errors']:,} errors, {predictor.truncated:,} texts cut")
 
 

@@ -21,6 +21,7 @@ from ml_collections import config_flags
 from mux_jax import interrupts
 from mux_jax.allocator import keep_freed_memory
 from mux_jax.errors import InputError, TrainingError
+from mux_jax.fields import TEXT_OR_LIST
 from mux_jax.paths import is_storage_error
 from mux_jax.progress import print_error
 
@@ -29,6 +30,16 @@ _COMPILED = os.path.join(os.environ.get("MUX_JAX_CACHE") or "~/.cache/mux_jax", 
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser(_COMPILED))
 
 flags.disclaim_key_flags()  # --help lists the flags defined here with those of the program
+
+
+class _AsGiven(flags.ArgumentParser):
+    """Takes a text from the command line, and a default of another type as it is."""
+
+    def parse(self, argument: Any) -> Any:
+        return argument
+
+
+config_flags.register_flag_parser_for_type(TEXT_OR_LIST, _AsGiven())
 
 
 def define_config(example: str) -> flags.FlagHolder:

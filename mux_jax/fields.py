@@ -11,6 +11,8 @@ from typing import Any
 
 from mux_jax.errors import InputError
 
+TEXT_OR_LIST = (str, tuple, list)  # of a field that is a text on the command line, and in a file may be several
+
 
 @dataclasses.dataclass(frozen=True)
 class Allowed:

@@ -1,7 +1,14 @@
 """Paths as users write them."""
 
+import glob
+import os
+import re
+from collections.abc import Sequence
+
 import fsspec
 from etils import epath
+
+from mux_jax.errors import InputError
 
 # What another process writes to an object store is seen at once, and a file that it has written anew is read whole.
 for _protocol in ("gs", "gcs", "s3", "az", "abfs"):
@@ -17,3 +24,43 @@ def absolute(path: str | epath.Path) -> epath.Path:
     """`~` and what is relative made absolute; gs://... is (and etils would take it for a local folder)."""
     found = epath.Path(path).expanduser()
     return found if "://" in str(path) else found.resolve()
+
+
+def find_files(patterns: str | Sequence[str]) -> list[epath.Path]:
+    """The files that globs match, sorted by glob; ** matches any number of folders.
+
+    Args:
+      patterns: globs: a list, or a text with commas between them. What is the name of a file, whatever is in it, means
+        that file; so does the whole text.
+
+    Raises:
+      InputError: a glob without a file.
+    """
+    if isinstance(patterns, str):
+        patterns = [patterns] if _file(patterns) else [pattern.strip(" ") for pattern in patterns.split(",")]
+    files = []
+    for pattern in patterns:
+        found = _file(pattern) or _glob(pattern)
+        if not found:
+            raise InputError(f"no file matches {pattern!r}")
+        files += found
+    return files
+
+
+def _file(name: str) -> list[epath.Path]:
+    """The file of this name, in which no character has a meaning; none if there is none."""
+    if re.match(r"\w+://", name):
+        system, path = fsspec.core.url_to_fs(name)
+        return [epath.Path(name)] if system.isfile(path) else []
+    name = os.path.expanduser(name)
+    return [epath.Path(name)] if os.path.isfile(name) else []
+
+
+def _glob(pattern: str) -> list[epath.Path]:
+    """The files that match, sorted."""
+    if "://" not in pattern:
+        found = glob.glob(os.path.expanduser(pattern), recursive=True)
+        return [epath.Path(path) for path in sorted(found) if not os.path.isdir(path)]
+    system, path = fsspec.core.url_to_fs(pattern)
+    entries = system.glob(path, detail=True)
+    return [epath.Path(system.unstrip_protocol(p)) for p in sorted(entries) if entries[p]["type"] == "file"]

@@ -31,7 +31,7 @@ def say(text: str) -> None:
 def print_error(error: object) -> None:
     """Prints one line on stderr."""
     sys.stdout.flush()
-    print("error:", " ".join(str(error).split()), file=sys.stderr, flush=True)
+    print("error:", " ".join(map(str.strip, str(error).splitlines())), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

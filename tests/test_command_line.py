@@ -55,6 +55,20 @@ def test_a_bad_batch_and_a_bad_workdir(tmp_path):
     assert not list(tmp_path.glob("runs/*/config.json"))  # the next try may be another configuration
 
 
+def test_files_are_a_list_in_a_configuration_file_and_a_text_on_the_command_line(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from mux_jax import configuration\n"
+        "def get_config():\n"
+        "    config = configuration.pretraining('bert', 'tiny', 2)\n"
+        "    config.data.update(source='files', files=['a,b.txt', '[c.txt'])\n"
+        "    return config\n",
+        encoding="utf-8",
+    )
+    assert_refused(pretrain("--config=mine.py", cwd=tmp_path), "no file matches 'a,b.txt'")
+    given = pretrain("--config=mine.py", "--config.data.files", "c d.txt,e.txt", cwd=tmp_path)
+    assert_refused(given, "no file matches 'c d.txt'")
+
+
 def test_the_cache_is_shown_and_cleared_without_a_configuration(tmp_path, monkeypatch):
     monkeypatch.setenv("MUX_JAX_CACHE", str(tmp_path))
     (tmp_path / "tokenizer-0123.json").write_text("{}")

@@ -20,7 +20,6 @@ from mux_jax.checkpoints.source import open_model
 from mux_jax.data import formats
 from mux_jax.data.encoding import Encoder
 from mux_jax.data.rows import lengths_up_to
-from mux_jax.data.tasks import to_text
 from mux_jax.data.tokenizer import BERT_TOKENS, special_tokens, train_tokenizer
 from mux_jax.errors import InputError
 from mux_jax.inference.batch_runner import BatchRunner, compile_logits
@@ -126,7 +125,7 @@ def run(
     say(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}")
     if texts:
         source, columns = check_input(texts, (), ("text",))
-        found: list[Any] = [to_text(record, columns, words=False) for record in formats.read(source)]
+        found: list[Any] = [formats.to_text(record, columns, words=False) for record in formats.read(source)]
         cases, what = end_to_end(settings, found), f"{len(found):,} texts of {texts}"
     else:
         cases = inference(settings) if kind == "inference" else training(settings)

@@ -5,6 +5,7 @@ from typing import Any
 
 from mux_jax.configuration.finetune import FinetuneConfig
 from mux_jax.configuration.pretrain import PretrainConfig
+from mux_jax.data.formats import parse_delimiter
 from mux_jax.data.metrics import OF_KIND
 from mux_jax.data.tasks import get_task
 from mux_jax.errors import InputError
@@ -76,6 +77,7 @@ def _check_task(config: FinetuneConfig) -> None:
     task = get_task(config.data)
     if task.metric not in OF_KIND[task.kind]:
         raise InputError(f"data.metric={task.metric!r}: a {task.kind} task has {', '.join(OF_KIND[task.kind])}")
+    parse_delimiter(config.data.delimiter, "data.delimiter")
     config.bucket_lengths()
     if not 1 <= config.ensemble <= config.model.width:
         raise InputError(f"ensemble={config.ensemble} must be from 1 to model.width={config.model.width}")

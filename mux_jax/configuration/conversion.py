@@ -65,8 +65,11 @@ def _typed(kind: Any, value: Any, name: str) -> Any:
         return {key: _typed(part, item, f"{name}.{key}") for key, item in value.items()}
     if typing.get_origin(kind) is tuple:
         return (value,) if isinstance(value, str) else tuple(value)
-    if isinstance(kind, types.UnionType):
-        return value
+    if isinstance(kind, types.UnionType):  # a text or several
+        several = isinstance(value, (list, tuple))
+        if not all(isinstance(text, str) for text in (value if several else [value])):
+            raise InputError(f"{name}={value!r} must be of type str or list of str")
+        return tuple(value) if several else value
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:

@@ -4,12 +4,13 @@ import dataclasses
 from typing import Any
 
 import ml_collections
+from ml_collections import config_dict
 
 from mux_jax.configuration.conversion import to_config_dict
 from mux_jax.configuration.sections import CheckpointSection, HeldoutSection, MeshSection, OptimizerSection
 from mux_jax.data.sections import TextSection
 from mux_jax.errors import InputError
-from mux_jax.fields import described
+from mux_jax.fields import TEXT_OR_LIST, described
 from mux_jax.models.config import SIZES, ModelConfig, ModelSettings
 from mux_jax.models.demultiplexers import DEMULTIPLEXERS
 from mux_jax.models.multiplexers import MULTIPLEXERS
@@ -93,4 +94,8 @@ def pretraining(
         config.priming = dataclasses.replace(config.priming, steps=450, learning_rate=2e-3, warmup_steps=50)
         config.pretraining = PretrainStage(steps=2200, learning_rate=1.5e-3, warmup_steps=50)
         config.eval.every = config.checkpoint.every = 200
-    return to_config_dict(config)
+    result = to_config_dict(config)
+    with result.ignore_type():
+        for section in (result.data, *result.data.mixture.values()):
+            section.files = config_dict.FieldReference(section.files, TEXT_OR_LIST)
+    return result

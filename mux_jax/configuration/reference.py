@@ -4,6 +4,7 @@ python -m mux_jax.configuration.reference > docs/configuration.md
 """
 
 import dataclasses
+import types
 import typing
 from collections.abc import Iterator
 from typing import Any
@@ -68,7 +69,8 @@ def _rows(section: type, prefix: str, made: Any = None) -> Iterator[str]:
             yield _row(f"`{prefix}{field.name}` | sections", field, ", ".join(default))
             yield from _rows(part, f"{prefix}{field.name}.NAME.")
         else:
-            name = "list of str" if typing.get_origin(kind) is tuple else kind.__name__
+            several = {tuple: "list of str", types.UnionType: "str or list of str"}
+            name = several.get(typing.get_origin(kind)) or kind.__name__
             yield _row(f"`{prefix}{field.name}` | {name}", field, default)
 
 

@@ -1,12 +1,18 @@
 """Texts, pairs and word lists become token ids, and words are found again in them."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 import numpy as np
 from tokenizers import Tokenizer
 
 Text = str | tuple[str, str] | list[str]  # a text, a pair of texts, or the words of a sentence
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a text, which spaces, tabs and ends of lines separate; no-break spaces do not."""
+    return re.findall(r"[^ \t\r\n]+", text)
 
 
 @dataclasses.dataclass(frozen=True)

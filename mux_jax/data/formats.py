@@ -6,20 +6,21 @@ the reader of the stream decides whether it stops or goes on.
 
 import csv
 import dataclasses
-import io
-import itertools
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from types import ModuleType
 from typing import Any, BinaryIO, TextIO
 
 from etils import epath
 
+from mux_jax.data import conll
+from mux_jax.data.encoding import Text
+from mux_jax.data.lines import decoded, find_fault, objects
 from mux_jax.errors import InputError
 
-_TABLES = (".tsv", ".csv")
+TABLES = {".tsv": "\t", ".csv": ","}  # and their delimiters, unless others are given
+_EMPTY: tuple[list[str], ...] = ([], [""])  # rows that are empty lines, no records
 _LONGEST_ROW = 10_000_000  # characters of a row of a CSV: so far a quote that is never closed is looked for
-SUFFIXES = (".txt", *_TABLES, ".jsonl", ".parquet", ".conll", ".conllu")
+SUFFIXES = (".txt", *TABLES, ".jsonl", ".parquet", ".conll", ".conllu")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,10 @@ def read(
     columns: tuple[str, ...] = (),
     words: bool = False,
     on_progress: Callable[[float], None] | None = None,
+    *,
+    delimiter: str = "",
+    labels: Collection[str] | None = None,
+    on_note: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Record]:
     """The records of a file, by the end of its name.
 
@@ -52,13 +57,19 @@ def read(
       columns: the names of the columns of a TSV or CSV without a header line.
       words: whether `.txt` is CoNLL, as CoNLL-2003 is named.
       on_progress: called with the fraction of the file that is read.
+      delimiter: of a TSV or CSV, if it is not a tab or a comma.
+      labels: with `words`, of a model that predicts tags: `.txt` may then have a sentence a line, too (see `conll`).
+      on_note: called with what a person should know, such as how many comments were left out.
 
     Raises:
-      InputError: a name that ends otherwise, a file that is not there, or empty.
+      InputError: a name that ends otherwise; a file that is not there, empty, UTF-16, or has two columns of one name.
     """
-    _require_file(path)
+    _require_file(path, delimiter)
     size, raw = path.stat().length, path.open("rb")
-    records = _parquet(path, raw) if path.suffix == ".parquet" else _lines(path, raw, columns, words)
+    if path.suffix == ".parquet":
+        records = _parquet(path, raw)
+    else:
+        records = _lines(path, raw, columns, words, delimiter, labels, on_note)
     with raw:
         for record in records:
             if on_progress:
@@ -66,111 +77,178 @@ def read(
             yield record
 
 
-def _require_file(path: epath.Path) -> None:
+def _require_file(path: epath.Path, delimiter: str = "") -> None:
     if path.suffix not in SUFFIXES:
         raise InputError(f"{path}: the name must end in {', '.join(SUFFIXES)}")
+    if delimiter and path.suffix not in TABLES:
+        raise InputError(f"{path} has no delimiter {delimiter!r}; files in {', '.join(TABLES)} have")
     if not path.exists():
         raise InputError(f"{path}: no such file")
     if path.stat().length == 0:
         raise InputError(f"{path}: empty file")
 
 
-def _text(raw: BinaryIO) -> TextIO:
-    """Bytes as text; those that are not UTF-8 become lone surrogates, which `_checked` finds."""
-    return io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
+def parse_delimiter(given: str, name: str) -> str:
+    """A delimiter as a person gives it, a character or the word tab; empty if none is given.
+
+    Raises:
+      InputError: it cannot be one; `name` is how the person knows it.
+    """
+    delimiter = "\t" if given == "tab" else given
+    if len(delimiter) > 1 or delimiter in ('"', "\n", "\r"):
+        raise InputError(f"{name}={given!r} cannot be a delimiter; give one character, such as ';', or the word tab")
+    return delimiter
 
 
-def _lines(path: epath.Path, raw: BinaryIO, columns: tuple[str, ...], words: bool) -> Iterator[Record]:
-    with _text(raw) as stream:
-        if path.suffix in (".conll", ".conllu") or words and path.suffix == ".txt":
-            records = _sentences(path, stream)
-        elif path.suffix in _TABLES:
-            records = _table(path, stream, columns)
-        elif path.suffix == ".jsonl":
-            records = _json_lines(path, stream)
-        else:
-            lines = enumerate((line.rstrip("\r\n") for line in stream), start=1)
-            records = (Record(f"{path}:{number}", {"text": line}) for number, line in lines)
-        yield from map(_checked, records)
-
-
-def column_names(path: epath.Path, columns: tuple[str, ...] = ()) -> list[str]:
+def column_names(path: epath.Path, columns: tuple[str, ...] = (), delimiter: str = "") -> list[str]:
     """The columns that a file has: by its header line, or as its first good record says."""
-    if path.suffix in _TABLES and not columns:
+    if path.suffix in TABLES and not columns:
         _require_file(path)
-        with _text(path.open("rb")) as stream:
-            rows = (row for _, row in _rows(path, stream) if isinstance(row, csv.Error) or row not in ([], [""]))
-            header = next(rows, [])  # none in a file of a byte-order mark alone
+        with path.open("rb") as raw, decoded(path, raw) as stream:
+            rows = ((number, row) for number, row in _rows(path, stream, delimiter=delimiter) if row not in _EMPTY)
+            number, header = next(rows, (1, []))
         if isinstance(header, csv.Error):
-            raise InputError(f"{path}:1: {header}")
+            raise InputError(f"{path}:{number}: {header}")
         return header
-    good = next((record for record in read(path, columns) if not record.error), None)
+    good = next((record for record in read(path, columns, delimiter=delimiter) if not record.error), None)
     return list(good.fields) if good else []
 
 
 def find_columns(
-    path: epath.Path, *candidates: tuple[str, ...], header: tuple[str, ...] = (), hint: str = ""
+    path: epath.Path, *candidates: tuple[str, ...], header: tuple[str, ...] = (), hint: str = "", delimiter: str = ""
 ) -> tuple[str, ...]:
     """The first of `candidates` whose columns a file has; `header` are those of one without a header line.
 
     Raises:
-      InputError: a file that has none of them, naming a column of the first that is missing and those that it has.
+      InputError: a file that has none of them, naming a column of the first that is missing and those that it has; one
+        with two columns of one name, or in which nothing can be read.
     """
-    there = column_names(path, header)
+    there = column_names(path, header, delimiter)
+    check_names(path, there)
     for columns in candidates:
         if all(name in there for name in columns):
             return columns
+    if not there and (bad := next(read(path, header, delimiter=delimiter), None)):  # as all records are
+        raise InputError(f"{bad.where}: {bad.error}")
     missing = next(name for name in candidates[0] if name not in there)
-    raise InputError(f"{path}: no column {missing!r}; there are: {', '.join(there) or 'none'}{hint}")
+    if len(there) == 1 and path.suffix in TABLES and (other := next((d for d in "\t;|," if d in there[0]), "")):
+        shown = "tab" if other == "\t" else repr(other)
+        hint = f"; if the delimiter is {shown}: --delimiter={shown}, or data.delimiter of a task{hint}"
+    raise InputError(f"{path}: no column {missing!r}; there are: {quoted(there)}{hint}")
+
+
+def quoted(names: Sequence[str]) -> str:
+    """Names of columns as a message shows them: the blanks in them are seen."""
+    return ", ".join(map(repr, names)) or "none"
+
+
+def check_names(where: object, names: Sequence[str]) -> None:
+    """Raises `InputError` if two columns have one name; without a name, as those that Excel adds, there may be many.
+
+    So it does if a name is not UTF-8.
+    """
+    if fault := find_fault("".join(names)):
+        raise InputError(f"{where}: {fault}")
+    twice = next((name for name in names if name and names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"{where}: two columns are called {twice!r}")
+
+
+def to_text(record: Record, columns: tuple[str, ...], words: bool) -> Text:
+    """The text or pair in the columns of a record, or with `words` the list of words that may be there.
+
+    Raises:
+      InputError: a line that cannot be read, a value that is no text.
+    """
+    if record.error:
+        raise InputError(f"{record.where}: {record.error}")
+    values: list[Any] = []
+    for name in columns:
+        value = record.fields.get(name)
+        for part in value if words and isinstance(value, list) else [value]:
+            if not isinstance(part, str):
+                raise InputError(f"{record.where}: no text in column {name!r}, but {part!r}")
+        values.append(value)
+    return values[0] if len(values) == 1 else (values[0], values[1])
 
 
 def _checked(record: Record) -> Record:
-    """The record; or an error if it holds bytes that were not UTF-8."""
+    """The record; or an error if it holds what is no text."""
     for value in record.fields.values():
         text = "".join(map(str, value)) if isinstance(value, list) else value
-        if isinstance(text, str) and not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-            return Record(record.where, {}, "not UTF-8")
+        if isinstance(text, str) and (fault := find_fault(text)):
+            return Record(record.where, {}, fault)
     return record
 
 
-def _table(path: epath.Path, stream: TextIO, columns: tuple[str, ...]) -> Iterator[Record]:
+def _lines(
+    path: epath.Path,
+    raw: BinaryIO,
+    columns: tuple[str, ...],
+    words: bool,
+    delimiter: str,
+    labels: Collection[str] | None,
+    on_note: Callable[[str], None],
+) -> Iterator[Record]:
+    with decoded(path, raw) as stream:
+        if path.suffix in TABLES:
+            yield from map(_checked, _table(path, stream, columns, delimiter))
+            return
+        if path.suffix == ".jsonl":
+            found = objects(stream)
+        elif path.suffix == ".conllu":
+            found = conll.universal_sentences(stream)
+        elif path.suffix == ".conll" or words:
+            labels = labels if path.suffix == ".txt" else None
+            found = conll.sentences(stream, labels, lambda text: on_note(f"{path}: {text}"))
+        else:
+            found = ((number, {"text": line.rstrip("\r\n")}, "") for number, line in enumerate(stream, start=1))
+        for number, fields, error in found:
+            yield _checked(Record(f"{path}:{number}", fields, error))
+
+
+def _table(path: epath.Path, stream: TextIO, columns: tuple[str, ...], delimiter: str) -> Iterator[Record]:
     header = list(columns)
-    for number, row in _rows(path, stream, len(header)):
+    for number, row in _rows(path, stream, len(header), delimiter):
         where = f"{path}:{number}"
         if isinstance(row, csv.Error):
             yield Record(where, {}, str(row))
         elif not header:
-            header = row
+            header = [] if row in _EMPTY else row
+            check_names(where, header)
         elif len(row) == len(header):
             yield Record(where, dict(zip(header, row)))
-        elif row and row != [""]:  # an empty line is no record
-            yield Record(where, {}, f"{len(row)} columns, not {len(header)}: {', '.join(header)}")
+        elif row not in _EMPTY:
+            yield Record(where, {}, f"{len(row)} columns, not {len(header)}: {quoted(header)}")
 
 
-def _rows(path: epath.Path, stream: TextIO, width: int = 0) -> Iterator[tuple[int, list[str] | csv.Error]]:
+def _rows(
+    path: epath.Path, stream: TextIO, width: int = 0, delimiter: str = ""
+) -> Iterator[tuple[int, list[str] | csv.Error]]:
     """The rows of a table, or what is wrong with one, each with the line where it begins.
 
     A quote that is never closed takes no more than its own line with it: a row of several lines that has an error, is
     too long, or has not as many columns as the table (`width`, or those of the first row), ends as an error, and
     reading goes on at the line after the one where it began.
     """
+    delimiter = delimiter or TABLES[path.suffix]
     if path.suffix == ".tsv":
         for number, line in enumerate(stream, start=1):
-            yield number, line.rstrip("\r\n").split("\t")
+            yield number, line.rstrip("\r\n").split(delimiter)
         return
     csv.field_size_limit(_LONGEST_ROW)  # whole documents may be in a field
     again: list[str] = []  # lines to read again, the last one first
     number = 1
     while True:
         lines: list[str] = []  # of this row
-        reader = csv.reader(_taken(again, stream, lines), strict=True)
+        reader = csv.reader(_taken(again, stream, lines), delimiter=delimiter, strict=True)
         row: list[str] | csv.Error
         try:
             row = next(reader)
         except StopIteration:
             return
         except csv.Error as e:
-            row = e
+            row = csv.Error("a carriage return outside of quotes") if "new-line" in str(e) else e
         if isinstance(row, list) and len(lines) > 1 and width and len(row) != width:
             row = csv.Error(f"a quote that ends in line {number + len(lines) - 1}; {len(row)} columns, not {width}")
         if isinstance(row, csv.Error) and len(lines) > 1:
@@ -194,21 +272,6 @@ def _taken(again: list[str], stream: TextIO, lines: list[str]) -> Iterator[str]:
         yield line
 
 
-def _json_lines(path: epath.Path, stream: TextIO) -> Iterator[Record]:
-    for number, line in enumerate(stream, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as e:
-            yield Record(f"{path}:{number}", {}, f"not JSON: {e}")
-            continue
-        if isinstance(record, dict):
-            yield Record(f"{path}:{number}", record)
-        else:
-            yield Record(f"{path}:{number}", {}, "not a JSON object")
-
-
 def import_pyarrow(path: Any) -> ModuleType:
     """`pyarrow`, with `pyarrow.parquet`; `InputError` with the name of the file that needs it if it is not there."""
     try:
@@ -223,36 +286,11 @@ def _parquet(path: epath.Path, raw: BinaryIO) -> Iterator[Record]:
     pyarrow = import_pyarrow(path)
     number = 0
     try:
-        for batch in pyarrow.parquet.ParquetFile(raw).iter_batches(batch_size=1024):
+        table = pyarrow.parquet.ParquetFile(raw)
+        check_names(path, table.schema_arrow.names)
+        for batch in table.iter_batches(batch_size=1024):
             for fields in batch.to_pylist():
                 number += 1
                 yield Record(f"{path}:{number}", fields)
     except pyarrow.ArrowException as e:
         raise InputError(f"{path}: cannot be read: {e}") from e
-
-
-def _sentences(path: epath.Path, stream: TextIO) -> Iterator[Record]:
-    """Sentences of CoNLL files, which lines without a word separate."""
-    words: list[str] = []
-    tags: list[str] = []
-    error, first = "", 0
-    for number, line in enumerate(itertools.chain(stream, [""]), start=1):
-        fields = line.split("\t") if "\t" in line.strip() else line.split()
-        fields = [field.strip() for field in fields]
-        if not line.strip() or fields[0] == "-DOCSTART-":
-            if words or error:
-                yield Record(f"{path}:{first}", {} if error else {"words": words, "tags": tags}, error)
-            words, tags, error = [], [], ""
-            continue
-        if path.suffix == ".conllu":
-            if line.startswith("#") or not fields[0].isdigit():
-                continue  # comments, words in several parts, empty nodes
-            columns, (word, label) = 10, (1, 3)
-        else:
-            columns, (word, label) = 2, (0, -1)
-        first = first if words else number
-        if len(fields) < columns or not fields[word] or not fields[label]:
-            error = error or f"line {number} has no word and tag in {len(fields)} columns; {columns} or more are needed"
-        else:
-            words.append(fields[word])
-            tags.append(fields[label])

@@ -6,6 +6,7 @@ from mux_jax.data.rows import BUCKET_LENGTHS
 from mux_jax.fields import described
 
 SOURCES = ("pydocs", "files", "tfds")
+_FILES = "globs, separated by commas, or a list of them in a file: books/*.txt.gz,news.jsonl"
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -14,7 +15,7 @@ class Component:
 
     weight: float = described(1.0, "how many of the sequences are from here, over the sum of all weights", at_least=0)
     source: str = described("files", "where the text is", one_of=SOURCES)
-    files: str = described("", "globs, separated by commas: books/*.txt.gz,news.jsonl")
+    files: str | tuple[str, ...] = described("", _FILES)
     tfds_name: str = described("", "data set of source=tfds, such as wikipedia/20230601.en")
     tfds_split: str = described("train", "its split")
     tfds_dir: str = described("", "its folder; empty: ~/tensorflow_datasets")
@@ -33,7 +34,7 @@ class TextSection:
     """Text to pre-train on."""
 
     source: str = described("", "where the text is; empty: nowhere yet", one_of=("", *SOURCES, "mixture"))
-    files: str = described("", "of source=files: globs, separated by commas: books/*.txt.gz,news.jsonl")
+    files: str | tuple[str, ...] = described("", f"of source=files: {_FILES}")
     tfds_name: str = described("", "data set of source=tfds, such as wikipedia/20230601.en")
     tfds_split: str = described("train", "its split")
     tfds_dir: str = described("", "its folder; empty: ~/tensorflow_datasets")
@@ -62,6 +63,7 @@ class TaskSection:
         "text", "of task=custom: the column of the text, or two of a pair: premise,hypothesis"
     )
     label_column: str = described("label", "of task=custom: the column of the label")
+    delimiter: str = described("", "of .csv and .tsv: a character such as ;, or tab; empty: a comma, a tab")
     metric: str = described("", "of task=custom: what it is judged by; empty: accuracy, or pearson_spearman")
     tokenizer: str = described("", "a vocab.txt or tokenizer.json, for a model that has none")
     sequence_length: int = described(128, "tokens of the longest text; longer texts are cut", at_least=8)

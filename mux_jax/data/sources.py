@@ -5,30 +5,31 @@
 """
 
 import codecs
-import glob
 import gzip
 import hashlib
-import io
-import json
-import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import fsspec
 from etils import epath
 
-from mux_jax.data.formats import import_pyarrow
+from mux_jax.data.formats import check_names, import_pyarrow, quoted
+from mux_jax.data.lines import buffered, objects
 from mux_jax.data.pydocs import PythonDocs
 from mux_jax.data.sections import SOURCES, Component, TextSection
 from mux_jax.errors import InputError
+from mux_jax.paths import find_files
 
 _LONGEST = 1_000_000  # characters of a document held at once; a longer one is cut
 
 
 class TextFiles:
     """`.txt` (a paragraph a line, an empty line between documents), `.jsonl`, `.parquet`, `.gz`.
+
+    Args:
+      patterns: of `paths.find_files`.
+      field: of `.jsonl`, column of `.parquet`.
 
     Raises:
       InputError: a pattern without a file, an empty file, and while reading: bytes that are not
@@ -39,16 +40,11 @@ class TextFiles:
     name = "files"
     _READERS = {".txt": "_text", ".jsonl": "_jsonl", ".parquet": "_parquet"}
 
-    def __init__(self, patterns: str, field: str):
+    def __init__(self, patterns: str | Sequence[str], field: str):
         if not patterns:
             raise InputError("no files to read: data.files (or --texts) takes one or more globs, separated by commas")
         self._field = field
-        self.files = []
-        for pattern in patterns.split(","):
-            found = _glob(pattern.strip())
-            if not found:
-                raise InputError(f"no file matches {pattern.strip()!r}")
-            self.files += found
+        self.files = find_files(patterns)
         for path in self.files:
             if _suffix(path) not in self._READERS:
                 raise InputError(f"{path}: the name must end in {', '.join(self._READERS)} (or .gz after it)")
@@ -70,9 +66,10 @@ class TextFiles:
         """The documents of one of the files, each with the bytes of the file read so far."""
         count = 0
         with path.open("rb") as raw:
-            # Files of object stores have no lines of bounded length; buffered ones have.
-            stream: Any = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else io.BufferedReader(raw)
+            stream: Any = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
             try:
+                if path.suffix != ".parquet":
+                    stream = buffered(path, stream)
                 for text in getattr(self, self._READERS[_suffix(path)])(path, stream):
                     count += 1
                     offset = raw.tell()
@@ -87,8 +84,8 @@ class TextFiles:
 
     def _lines(self, path: epath.Path, stream: Any, limit: int = -1) -> Iterator[str]:
         """The lines, in parts of `limit` bytes if they are longer."""
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        offset = 0  # of what the decoder has not turned into text yet
+        decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        offset = len(codecs.BOM_UTF8) if stream.peek().startswith(codecs.BOM_UTF8) else 0  # of what is no text yet
         while line := stream.readline(limit):
             try:
                 text = decoder.decode(line, final=line.endswith(b"\n"))
@@ -115,14 +112,10 @@ class TextFiles:
             yield "\n".join(paragraphs)
 
     def _jsonl(self, path: epath.Path, stream: Any) -> Iterator[str]:
-        for number, line in enumerate(self._lines(path, stream), start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as e:
-                raise InputError(f"{path}:{number}: not JSON: {e}") from e
-            text = record.get(self._field) if isinstance(record, dict) else None
+        for number, record, error in objects(self._lines(path, stream)):
+            if error:
+                raise InputError(f"{path}:{number}: {error}")
+            text = record.get(self._field)
             if not isinstance(text, str):
                 raise InputError(f"{path}:{number}: no text in field {self._field!r} (text_field)")
             if any("\ud800" <= c <= "\udfff" for c in text):
@@ -134,10 +127,12 @@ class TextFiles:
         pyarrow = import_pyarrow(path)
         table = pyarrow.parquet.ParquetFile(stream)
         names = table.schema_arrow.names
+        check_names(path, names)
         if self._field not in names:
-            raise InputError(f"{path}: no column {self._field!r} (text_field); there are: {', '.join(names)}")
+            raise InputError(f"{path}: no column {self._field!r} (text_field); there are: {quoted(names)}")
         kind = table.schema_arrow.field(self._field).type
-        if kind not in (pyarrow.string(), pyarrow.large_string()):
+        values = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+        if values not in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
             raise InputError(f"{path}: column {self._field!r} (text_field) is of type {kind}, not string")
         for batch in table.iter_batches(batch_size=1024, columns=[self._field]):
             for text in batch.column(0).to_pylist():
@@ -254,16 +249,6 @@ def _fingerprint(files: Iterable[epath.Path], *rest: str) -> str:
     with ThreadPoolExecutor() as pool:  # digests are made outside of Python's lock
         digests = list(pool.map(digest, files))
     return hashlib.blake2b(repr((digests, rest)).encode(), digest_size=16).hexdigest()
-
-
-def _glob(pattern: str) -> list[epath.Path]:
-    """The files that match, sorted; ** matches any number of folders."""
-    if "://" not in pattern:
-        found = glob.glob(os.path.expanduser(pattern), recursive=True)
-        return [epath.Path(path) for path in sorted(found) if not os.path.isdir(path)]
-    system, path = fsspec.core.url_to_fs(pattern)
-    entries = system.glob(path, detail=True)
-    return [epath.Path(system.unstrip_protocol(p)) for p in sorted(entries) if entries[p]["type"] == "file"]
 
 
 def _build_name(name: str) -> str:

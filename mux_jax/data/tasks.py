@@ -127,7 +127,7 @@ def get_task(data: TaskSection) -> Task:
     text, label = data.text_columns, data.label_column
     if data.kind == "token":  # whose columns are called otherwise, unless they are named
         text, label = ("words" if text == "text" else text), ("tags" if label == "label" else label)
-    columns = tuple(name.strip() for name in text.split(","))
+    columns = tuple(text.split(","))  # as they are written: a name may begin with a blank
     most = 1 if data.kind == "token" else 2
     if len(columns) > most:
         raise InputError(f"data.text_columns={text!r}: a {data.kind} task has at most {most}")
@@ -147,7 +147,7 @@ def read(task: Task, data: TaskSection, splits: tuple[str, ...]) -> dict[str, li
         folder = epath.Path(data.folder).expanduser()
         if not folder.is_dir():
             raise InputError(f"data={data.folder}: no such folder")
-        return {split: _from_file(task, _find(folder, task, split)) for split in splits}
+        return {split: _from_file(task, _find(folder, task, split), data.delimiter) for split in splits}
     return _from_tfds(task, data, splits)
 
 
@@ -160,14 +160,15 @@ def _find(folder: epath.Path, task: Task, split: str) -> epath.Path:
     return found
 
 
-def _from_file(task: Task, path: epath.Path) -> list[Example]:
+def _from_file(task: Task, path: epath.Path, delimiter: str) -> list[Example]:
     header = task.header if path.suffix == ".tsv" else ()
     words = task.kind == "token"
+    delimiter = _delimiter_of(path, delimiter)
     if not words:
-        formats.find_columns(path, (*task.text, task.label), header=header)
+        formats.find_columns(path, (*task.text, task.label), header=header, delimiter=delimiter)
     examples: list[Example] = []
     broken: list[str] = []
-    for record in formats.read(path, header, words=words):
+    for record in formats.read(path, header, words=words, delimiter=delimiter, on_note=say):
         if record.error and task.broken:
             broken.append(record.where)
         elif record.error:
@@ -183,9 +184,14 @@ def _from_file(task: Task, path: epath.Path) -> list[Example]:
     return examples
 
 
+def _delimiter_of(path: epath.Path, given: str) -> str:
+    """The delimiter of a table, as `data.delimiter` has it; none of other files."""
+    return formats.parse_delimiter(given, "data.delimiter") if path.suffix in formats.TABLES else ""
+
+
 def to_example(task: Task, record: formats.Record) -> Example:
     """The example that a record is."""
-    text = to_text(record, task.text, words=task.kind == "token")
+    text = formats.to_text(record, task.text, words=task.kind == "token")
     label: Any = record.fields.get(task.label)
     if task.kind == "regression":
         try:
@@ -200,6 +206,8 @@ def to_example(task: Task, record: formats.Record) -> Example:
             raise InputError(f"{record.where}: no label in column {task.label!r}")
         label = str(label)
     else:
+        if isinstance(text, list) and label is None:
+            raise InputError(f"{record.where}: words, and no tags in column {task.label!r}")
         if not isinstance(text, list) or not isinstance(label, list):
             raise InputError(f"{record.where}: columns {task.text[0]!r} and {task.label!r} must hold words and tags")
         if not text or len(text) != len(label):
@@ -209,33 +217,20 @@ def to_example(task: Task, record: formats.Record) -> Example:
     return Example(text, label, record.where)
 
 
-def to_text(record: formats.Record, columns: tuple[str, ...], words: bool) -> Text:
-    """The text or pair in the columns of a record, or with `words` the list of words that may be there.
-
-    Raises:
-      InputError: a line that cannot be read, a value that is no text.
-    """
-    if record.error:
-        raise InputError(f"{record.where}: {record.error}")
-    values: list[Any] = []
-    for name in columns:
-        value = record.fields.get(name)
-        for part in value if words and isinstance(value, list) else [value]:
-            if not isinstance(part, str):
-                raise InputError(f"{record.where}: no text in column {name!r}, but {part!r}")
-        values.append(value)
-    return values[0] if len(values) == 1 else (values[0], values[1])
-
-
-def read_unlabelled(task: Task, path: str) -> list[Text]:
+def read_unlabelled(task: Task, path: str, labels: tuple[str, ...] = (), delimiter: str = "") -> list[Text]:
     """The texts of a file, in the columns of the task, or `text` if it has one; words have spaces between them.
 
     Raises:
       InputError: a file that lacks the columns, cannot be read, by file and line, or has no text.
     """
-    file = absolute(path)
-    columns = formats.find_columns(file, *([task.text, ("text",)] if len(task.text) == 1 else [task.text]))
-    texts = [to_text(record, columns, words=task.kind == "token") for record in formats.read(file)]
+    file, words = absolute(path), task.kind == "token"
+    delimiter = _delimiter_of(file, delimiter)
+    candidates = [task.text, ("text",)] if len(task.text) == 1 else [task.text]
+    columns = formats.find_columns(file, *candidates, delimiter=delimiter)
+    if words and file.suffix == ".txt":
+        columns = ("words",)
+    records = formats.read(file, words=words, delimiter=delimiter, labels=labels, on_note=say)
+    texts = [formats.to_text(record, columns, words) for record in records]
     texts = [" ".join(text) if isinstance(text, list) else text for text in texts if text]
     if not texts:
         raise InputError(f"{file}: no text in the file")

@@ -2,8 +2,10 @@
 
 import contextlib
 import csv
+import functools
 import io
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -12,7 +14,7 @@ from etils import epath
 
 from mux_jax import locks
 from mux_jax.data import formats
-from mux_jax.data.tasks import to_text
+from mux_jax.data.encoding import split_words
 from mux_jax.errors import InputError
 from mux_jax.files import whole_or_absent
 from mux_jax.inference.predictor import Predictor
@@ -52,7 +54,9 @@ def check_output(path: str, texts: str, overwrite: bool) -> epath.Path:
     return output
 
 
-def check_input(path: str, columns: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[epath.Path, tuple[str, ...]]:
+def check_input(
+    path: str, columns: tuple[str, ...], wanted: tuple[str, ...], delimiter: str = ""
+) -> tuple[epath.Path, tuple[str, ...]]:
     """The file to read and the columns of its texts: those `wanted`, or else those of the model, or `text`.
 
     Raises:
@@ -60,7 +64,8 @@ def check_input(path: str, columns: tuple[str, ...], wanted: tuple[str, ...]) ->
     """
     source = absolute(path)
     candidates = [wanted] if wanted else [columns, ("text",)]
-    return source, formats.find_columns(source, *candidates, hint="; --text_columns names the columns of the text")
+    hint = "; --text_columns names the columns of the text"
+    return source, formats.find_columns(source, *candidates, hint=hint, delimiter=delimiter)
 
 
 def predict_file(
@@ -70,12 +75,14 @@ def predict_file(
     output: epath.Path,
     max_errors: float = 0.0,
     overwrite: bool = False,
+    delimiter: str = "",
 ) -> dict[str, int]:
     """Writes a prediction for each record of `source`, in its order; the file appears when it is whole.
 
     All records are read twice: they are checked before the first one is predicted on.
 
     Args:
+      delimiter: of a TSV or CSV, if it is not a tab or a comma.
       max_errors: the part of the records that may be bad. Each of them becomes a row with `error` and nothing else.
       overwrite: whether `output` may exist.
 
@@ -88,9 +95,13 @@ def predict_file(
     with locks.hold(output.parent / f".{output.name}.lock", str(output)) as lock:
         if output.exists() and not overwrite:  # by now
             raise InputError(f"{output} exists; --overwrite replaces it")
-        counts = _check_records(predictor, source, columns, max_errors)
+        words = predictor.config.head == "token"
+        if words and source.suffix == ".txt":
+            columns = ("words",)
+        read = functools.partial(formats.read, source, words=words, delimiter=delimiter, labels=predictor.config.labels)
+        counts = _check_records(predictor, source, read, columns, max_errors)
         done, start = 0, time.monotonic()
-        records = formats.read(source)
+        records = read()
         with whole_or_absent(output) as partial:
             with progress("predicting") as report, _writer(partial, predictor) as write:
                 for window in _windows(records):
@@ -123,7 +134,11 @@ def _windows(records: Iterable[formats.Record]) -> Iterator[list[formats.Record]
 
 
 def _check_records(
-    predictor: Predictor, source: epath.Path, columns: tuple[str, ...], max_errors: float
+    predictor: Predictor,
+    source: epath.Path,
+    read: Callable[..., Iterator[formats.Record]],
+    columns: tuple[str, ...],
+    max_errors: float,
 ) -> dict[str, int]:
     """Reads all records; the numbers of `rows` and `errors`. The first bad ones are printed."""
     counts = {"rows": 0, "errors": 0}
@@ -132,7 +147,7 @@ def _check_records(
         def show(fraction: float) -> None:
             report(fraction, f"{counts['rows']:,} rows")
 
-        for record in formats.read(source, on_progress=show):
+        for record in read(on_progress=show, on_note=say):
             counts["rows"] += 1
             _, error = _text(predictor, record, columns)
             if error and not max_errors:
@@ -154,11 +169,11 @@ def _text(predictor: Predictor, record: formats.Record, columns: tuple[str, ...]
     """The text of a record, or why there is none."""
     words = predictor.config.head == "token"
     try:
-        text: Any = to_text(record, columns, words=words)
+        text: Any = formats.to_text(record, columns, words=words)
     except InputError as e:
         return None, str(e).removeprefix(f"{record.where}: ")
     if words and isinstance(text, str):
-        text = text.split()
+        text = split_words(text)
     return text, predictor.problem(text)
 
 
@@ -222,7 +237,7 @@ def _writer(path: epath.Path, predictor: Predictor) -> Iterator[Callable[[list[d
 
 
 def _cell(value: Any) -> str:
-    """A value in a TSV: words with spaces between them, nothing for None, `_` for a tag that is missing."""
+    """A value in a TSV: words with spaces between them, `_` for one that is missing or blank; nothing for None."""
     if isinstance(value, list):
-        value = " ".join("_" if v is None else "_".join(v.split()) for v in value)
-    return "" if value is None else " ".join(str(value).split())
+        value = " ".join("_".join(split_words(word or "")) or "_" for word in value)
+    return "" if value is None else re.sub(r"[\t\r\n]+", " ", str(value))

@@ -13,7 +13,7 @@ import scipy.special
 from tokenizers import Tokenizer
 
 from mux_jax.checkpoints.source import open_model
-from mux_jax.data.encoding import Encoder, Text
+from mux_jax.data.encoding import Encoder, Text, split_words
 from mux_jax.data.tokenizer import special_tokens
 from mux_jax.errors import InputError
 from mux_jax.inference.batch_runner import BatchRunner, labels_from_logits
@@ -113,7 +113,7 @@ class Predictor:
 
         Args:
           texts: strings; pairs of them as tuples, for a task on pairs; for token classification
-            strings, split at spaces, or lists of words.
+            strings, split at spaces (not at no-break spaces), or lists of words.
           report: called with the fraction that is done.
 
         Returns:
@@ -132,7 +132,7 @@ class Predictor:
             raise InputError("predict takes a list of texts; for one text predict([text])")
         texts = list(texts)
         if self.config.head == "token":
-            texts = [text.split() if isinstance(text, str) else text for text in texts]
+            texts = [split_words(text) if isinstance(text, str) else text for text in texts]
         for i, text in enumerate(texts):
             problem = self.problem(text)
             if problem:

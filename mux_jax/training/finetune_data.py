@@ -106,7 +106,8 @@ def load_finetune_data(
         distillation.check(teacher, data.model_config(init), tokenizer, config.data.sequence_length)
     digests = {"the examples": data.examples.digest(), "the vocabulary": text_digest(tokenizer.to_str())}
     if config.data.unlabelled:
-        texts = read_unlabelled(data.examples.task, config.data.unlabelled)
+        task, labels = data.examples.task, data.examples.labels
+        texts = read_unlabelled(task, config.data.unlabelled, labels, config.data.delimiter)
         found = Encoder(tokenizer, config.data.sequence_length)(texts)
         data = dataclasses.replace(data, unlabelled=found.ids)
         digests["the unlabelled texts"] = text_digest(repr(texts))

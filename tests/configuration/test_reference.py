@@ -52,6 +52,21 @@ def test_fields_that_do_not_exist_or_are_of_another_type_are_named():
     assert configuration.from_mapping(FinetuneConfig, {"ensemble": 1, "model": {"width": 2}}).model.width == 2
 
 
+@pytest.mark.parametrize("several", [["a,b.txt", "c*.txt"], ("a,b.txt", "c*.txt")])
+def test_files_may_be_a_text_or_a_list(several):
+    written = configuration.pretraining("bert", "tiny", 2)
+    for section in (written.data, written.data.mixture.books):
+        section.files = several
+    config = configuration.read(written.copy_and_resolve_references())
+    assert config.data.files == config.data.mixture["books"].files == ("a,b.txt", "c*.txt")
+    assert configuration.from_mapping(PretrainConfig, configuration.to_json(config)) == config
+    written.data.files = "a.txt"
+    assert configuration.read(written).data.files == "a.txt"
+    for wrong in (1, ["a", 1]):
+        with pytest.raises(InputError, match="data.files=.* must be of type str or list of str"):
+            configuration.from_mapping(PretrainConfig, configuration.to_json(config) | {"data": {"files": wrong}})
+
+
 def test_text_must_be_named_for_sizes_that_are_no_trial():
     config = configuration.pretraining("bert", "base", 2)
     assert config.data.source == "" and configuration.pretraining("bert", "tiny", 2).data.source == "pydocs"

@@ -8,9 +8,10 @@ import sys
 
 import pytest
 import tensorflow_datasets as tfds
+from etils import epath
 
 from mux_jax import configuration
-from mux_jax.data import pydocs
+from mux_jax.data import formats, pydocs
 from mux_jax.data.sources import TextFiles, open_sources
 from mux_jax.errors import InputError
 from tests.tfds_folder import write_prepared
@@ -46,13 +47,67 @@ def test_jsonl_and_its_gzip(tmp_path):
     assert files(tmp_path / "*.jsonl*", "body") == ["one", "two\nlines"] * 2
 
 
+def test_a_byte_order_mark_is_no_text(tmp_path, bucket):
+    for folder in (tmp_path, bucket):
+        (folder / "a.jsonl").write_bytes('\ufeff{"text": "one"}\n{"text": "two"}\n'.encode())
+        (folder / "a.jsonl.gz").write_bytes(gzip.compress('\ufeff{"text": "one"}\r\n{"text": "two"}'.encode()))
+        (folder / "a.txt").write_bytes("\ufeffone\n\ntwo\n".encode())
+        for name in ("a.jsonl", "a.jsonl.gz", "a.txt"):
+            assert files(folder / name) == ["one", "two"], name
+        (folder / "a.txt").write_bytes("\ufeffone\n\n".encode() + b"tw\xff\n")
+        with pytest.raises(InputError, match="a.txt: not UTF-8 at byte 10"):
+            files(folder / "a.txt")
+
+
+def test_a_name_is_found_whatever_is_in_it(tmp_path, bucket):
+    for folder in (tmp_path, bucket):
+        names = ["a[1].txt", "b,c.txt", "d*?.txt", "e,[f].txt", "1.txt"]
+        for name in names:
+            (folder / name).write_text(name, encoding="utf-8")
+        for name in names:
+            assert files(folder / name) == [name]
+        several = TextFiles([f"{folder}/{name}" for name in names], "text")
+        assert read(several) == names
+        assert files(f"{folder}/a[1].txt, {folder}/1.txt") == ["a[1].txt", "1.txt"]
+        assert files(f"{folder}/[1e]*.txt") == ["1.txt", "e,[f].txt"]
+        assert read(TextFiles((f"{folder}/[a-b]*.txt",), "text")) == ["a[1].txt", "b,c.txt"]
+        with pytest.raises(InputError, match="no file matches '.*none,1.txt'"):
+            TextFiles([f"{folder}/none,1.txt"], "text")
+
+
+def test_lines_end_in_pretraining_text_as_they_do_in_examples(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"one\rone\r\n\r\ntwo\n")
+    assert files(tmp_path / "a.txt") == ["one\rone", "two"]
+
+
+@pytest.mark.extra
+def test_parquet_with_text_as_people_have_it(tmp_path, bucket):
+    import pyarrow.parquet
+
+    text = pyarrow.array(["one", None, "one", "two"])
+    kinds = [pyarrow.string_view(), pyarrow.large_string()]
+    kinds += [pyarrow.dictionary(pyarrow.int8(), kind) for kind in (pyarrow.string(), pyarrow.large_string())]
+    for folder in (tmp_path, bucket):
+        for kind in kinds:
+            with (folder / "a.parquet").open("wb") as f:
+                pyarrow.parquet.write_table(pyarrow.table({"text": text.cast(kind)}), f)
+            assert files(folder / "a.parquet") == ["one", "one", "two"], kind
+            assert [r.fields["text"] for r in formats.read(epath.Path(folder / "a.parquet"))] == text.to_pylist(), kind
+    table = pyarrow.table([text, text], names=["text", "text"])
+    pyarrow.parquet.write_table(table, tmp_path / "b.parquet")
+    with pytest.raises(InputError, match="b.parquet: two columns are called 'text'"):
+        files(tmp_path / "b.parquet")
+    with pytest.raises(InputError, match="b.parquet: two columns are called 'text'"):
+        list(formats.read(epath.Path(tmp_path / "b.parquet")))
+
+
 @pytest.mark.extra
 def test_parquet(tmp_path):
     import pyarrow.parquet
 
     pyarrow.parquet.write_table(pyarrow.table({"text": ["one", None, "two"], "id": [1, 2, 3]}), tmp_path / "a.parquet")
     assert files(tmp_path / "a.parquet") == ["one", "two"]
-    with pytest.raises(InputError, match="no column 'body'.*there are: text, id"):
+    with pytest.raises(InputError, match="no column 'body'.*there are: 'text', 'id'"):
         files(tmp_path / "a.parquet", "body")
     with pytest.raises(InputError, match="is of type int64, not string"):
         files(tmp_path / "a.parquet", "id")
@@ -85,7 +140,12 @@ def test_progress_goes_from_0_to_1(tmp_path):
         ("a.txt", b"fine\nbad \xff\n", "a.txt: not UTF-8 at byte 9"),
         ("a.jsonl", b'{"text": "x"}\n{"text": \n', "a.jsonl:2: not JSON"),
         ("a.jsonl", b'{"text": "x"}\n{"body": "y"}\n', "a.jsonl:2: no text in field 'text'"),
-        ("a.jsonl", b"[1]\n", "a.jsonl:1: no text in field 'text'"),
+        ("a.jsonl", b"[1]\n", "a.jsonl:1: not JSON lines but a JSON array; write each object on a line"),
+        ("a.jsonl", b'[\n{"text": "x"}\n]', "a.jsonl:1: not JSON lines but a JSON array"),
+        ("a.jsonl", b'{"text": "x", "text": "y"}\n', "a.jsonl:1: two fields are called 'text'"),
+        ("a.jsonl", '{"text": "x"}\n'.encode("utf-16"), "a.jsonl: UTF-16, not UTF-8"),
+        ("a.txt.gz", gzip.compress("one".encode("utf-16"), mtime=0), "a.txt.gz: UTF-16, not UTF-8"),
+        ("a.txt", b"one\rtwo\r", "a.txt: carriage returns and no line feed"),
         ("a.jsonl", b'{"text": "\\ud800"}\n', "a.jsonl:1: .* half of a surrogate pair"),
         ("a.jsonl", b"[" * 100_000, "a.jsonl:1: not JSON"),
         ("a.txt", b"x" * 1_000_001 + b"\xc3", "a.txt: not UTF-8 at byte 1000001"),

@@ -21,7 +21,7 @@ def write(folder, files):
 
 
 def examples(folder, task, **data):
-    fields = dict(task=task, folder=str(folder), tfds_dir="", kind="sequence", text_columns="text")
+    fields = dict(task=task, folder=str(folder), tfds_dir="", kind="sequence", text_columns="text", delimiter="")
     data = ml_collections.ConfigDict(fields | dict(label_column="label", metric="") | data)
     found = get_task(data)
     return read(found, data, ("train", *found.dev))
@@ -88,8 +88,12 @@ def test_ones_own_files(tmp_path):
 @pytest.mark.parametrize(
     ("task", "files", "message"),
     [
-        ("sst2", {"train.tsv": "sentence\tlabel\nfine\n"}, r"train.tsv:2: 1 columns, not 2: sentence, label"),
-        ("sst2", {"train.tsv": "text\tlabel\nfine\t1\n"}, r"train.tsv: no column 'sentence'; there are: text, label"),
+        ("sst2", {"train.tsv": "sentence\tlabel\nfine\n"}, r"train.tsv:2: 1 columns, not 2: 'sentence', 'label'"),
+        (
+            "sst2",
+            {"train.tsv": "text\tlabel\nfine\t1\n"},
+            "train.tsv: no column 'sentence'; there are: 'text', 'label'",
+        ),
         ("sst2", {"train.tsv": ""}, "train.tsv: empty file"),
         ("sst2", {"train.csv": "\ufeff"}, "train.csv: no column 'sentence'; there are: none"),
         ("sst2", {"train.tsv": "sentence\tlabel\n"}, "train.tsv: no examples in the file"),
@@ -99,7 +103,7 @@ def test_ones_own_files(tmp_path):
         ("stsb", {"train.tsv": "sentence1\tsentence2\tscore\na\tb\tc\n"}, "train.tsv:2: score='c' is not a number"),
         ("ner", {"train.conll": "word\tO\nalone\n"}, "train.conll:1: line 2 has no word and tag"),
         ("custom", {"train.csv": '"a"b,text\n1,2\n'}, "train.csv:1: ',' expected after '\"'"),
-        ("custom", {"train.jsonl": '{"text": "a"}\nnot json\n'}, "no column 'label'; there are: text"),
+        ("custom", {"train.jsonl": '{"text": "a"}\nnot json\n'}, "no column 'label'; there are: 'text'"),
         ("custom", {"train.jsonl": '{"text": "a", "label": "b"}\nno\n'}, "train.jsonl:2: not JSON"),
         ("custom", {"train.jsonl": '{"text": "a", "label": "b"}\n{"text": 3, "label": "b"}'}, ":2: no text in column"),
         (
@@ -123,6 +127,43 @@ def test_words_and_tags_of_jsonl_may_have_other_names(tmp_path):
     assert [(e.text, e.label) for e in found] == [(["Ada", "wrote"], ["B-PER", "O"])]
     with pytest.raises(InputError, match="no text in column 'words'"):
         examples(tmp_path, "custom", kind="token")
+
+
+def test_tables_of_a_task_have_the_delimiter_that_is_given(tmp_path):
+    write(tmp_path, {"train.csv": 'text; label\n"a, b";pos\nc;neg\n', "dev.jsonl": '{"text": "d", " label": "pos"}\n'})
+    fields = dict(label_column=" label", text_columns="text")
+    found = examples(tmp_path, "custom", delimiter=";", **fields)
+    assert [(e.text, e.label) for e in found["train"] + found["dev"]] == [("a, b", "pos"), ("c", "neg"), ("d", "pos")]
+    with pytest.raises(InputError, match="there are: 'text; label'; if the delimiter is ';': .* or data.delimiter"):
+        examples(tmp_path, "custom", **fields)
+    with pytest.raises(InputError, match="data.delimiter=';;' cannot be a delimiter"):
+        examples(tmp_path, "custom", delimiter=";;", **fields)
+    write(tmp_path, {"new.csv": "sentence;x\na;b\n"})
+    assert read_unlabelled(TASKS["sst2"], str(tmp_path / "new.csv"), delimiter=";") == ["a"]
+
+
+def test_names_of_columns_are_as_they_are_written(tmp_path):
+    rows = json.dumps({" a": "x", "b\u00a0": "y", "label": "z"}) + "\n"
+    write(tmp_path, {"train.jsonl": rows, "dev.jsonl": rows})
+    assert examples(tmp_path, "custom", text_columns=" a,b\u00a0")["train"][0].text == ("x", "y")
+    with pytest.raises(InputError, match="no column 'a'; there are: ' a', 'b\\\\xa0', 'label'"):
+        examples(tmp_path, "custom", text_columns="a")
+
+
+def test_files_to_train_on_have_tags_and_say_how_many_comments_they_had(tmp_path, capsys):
+    tagged = "# id 1\tdomain=en\nEU B-ORG\n10\u00a0000 O\n"
+    write(tmp_path, {"train.txt": tagged, "dev.conll": "EU\nrejects\n\nit\n"})
+    with pytest.raises(InputError, match="dev.conll:1: words, and no tags in column 'tags'"):
+        examples(tmp_path, "ner")
+    assert "train.txt: 1 lines left out as comments, the first is line 1" in capsys.readouterr().out
+    write(tmp_path, {"dev.conll": tagged})
+    assert examples(tmp_path, "ner")["train"][0].text == ["EU", "10\u00a0000"]
+
+
+@pytest.mark.parametrize("text", ["a O\nb O\n\nc O\n", "a\nb\n\nc\n", "a b\n\nc\n"])
+def test_unlabelled_words_are_in_files_as_prediction_reads_them(tmp_path, text):
+    write(tmp_path, {"in.txt": text})
+    assert read_unlabelled(TASKS["ner"], str(tmp_path / "in.txt"), ("O", "B-PER")) == ["a b", "c"]
 
 
 def test_broken_lines_of_qqp_are_left_out_and_counted(tmp_path, capsys):

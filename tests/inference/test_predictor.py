@@ -187,10 +187,10 @@ def test_a_signal_ends_a_prediction_with_one_line_and_nothing_half_written(doubl
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.jsonl.partial"]
 
 
-def run(predictor, source, output, max_errors=0.0, wanted=(), overwrite=False):
+def run(predictor, source, output, max_errors=0.0, wanted=(), overwrite=False, delimiter=""):
     output = files.check_output(str(output), str(source), overwrite)
-    source, columns = files.check_input(str(source), predictor.text_columns, wanted)
-    return files.predict_file(predictor, source, columns, output, max_errors)
+    source, columns = files.check_input(str(source), predictor.text_columns, wanted, delimiter)
+    return files.predict_file(predictor, source, columns, output, max_errors, delimiter)
 
 
 def test_files_in_and_out(predictor, tmp_path, monkeypatch):
@@ -283,12 +283,70 @@ def test_windows_are_bounded_by_characters_and_by_records(monkeypatch):
 
 def test_columns_are_found_or_those_there_are_named(predictor, tmp_path):
     (tmp_path / "in.tsv").write_text("a\tb\ntime\triver\n")
-    with pytest.raises(InputError, match="no column 'text'; there are: a, b; --text_columns"):
+    with pytest.raises(InputError, match="no column 'text'; there are: 'a', 'b'; --text_columns"):
         run(predictor, tmp_path / "in.tsv", tmp_path / "out.jsonl")
     assert run(predictor, tmp_path / "in.tsv", tmp_path / "out.jsonl", wanted=("a", "b"))["rows"] == 1
     (tmp_path / "empty.tsv").write_text("")
     with pytest.raises(InputError, match="empty.tsv: empty file"):
         run(predictor, tmp_path / "empty.tsv", tmp_path / "out2.jsonl")
+
+
+@pytest.fixture(scope="module")
+def tagger(single):
+    return mux_jax.Predictor(str(single), rows=8)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("in.txt", "time x a\nriver x c\n\nstone x b\n"),
+        ("in.txt", "time\nriver\n\nstone\n"),
+        ("in.txt", "time river\n\nstone\n"),
+        ("in.conll", "# id 1\tdomain=en\ntime _ a\nriver _ c\n\n\nstone _ b\n"),
+        ("in.conll", "time\nriver\n\nstone\n"),
+        ("in.conll", "time\ta\nriver\tb\n\nstone\tc\n"),
+        ("in.jsonl", '{"words": ["time", "river"]}\n{"words": ["stone"]}\n'),
+    ],
+)
+def test_words_are_taken_from_files_as_people_have_them(tagger, tmp_path, capsys, name, text):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert run(tagger, tmp_path / name, tmp_path / "out.jsonl") == {"rows": 2, "errors": 0}
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert rows == tagger.predict([["time", "river"], ["stone"]])
+    assert capsys.readouterr().out.count("1 lines left out as comments, the first is line 1") == ("#" in text)
+
+
+def test_no_break_spaces_stay_in_words_from_file_to_file(tagger, tmp_path):
+    words = ["10\u00a0000", "\u00a0", "time"]
+    (tmp_path / "in.conll").write_text("".join(f"{word} a\n" for word in words), encoding="utf-8")
+    run(tagger, tmp_path / "in.conll", tmp_path / "out.jsonl")
+    row = json.loads((tmp_path / "out.jsonl").read_text(encoding="utf-8"))
+    assert row["words"] == words and row["tags"][1] is None and len(row["tags"]) == 3
+    assert tagger.predict([" ".join(words)]) == [row]
+    run(tagger, tmp_path / "in.conll", tmp_path / "out.tsv")
+    found, tags, _ = (tmp_path / "out.tsv").read_text(encoding="utf-8").splitlines()[1].split("\t")
+    assert found.split(" ") == words and tags.split(" ")[1] == "_"
+
+
+def test_a_cell_of_a_tsv_keeps_all_but_tabs_and_ends_of_lines():
+    assert files._cell(["a b", "", " ", None, "\u00a0", "c\td"]) == "a_b _ _ _ \u00a0 c_d"
+    assert files._cell(" very  good\u00a0!\t\n") == " very  good\u00a0! " and files._cell(None) == ""
+
+
+def test_the_command_reads_tables_as_european_excel_writes_them(double, tmp_path):
+    (tmp_path / "in.csv").write_bytes('\ufeffid; text\r\n1;"time; river"\r\n2;stone\r\n'.encode())
+    command = [sys.executable, "launch/predict.py", "--model", str(double), "--texts", str(tmp_path / "in.csv")]
+    command += ["--output", str(tmp_path / "out.jsonl"), "--text_columns", " text"]
+
+    def call(*arguments):
+        return subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True)
+
+    done = call("--delimiter", "\\t")
+    assert done.returncode == 2 and "--delimiter='\\\\t' cannot be a delimiter" in done.stderr, done.stderr
+    done = call()
+    assert done.returncode == 2 and "there are: 'id; text'; if the delimiter is ';': --delimiter=';'" in done.stderr
+    done = call("--delimiter", ";")
+    assert done.returncode == 0 and len((tmp_path / "out.jsonl").read_bytes().splitlines()) == 2, done.stderr
 
 
 def test_the_command_predicts_tags(single, tmp_path):

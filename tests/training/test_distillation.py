@@ -178,7 +178,7 @@ def test_unlabelled_texts_of_a_task_on_pairs_are_pairs(tmp_path):
     pairs.write_text('{"sentence1": "a b", "sentence2": "c"}\n')
     texts.write_text("a b c")
     assert tasks.read_unlabelled(tasks.TASKS["rte"], str(pairs)) == [("a b", "c")]
-    with pytest.raises(InputError, match="texts.txt: no column 'sentence1'; there are: text"):
+    with pytest.raises(InputError, match="texts.txt: no column 'sentence1'; there are: 'text'"):
         tasks.read_unlabelled(tasks.TASKS["rte"], str(texts))
 
 
