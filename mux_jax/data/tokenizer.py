@@ -229,13 +229,14 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
             letters[letter] += count
     common = sorted(letters, key=lambda c: (-letters[c], c))[: min(1000, vocab_size // 4)]
     alphabet = sorted(common)
+    inner = [c for c in alphabet if len(tokenizer.pre_tokenizer.pre_tokenize_str(f"a{c}")) == 1]  # all but punctuation
     names = [known[0] for known in _NAMES.values()]
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
         initial_alphabet=alphabet,
         limit_alphabet=len(alphabet),
-        special_tokens=[*names, *(f"##{c}" for c in alphabet if c.isalnum())],
+        special_tokens=[*names, *(f"##{c}" for c in inner)],
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)

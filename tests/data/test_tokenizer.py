@@ -22,6 +22,12 @@ def test_training_is_deterministic_and_has_the_special_tokens():
     assert pair[0] == "[CLS]" and pair[-1] == "[SEP]" and pair.count("[SEP]") == 2
 
 
+def test_training_is_deterministic_with_signs_that_are_no_letters():
+    texts = ["x😀 x🎈 x™ x° x→ x• हिन्दी की 5€ 3½ x🚀x x☺x"] * 5
+    vocabularies = [train_tokenizer(texts, 200).get_vocab() for _ in range(4)]
+    assert all(vocabulary == vocabularies[0] for vocabulary in vocabularies)
+
+
 def test_vocab_txt_and_its_folder(tmp_path, capsys):
     (tmp_path / "vocab.txt").write_text("\n".join(_VOCAB))
     for path in (tmp_path, tmp_path / "vocab.txt"):
