@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
+from huggingface_hub.errors import EntryNotFoundError
 
 import mux_jax
 from mux_jax import locks
@@ -32,6 +33,13 @@ def fixture(name):
 
 def assert_identical(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def copy(file, folder):
+    """As the hub gives a file."""
+    if not file.exists():
+        raise EntryNotFoundError(str(file))
+    return shutil.copy(file, folder)
 
 
 @pytest.fixture
@@ -215,7 +223,7 @@ def test_a_tokenizer_that_the_cache_lacks_is_fetched_if_there_is_a_network(plain
 
     def download(_, file, revision):
         assert revision == cached.name  # that of the weights
-        return shutil.copy(plain_bert[0] / file, cached)
+        return copy(plain_bert[0] / file, cached)
 
     monkeypatch.setattr(hub, "_cached", lambda _: cached)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
@@ -231,7 +239,7 @@ def test_all_files_are_of_the_commit_of_the_first(plain_bert, tmp_path, monkeypa
         asked.append((file, revision))
         folder = epath.Path(tmp_path / "4567")
         folder.mkdir(exist_ok=True)
-        return shutil.copy(plain_bert[0] / file, folder)
+        return copy(plain_bert[0] / file, folder)
 
     monkeypatch.setattr(hub, "_cached", lambda _: None)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
