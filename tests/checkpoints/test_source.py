@@ -130,6 +130,16 @@ def test_convert_refuses_an_electra_lm_of_two_sizes_and_leaves_nothing(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+def test_an_exported_model_pads_with_its_tokenizers_token(tmp_path):
+    names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    (tmp_path / "vocab.txt").write_text("\n".join(names))
+    convert(str(fixture("bert_mlm_n1")), str(tmp_path / "native"), tokenizer=str(tmp_path / "vocab.txt"))
+    convert(str(tmp_path / "native"), str(tmp_path / "exported"))
+    assert json.loads((tmp_path / "exported" / "config.json").read_text())["pad_token_id"] == 1
+    described = json.loads((tmp_path / "exported" / "tokenizer_config.json").read_text())
+    assert [described[f"{field}_token"] for field in ("cls", "pad", "sep", "unk", "mask")] == names
+
+
 def test_convert_takes_a_vocabulary_that_fits(plain_bert, tmp_path, capsys):
     source = str(fixture("muxbert_mlm_binary_rsa_n3"))
     convert(source, str(tmp_path / "bare"))
