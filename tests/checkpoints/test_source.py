@@ -140,6 +140,21 @@ def test_an_exported_model_pads_with_its_tokenizers_token(tmp_path):
     assert [described[f"{field}_token"] for field in ("cls", "pad", "sep", "unk", "mask")] == names
 
 
+def test_a_token_without_an_embedding_is_refused(plain_bert):
+    folder, _ = plain_bert
+    (folder / "tokenizer_config.json").unlink()
+    found = open_model(str(folder))
+    size = found.tokenizer().get_vocab_size()
+    assert found.config.vocab_size == size + 3
+    (folder / "added_tokens.json").write_text(json.dumps({f"<{i}>": size + i for i in range(3)}))
+    assert found.tokenizer().encode("<2>").ids[1] == size + 2
+    (folder / "added_tokens.json").write_text(json.dumps({f"<{i}>": size + i for i in range(4)}))
+    with pytest.raises(
+        InputError, match=f"has {size + 4} tokens, .* {size + 3}; the last one, '<3>', has no embedding"
+    ):
+        found.tokenizer()
+
+
 def test_convert_takes_a_vocabulary_that_fits(plain_bert, tmp_path, capsys):
     source = str(fixture("muxbert_mlm_binary_rsa_n3"))
     convert(source, str(tmp_path / "bare"))
