@@ -12,7 +12,7 @@ from mux_jax.checkpoints import huggingface
 from mux_jax.checkpoints.runs import Checkpoints, checkpoint_folder
 from mux_jax.checkpoints.source import open_model
 from mux_jax.checkpoints.task_info import TaskInfo
-from mux_jax.data.tokenizer import load_tokenizer, save_tokenizer
+from mux_jax.data.tokenizer import load_tokenizer, save_tokenizer, special_tokens
 from mux_jax.errors import InputError
 from mux_jax.files import whole_or_absent, write_atomically
 from mux_jax.models.config import ModelConfig
@@ -91,7 +91,8 @@ def save_model(
                 described = {"source": source, "model": model}
                 write_atomically(folder / "config.json", json.dumps(described, indent=2) + "\n")
             else:
-                huggingface.write(folder, config, params, task)
+                pad = special_tokens(vocabulary).pad if vocabulary else 0
+                huggingface.write(folder, config, params, task, pad)
             if vocabulary is not None:
                 # What was fine-tuned here has seen token types of 0 alone.
                 save_tokenizer(vocabulary, folder, for_transformers=not to_native, token_types=task is None)

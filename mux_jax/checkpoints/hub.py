@@ -20,7 +20,13 @@ RELEASED_VOCABULARY = "google-bert/bert-base-uncased"
 _RELEASED = re.compile(r"mux(bert|electra)_\w+|(bert_(small|base|large)|electra_base)_1")
 
 CONFIG, WEIGHTS = "config.json", ("model.safetensors", "pytorch_model.bin")
-_TOKENIZER = ("tokenizer_config.json", "tokenizer.json", "vocab.txt")
+_TOKENIZER = (
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "vocab.txt",
+)
 
 
 @dataclasses.dataclass(frozen=True)

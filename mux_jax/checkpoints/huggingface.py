@@ -242,10 +242,12 @@ def read_params(folder: epath.Path, config: ModelConfig) -> Any:
     return unflatten_dict(params, sep="/")
 
 
-def write(folder: epath.Path, config: ModelConfig, params: Any, task: TaskInfo | None = None) -> None:
+def write(
+    folder: epath.Path, config: ModelConfig, params: Any, task: TaskInfo | None = None, pad_token_id: int = 0
+) -> None:
     """Writes `config.json` and `model.safetensors`, under the released names, into a folder that exists.
 
-    `task`: of a fine-tuned model.
+    `task`: of a fine-tuned model. `pad_token_id`: of its tokenizer; `transformers` does not train its embedding.
     """
     flat = {path: np.asarray(value) for path, value in flatten_dict(params, sep="/").items()}
     values = {}
@@ -254,7 +256,7 @@ def write(folder: epath.Path, config: ModelConfig, params: Any, task: TaskInfo |
     bare = config.head == "none" and config.width == 1
     positions = np.arange(config.max_position_embeddings)[None]
     values["embeddings.position_ids" if bare else f"{config.architecture}.embeddings.position_ids"] = positions
-    (folder / CONFIG).write_text(json.dumps(_to_json(config, task), indent=2) + "\n")
+    (folder / CONFIG).write_text(json.dumps(_to_json(config, task, pad_token_id), indent=2) + "\n")
     (folder / WEIGHTS[0]).write_bytes(safetensors.numpy.save(values, metadata={"format": "pt"}))
 
 
@@ -327,7 +329,7 @@ def _read_pickle(file: epath.Path) -> dict[str, np.ndarray]:
     return {name: (value.float() if value.dtype == torch.bfloat16 else value).numpy() for name, value in state.items()}
 
 
-def _to_json(config: ModelConfig, task: TaskInfo | None) -> dict[str, Any]:
+def _to_json(config: ModelConfig, task: TaskInfo | None, pad_token_id: int) -> dict[str, Any]:
     """The configuration as theirs; what they have no field for goes under `mux_jax`."""
     # Theirs has a pooler before the classes of an ordinary BERT; only the multiplexed class has none.
     muxed = "Muxed" if config.width > 1 or (config.architecture, config.head) == ("bert", "sequence") else ""
@@ -338,7 +340,7 @@ def _to_json(config: ModelConfig, task: TaskInfo | None) -> dict[str, Any]:
         "hidden_act": "gelu",
         "position_embedding_type": "absolute",
         "type_vocab_size": 2,
-        "pad_token_id": 0,
+        "pad_token_id": pad_token_id,
     }
     ours = config.to_flat()
     result |= {field: ours.pop(name) for name, field in _FIELDS.items()}

@@ -14,7 +14,7 @@ from mux_jax.checkpoints.task_info import TaskInfo
 from mux_jax.configuration import FinetuneConfig, from_mapping
 from mux_jax.data.rows import lengths_up_to
 from mux_jax.data.tasks import get_task
-from mux_jax.data.tokenizer import has_tokenizer, load_tokenizer
+from mux_jax.data.tokenizer import has_tokenizer, load_tokenizer, num_ids
 from mux_jax.errors import InputError
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.model import MuxModel
@@ -86,9 +86,12 @@ class ModelSource:
 
     def check_size(self, tokenizer: Tokenizer) -> None:
         """Raises `InputError` if a tokenizer has more tokens than the model embeddings."""
-        size, limit = tokenizer.get_vocab_size(), self.config.vocab_size
+        size, limit = num_ids(tokenizer), self.config.vocab_size
         if size > limit:
-            raise InputError(f"the tokenizer has {size} tokens, the model's vocabulary {limit}")
+            raise InputError(
+                f"the tokenizer has {size} tokens, the model's vocabulary {limit}; the last one, "
+                f"{tokenizer.id_to_token(size - 1)!r}, has no embedding"
+            )
 
     def bucket_lengths(self) -> tuple[int, ...]:
         """The lengths of rows that the model was fine-tuned with, ascending.

@@ -24,7 +24,7 @@ from etils import epath
 from tokenizers import Tokenizer
 
 from mux_jax import locks
-from mux_jax.data.tokenizer import special_tokens, train_tokenizer
+from mux_jax.data.tokenizer import num_ids, special_tokens, train_tokenizer
 from mux_jax.errors import InputError
 from mux_jax.interrupts import undone
 from mux_jax.progress import progress, say
@@ -33,7 +33,7 @@ SPLITS = ("train", "heldout")
 _CHUNK = 4_000_000  # characters tokenised at a time, on all cores
 _TOKENIZER_SAMPLE = 100_000_000  # characters of a source that a vocabulary is trained on
 _POLL_SECONDS = 0.5
-_FORMAT = 1  # raise it when the same text packs to other ids
+_FORMAT = 2  # raise it when the same text packs to other ids
 
 
 class PackedTokens:
@@ -87,8 +87,8 @@ def cached_tokenizer(sources: list[tuple[float, Any]], vocab_size: int, cache_di
             if temporary:
                 with progress(f"training a vocabulary of {vocab_size:,}") as report:
                     tokenizer = train_tokenizer(_sample(sources, report), vocab_size)
-                temporary.write_text(tokenizer.to_str())
-    return Tokenizer.from_str(path.read_text())
+                temporary.write_text(tokenizer.to_str(), encoding="utf-8")
+    return Tokenizer.from_str(path.read_text(encoding="utf-8"))
 
 
 def cached_tokens(source: Any, tokenizer: Tokenizer, length: int, heldout: float, cache_dir: Path) -> Path:
@@ -116,7 +116,7 @@ def content_digest(folder: Path) -> str:
 
 def _pack(source: Any, tokenizer: Tokenizer, length: int, heldout: float, folder: Path) -> None:
     special = special_tokens(tokenizer)
-    dtype = "uint16" if tokenizer.get_vocab_size() <= 2**16 else "uint32"
+    dtype = "uint16" if num_ids(tokenizer) <= 2**16 else "uint32"
     written, content = dict.fromkeys(SPLITS, 0), hashlib.blake2b(digest_size=10)
     left = {split: np.empty(0, dtype) for split in SPLITS}  # tokens that do not fill a sequence yet
     with contextlib.ExitStack() as stack, progress(f"tokenising {source.name}") as report:

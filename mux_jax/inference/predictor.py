@@ -155,10 +155,18 @@ class Predictor:
         if self.config.head == "token":
             if not isinstance(text, list) or not all(isinstance(word, str) for word in text):
                 return f"{type(text).__name__} is not a text or a list of words"
-            return "" if text else "a sentence of zero words"
-        if isinstance(text, tuple) and len(text) == 2 and all(isinstance(part, str) for part in text):
-            return ""
-        return "" if isinstance(text, str) else f"{type(text).__name__} is not a text or a pair of texts"
+            if not text:
+                return "a sentence of zero words"
+        elif isinstance(text, tuple):
+            if len(text) != 2 or not all(isinstance(part, str) for part in text):
+                return "tuple is not a text or a pair of texts"
+        elif not isinstance(text, str):
+            return f"{type(text).__name__} is not a text or a pair of texts"
+        try:
+            "".join(text).encode()
+        except UnicodeEncodeError:
+            return "half of a surrogate pair, which is no character"
+        return ""
 
     def _predict(self, texts: list[Text], report: Callable[[float], None] | None) -> list[dict[str, Any]]:
         encoded = self._encode(texts)

@@ -17,7 +17,7 @@ from mux_jax.configuration import PretrainConfig
 from mux_jax.data.loader import Batches
 from mux_jax.data.packing import PackedTokens, cache_folder, cached_tokenizer, cached_tokens, content_digest
 from mux_jax.data.sources import open_sources
-from mux_jax.data.tokenizer import SpecialTokens, load_tokenizer, special_tokens
+from mux_jax.data.tokenizer import SpecialTokens, load_tokenizer, num_ids, special_tokens
 from mux_jax.errors import InputError
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.model import MuxModel
@@ -51,7 +51,7 @@ class PretrainData:
 
     def model_config(self, init: ModelSource | None) -> ModelConfig:
         """The model to train."""
-        vocab_size = init.config.vocab_size if init else self.tokenizer.get_vocab_size()
+        vocab_size = init.config.vocab_size if init else num_ids(self.tokenizer)
         return self.config.model_config(vocab_size, self.special.cls)
 
     def batches(self, mine: np.ndarray) -> Batches:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
+from huggingface_hub.errors import EntryNotFoundError
 
 import mux_jax
 from mux_jax import locks
@@ -32,6 +33,13 @@ def fixture(name):
 
 def assert_identical(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def copy(file, folder):
+    """As the hub gives a file."""
+    if not file.exists():
+        raise EntryNotFoundError(str(file))
+    return shutil.copy(file, folder)
 
 
 @pytest.fixture
@@ -120,6 +128,31 @@ def test_convert_refuses_an_electra_lm_of_two_sizes_and_leaves_nothing(tmp_path)
     ):
         convert(str(target), str(tmp_path / "there"))
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_an_exported_model_pads_with_its_tokenizers_token(tmp_path):
+    names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    (tmp_path / "vocab.txt").write_text("\n".join(names))
+    convert(str(fixture("bert_mlm_n1")), str(tmp_path / "native"), tokenizer=str(tmp_path / "vocab.txt"))
+    convert(str(tmp_path / "native"), str(tmp_path / "exported"))
+    assert json.loads((tmp_path / "exported" / "config.json").read_text())["pad_token_id"] == 1
+    described = json.loads((tmp_path / "exported" / "tokenizer_config.json").read_text())
+    assert [described[f"{field}_token"] for field in ("cls", "pad", "sep", "unk", "mask")] == names
+
+
+def test_a_token_without_an_embedding_is_refused(plain_bert):
+    folder, _ = plain_bert
+    (folder / "tokenizer_config.json").unlink()
+    found = open_model(str(folder))
+    size = found.tokenizer().get_vocab_size()
+    assert found.config.vocab_size == size + 3
+    (folder / "added_tokens.json").write_text(json.dumps({f"<{i}>": size + i for i in range(3)}))
+    assert found.tokenizer().encode("<2>").ids[1] == size + 2
+    (folder / "added_tokens.json").write_text(json.dumps({f"<{i}>": size + i for i in range(4)}))
+    with pytest.raises(
+        InputError, match=f"has {size + 4} tokens, .* {size + 3}; the last one, '<3>', has no embedding"
+    ):
+        found.tokenizer()
 
 
 def test_convert_takes_a_vocabulary_that_fits(plain_bert, tmp_path, capsys):
@@ -221,7 +254,7 @@ def test_a_tokenizer_that_the_cache_lacks_is_fetched_if_there_is_a_network(plain
 
     def download(_, file, revision):
         assert revision == cached.name  # that of the weights
-        return shutil.copy(plain_bert[0] / file, cached)
+        return copy(plain_bert[0] / file, cached)
 
     monkeypatch.setattr(hub, "_cached", lambda _: cached)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
@@ -237,7 +270,7 @@ def test_all_files_are_of_the_commit_of_the_first(plain_bert, tmp_path, monkeypa
         asked.append((file, revision))
         folder = epath.Path(tmp_path / "4567")
         folder.mkdir(exist_ok=True)
-        return shutil.copy(plain_bert[0] / file, folder)
+        return copy(plain_bert[0] / file, folder)
 
     monkeypatch.setattr(hub, "_cached", lambda _: None)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)

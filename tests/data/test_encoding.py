@@ -26,3 +26,9 @@ def test_words_are_at_their_first_pieces(tmp_path):
     assert found.ids[0].tolist() == [2, 5, 6, 7, 8, 3]
     assert [places.tolist() for places in found.places] == [[1, 2, 4], [1, -1, 2], [1, 2, 3, 4, -1]]
     assert found.truncated == 1
+
+
+def test_a_word_that_is_a_special_token_has_its_place(tmp_path):
+    found = encoder(tmp_path, 8)([["hello", "[SEP]", "[sep]", "big"]])
+    assert found.ids[0].tolist() == [2, 5, 3, 1, 1, 1, 8, 3]
+    assert found.places[0].tolist() == [1, 2, 3, 6]

@@ -65,6 +65,9 @@ def test_texts_and_pairs_and_the_same_answer_twice(predictor):
     assert predictor.predict(texts) == predictor.predict(texts)
     with pytest.raises(InputError, match=r"texts\[1\]: int is not a text or a pair of texts"):
         predictor.predict(["a", 3])
+    for text in ("half \ud83d", ("a", "\ude00")):
+        with pytest.raises(InputError, match=r"texts\[0\]: half of a surrogate pair, which is no character"):
+            predictor.predict([text])
 
 
 def test_it_says_once_that_pairs_have_no_token_types_with_a_model_from_elsewhere(tmp_path, capsys):

@@ -1,0 +1,108 @@
+"""What stands beside a vocabulary: `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`."""
+
+import dataclasses
+import json
+from typing import Any
+
+from etils import epath
+from tokenizers import AddedToken
+
+from mux_jax.errors import InputError
+from mux_jax.progress import say
+
+# What may be said of letters, and what BertNormalizer calls it.
+LETTERS = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+FLAGS = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")  # of an added token
+_BERT = ("BertTokenizer", "ElectraTokenizer", "DistilBertTokenizer")
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerConfig:
+    """What the files beside a vocabulary say.
+
+    Attributes:
+      file: the `tokenizer_config.json`, whether it is there or not.
+      kind: the class of `transformers`, such as BertTokenizer.
+      letters: by the names in `LETTERS`, those that are said. `strip_accents` may be None: accents go with capitals.
+      special: the special tokens by their keys, such as pad_token; those that have no key by themselves.
+      added: tokens that the vocabulary may not have, by id.
+      added_by: the file that says so.
+    """
+
+    file: epath.Path
+    kind: str
+    letters: dict[str, Any]
+    special: dict[str, AddedToken]
+    added: dict[int, AddedToken]
+    added_by: epath.Path
+
+    @property
+    def is_bert(self) -> bool:
+        """Whether the class is BERT's, which does what `letters` say; others do what `tokenizer.json` says."""
+        return self.kind.removesuffix("Fast") in _BERT
+
+
+def read_config(folder: epath.Path) -> TokenizerConfig:
+    """Reads the files in a folder that are there.
+
+    Raises:
+      InputError: a file that is not as tokenizers write it.
+    """
+    file, added_by = folder / "tokenizer_config.json", folder / "added_tokens.json"
+    said = _read(file)
+    letters = {key: said[key] for key in LETTERS if said.get(key) is not None or key == "strip_accents" in said}
+    for key, value in letters.items():
+        if not isinstance(value, bool | None):
+            raise InputError(f"{file}: {key} is {value!r}; it must be true or false")
+    if said.get("split_special_tokens"):
+        say(f"{file}: split_special_tokens is not followed; [SEP] in a text is the special token")
+    kind = "BertJapaneseTokenizer" if "word_tokenizer_type" in said else said.get("tokenizer_class") or _BERT[0]
+
+    special = _special(file, said)
+    if "added_tokens_decoder" in said:
+        added_by = file
+    else:  # of an older version, which has other files
+        special |= _special(folder / "special_tokens_map.json", _read(folder / "special_tokens_map.json"))
+    names = {token.content for token in special.values()}
+    try:
+        if added_by == file:
+            added = {int(i): _token(file, token) for i, token in said["added_tokens_decoder"].items()}
+        else:
+            added = {int(i): AddedToken(token, special=token in names) for token, i in _read(added_by).items()}
+    except (AttributeError, TypeError, ValueError) as e:
+        raise InputError(f"{added_by}: not tokens with their ids: {e}") from e
+    return TokenizerConfig(file, str(kind), letters, special, dict(sorted(added.items())), added_by)
+
+
+def _read(file: epath.Path) -> dict[str, Any]:
+    """What a JSON file says; nothing if it is not there."""
+    try:
+        said = json.loads(file.read_bytes()) if file.exists() else {}
+    except (OSError, ValueError) as e:
+        raise InputError(f"{file}: not a tokenizer's configuration: {e}") from e
+    if not isinstance(said, dict):
+        raise InputError(f"{file}: not a tokenizer's configuration: no object")
+    return said
+
+
+def _special(file: epath.Path, said: dict[str, Any]) -> dict[str, AddedToken]:
+    named = {key: value for key, value in said.items() if key.endswith("_token") and isinstance(value, str | dict)}
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        more = said.get(key) or []
+        if not isinstance(more, list | dict):
+            raise InputError(f"{file}: {key} is {more!r}; it must be a list of tokens")
+        named |= more if isinstance(more, dict) else {str(token): token for token in more}
+    return {key: _token(file, value, special=True) for key, value in named.items()}
+
+
+def _token(file: epath.Path, value: Any, special: bool = False) -> AddedToken:
+    """A token that a file holds as its text, or as an object with flags."""
+    try:
+        flags = {"content": value} if isinstance(value, str) else {k: v for k, v in value.items() if k in FLAGS}
+        return AddedToken(**flags | {"special": special or flags.get("special", False)})
+    except (AttributeError, TypeError) as e:
+        raise InputError(f"{file}: not a token: {value!r}") from e
