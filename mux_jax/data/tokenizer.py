@@ -10,6 +10,7 @@ from etils import epath
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from mux_jax.errors import InputError
+from mux_jax.files import check_fetched
 from mux_jax.progress import say
 
 _FILES = ("tokenizer.json", "vocab.txt")  # in the order of preference
@@ -63,6 +64,7 @@ def load_tokenizer(path: str) -> Tokenizer:
     file = next((f for f in candidates if f.exists()), None)
     if file is None:
         raise InputError(f"data.tokenizer: no file {' or '.join(map(str, candidates))}")
+    check_fetched(file)
     if file.suffix == ".json":
         try:
             tokenizer = Tokenizer.from_str(file.read_text())
