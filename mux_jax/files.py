@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
+from mux_jax.errors import InputError
 from mux_jax.interrupts import undone
 
 
@@ -57,3 +58,11 @@ def remove(path: epath.Path) -> None:
         path.rmtree(missing_ok=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def check_fetched(file: epath.Path) -> None:
+    """Raises `InputError` if a file is a pointer of Git LFS, which a clone without it has in the file's place."""
+    pointer = b"version https://git-lfs.github.com/spec/"
+    with file.open("rb") as f:
+        if f.read(len(pointer)) == pointer:
+            raise InputError(f"{file}: only a pointer of Git LFS; `git lfs pull` in its folder fetches the file")

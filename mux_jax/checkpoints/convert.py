@@ -8,7 +8,7 @@ from etils import epath
 from tokenizers import Tokenizer
 
 from mux_jax import locks
-from mux_jax.checkpoints import huggingface
+from mux_jax.checkpoints import huggingface, huggingface_config
 from mux_jax.checkpoints.runs import Checkpoints, checkpoint_folder
 from mux_jax.checkpoints.source import open_model
 from mux_jax.checkpoints.task_info import TaskInfo
@@ -44,7 +44,7 @@ def convert(model: str, output: str, tokenizer: str = "", overwrite: bool = Fals
     check_target(target, overwrite, found.folder)
     to_native = found.step is None
     if not to_native:
-        huggingface.check(found.config, found.folder)
+        huggingface_config.check(found.config, found.folder)
     vocabulary = load_tokenizer(tokenizer) if tokenizer else found.find_tokenizer()
     if vocabulary is None:
         say(f"{found.folder} has no tokenizer, and {target} gets none; --tokenizer=FILE adds one")

@@ -11,6 +11,9 @@ import huggingface_hub
 from etils import epath
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from mux_jax.checkpoints import tensor_files
+from mux_jax.checkpoints.huggingface_config import CONFIG
+from mux_jax.checkpoints.tensor_files import WEIGHTS
 from mux_jax.data.tokenizer import has_tokenizer
 from mux_jax.errors import InputError
 from mux_jax.progress import say
@@ -19,7 +22,6 @@ from mux_jax.progress import say
 RELEASED_VOCABULARY = "google-bert/bert-base-uncased"
 _RELEASED = re.compile(r"mux(bert|electra)_\w+|(bert_(small|base|large)|electra_base)_1")
 
-CONFIG, WEIGHTS = "config.json", ("model.safetensors", "pytorch_model.bin")
 _TOKENIZER = (
     "added_tokens.json",
     "special_tokens_map.json",
@@ -75,7 +77,7 @@ def fetch(model: HubModel) -> epath.Path:
       InputError: no such model, or no network and nothing of it in the cache.
     """
     cached = _cached(model)
-    if cached and (cached / CONFIG).exists() and any((cached / name).exists() for name in WEIGHTS):
+    if cached and (cached / CONFIG).exists() and _has_weights(cached):
         say(f"{HubModel(model.name, cached.name)}: from the cache of the Hugging Face hub, {cached}")
         if not has_tokenizer(cached) and not is_released(model.name):
             with contextlib.suppress(InputError):  # whoever needs a tokenizer says that there is none
@@ -86,7 +88,9 @@ def fetch(model: HubModel) -> epath.Path:
     exact = HubModel(model.name, folder.name) if folder else model  # all files of one commit
     if folder is None or not any(_download(exact, name) for name in WEIGHTS):  # the first is enough
         raise InputError(f"{model.name}: on the Hugging Face hub, but without {CONFIG} or {' or '.join(WEIGHTS)}")
-    for name in _TOKENIZER:
+    weights = tensor_files.find(folder)
+    shards = tensor_files.shards(weights) if weights else []
+    for name in [shard.name for shard in shards] + list(_TOKENIZER):
         _download(exact, name)
     say(f"{exact}: fetched from the Hugging Face hub to {folder}")
     return folder
@@ -103,6 +107,12 @@ def fetch_released_vocabulary() -> epath.Path:
         return cached
     folders = [_download(_VOCABULARY_MODEL, name) for name in _TOKENIZER]
     return folders[-1]
+
+
+def _has_weights(folder: epath.Path) -> bool:
+    """Whether a folder has weights, all shards of them."""
+    weights = tensor_files.find(folder)
+    return weights is not None and all(shard.exists() for shard in tensor_files.shards(weights))
 
 
 def _cached(model: HubModel) -> epath.Path | None:

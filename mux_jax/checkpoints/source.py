@@ -1,13 +1,14 @@
 """Models by path: runs of this project, Hugging Face folders, ids of the hub."""
 
 import dataclasses
+import re
 from typing import Any
 
 import jax
 from etils import epath
 from tokenizers import Tokenizer
 
-from mux_jax.checkpoints import hub, huggingface
+from mux_jax.checkpoints import hub, huggingface, huggingface_config, tensor_files
 from mux_jax.checkpoints.hub import HubModel
 from mux_jax.checkpoints.runs import Checkpoints, checkpoint_folder
 from mux_jax.checkpoints.task_info import TaskInfo
@@ -22,6 +23,9 @@ from mux_jax.parallel.mesh import make_mesh
 from mux_jax.parallel.params import abstract_params
 from mux_jax.paths import absolute
 from mux_jax.progress import say
+
+# Of TensorFlow, Flax and so on, and what stands beside a model or is a part of one.
+_OTHER_WEIGHTS = re.compile(r"\.(h5|msgpack|ckpt|pth?|onnx|gguf)\b|model.*\.(bin|safetensors)$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,15 +54,18 @@ class ModelSource:
         """The path that finds it again, from any folder."""
         return f"hf://{self.hub}" if self.hub else str(self.folder)
 
-    def params(self, mesh: jax.sharding.Mesh) -> Any:
+    def params(self, mesh: jax.sharding.Mesh, with_head: bool = True) -> Any:
         """The parameters, float32, as they lie on `mesh`.
+
+        with_head: False of a Hugging Face folder leaves its head out, whatever is the matter with it.
 
         Raises:
           InputError: weights that do not fit the configuration.
         """
-        abstract = abstract_params(MuxModel(self.config), mesh)
+        config = self.config if with_head or self.step is not None else self.config.without_head
+        abstract = abstract_params(MuxModel(config), mesh)
         if self.step is None:
-            params = huggingface.read_params(self.folder, self.config)
+            params = huggingface.read_params(self.folder, config)
             return jax.tree.map(lambda x, a: jax.device_put(x, a.sharding), params, abstract)
         checkpoints = Checkpoints(checkpoint_folder(self.folder))
         params = checkpoints.restore_params(self.step, abstract)
@@ -132,10 +139,13 @@ class ModelSource:
         return tokenizer
 
 
-def open_model(path: str) -> ModelSource:
+def open_model(path: str, needs_head: bool = True) -> ModelSource:
     """Finds the model in a run's folder, in a Hugging Face folder, or of an id on the hub: OWNER/NAME[@REVISION].
 
     A path whose first part is a folder here, or `runs`, is not looked for on the hub; hf://OWNER/NAME always is.
+
+    Args:
+      needs_head: whether a head that models here do not have is an error; else it is left out, and that is printed.
 
     Raises:
       InputError: there is none, or it is not one that is known here.
@@ -164,12 +174,24 @@ def open_model(path: str) -> ModelSource:
         task = TaskInfo.from_json(run["task"]) if run.get("task") else _task_of_run(run.get("config"))
         return ModelSource(folder, config, step, run.get("config"), task, model)
     if huggingface.is_folder(folder):
-        return ModelSource(folder, huggingface.read_config(folder), None, None, huggingface.read_task(folder), model)
+        config = huggingface_config.read_config(folder, needs_head)
+        return ModelSource(folder, config, None, None, huggingface_config.read_task(folder), model)
     raise InputError(
         f"{folder}: no model there: neither a run (`checkpoints`) nor a Hugging Face folder "
         "(`config.json` with `model.safetensors` or `pytorch_model.bin`)"
+        + _other_weights(folder)
         + (f"; hf://{path} is the model of that name on the hub" if hub.parse(f"hf://{path}") else "")
     )
+
+
+def _other_weights(folder: epath.Path) -> str:
+    """What is to be said of the weights in a folder that is no model."""
+    if weights := tensor_files.find(folder):
+        return f"; {weights.name} is there, but no config.json"
+    others = (
+        sorted(path.name for path in folder.iterdir() if _OTHER_WEIGHTS.search(path.name)) if folder.is_dir() else []
+    )
+    return f"; {', '.join(others)} there is not read: save the model with `transformers`" if others else ""
 
 
 def _task_of_run(run: dict[str, Any] | None) -> TaskInfo | None:

@@ -19,7 +19,8 @@ def transfer_params(init: ModelSource, config: ModelConfig, params: Any) -> Any:
     """`params`, fresh ones of the model `config`, with what `init` gives in their place.
 
     An ordinary model gives a multiplexed one its embeddings and encoder; otherwise all that has the
-    same name and shape is taken, and a multiplexer or demultiplexer only by its like. A new decoder
+    same name and shape is taken, a multiplexer or demultiplexer only by its like, and classes only by
+    the same head with the same labels. A head that is not taken is not looked at. A new decoder
     with weights of its own, ELECTRA's, starts as the embeddings, which are BERT's decoder. What is
     taken and what is new is printed.
 
@@ -27,7 +28,9 @@ def transfer_params(init: ModelSource, config: ModelConfig, params: Any) -> Any:
       InputError: nothing fits.
     """
     mesh = jax.tree.leaves(params)[0].sharding.mesh
-    found = init.params(mesh)
+    same_head = (init.config.head, init.config.labels) == (config.head, config.labels)
+    beyond_backbone = init.config.width > 1 or config.width == 1
+    found = init.params(mesh, with_head=same_head and beyond_backbone)
     taken: list[str] = []
     new: list[str] = []
 
@@ -35,8 +38,8 @@ def transfer_params(init: ModelSource, config: ModelConfig, params: Any) -> Any:
         if part in ("multiplexer", "demultiplexer"):
             return getattr(init.config, part) == getattr(config, part) and init.config.width == config.width
         if part == "classifier":
-            return init.config.labels == config.labels
-        return part in _BACKBONE or init.config.width > 1 or config.width == 1
+            return same_head
+        return part in _BACKBONE or beyond_backbone
 
     def take(path: Any, ours: jax.Array) -> jax.Array:
         names = [key.key for key in path]

@@ -11,6 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from mux_jax.data.tokenizer_config import FLAGS, LETTERS, TokenizerConfig, read_config
 from mux_jax.errors import InputError
+from mux_jax.files import check_fetched
 from mux_jax.progress import say
 
 _FILES = ("tokenizer.json", "vocab.txt")  # in the order of preference
@@ -96,6 +97,7 @@ def load_tokenizer(path: str) -> Tokenizer:
     file = next((f for f in candidates if f.exists()), None)
     if file is None:
         raise InputError(f"data.tokenizer: no file {' or '.join(map(str, candidates))}")
+    check_fetched(file)
     config = read_config(file.parent)
     tokenizer = (_from_json if file.suffix == ".json" else _from_vocabulary)(file, config)
     _add_tokens(tokenizer, file, config)

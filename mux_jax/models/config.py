@@ -173,6 +173,11 @@ class ModelConfig(ModelSettings):
         return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
     @property
+    def without_head(self) -> "ModelConfig":
+        """The same model without a head."""
+        return dataclasses.replace(self, head="none", labels=(), generator="uniform")
+
+    @property
     def generator_config(self) -> "ModelConfig":
         """The learned generator: the same depth and width, `generator_scale` of the heads."""
         heads = max(1, round(self.num_attention_heads * self.generator_scale))

@@ -53,7 +53,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
     """
     clock = time.monotonic()
     config = config.copy_and_resolve_references()
-    init = open_model(config.init_from) if config.init_from else None
+    init = open_model(config.init_from, needs_head=False) if config.init_from else None
     if init and init.hub:
         config.init_from = init.address  # with its commit
     teacher = open_model(config.teacher) if config.get("teacher") else None

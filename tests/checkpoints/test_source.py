@@ -4,23 +4,20 @@ import json
 import shutil
 
 import huggingface_hub.constants
-import jax
-import numpy as np
 import pytest
 from etils import epath
 from huggingface_hub.errors import EntryNotFoundError
 
 import mux_jax
 from mux_jax import locks
-from mux_jax.checkpoints import hub, huggingface, runs
+from mux_jax.checkpoints import hub, runs
 from mux_jax.checkpoints.convert import convert, save_model
 from mux_jax.checkpoints.runs import Checkpoints
 from mux_jax.checkpoints.source import ModelSource, open_model
-from mux_jax.checkpoints.transfer import transfer_params
-from mux_jax.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+from mux_jax.data.tokenizer import load_tokenizer
 from mux_jax.errors import InputError
-from mux_jax.parallel.mesh import make_mesh
 from mux_jax.training.loop import train
+from tests.checkpoints.folders import assert_identical, shard
 from tests.checkpoints.test_parity import FIXTURES
 from tests.conftest import init, small_model, small_run
 
@@ -31,28 +28,11 @@ def fixture(name):
     return next(path for path in FIXTURES if path.name == name)
 
 
-def assert_identical(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
 def copy(file, folder):
     """As the hub gives a file."""
     if not file.exists():
         raise EntryNotFoundError(str(file))
     return shutil.copy(file, folder)
-
-
-@pytest.fixture
-def plain_bert(text_file, tmp_path):
-    """An ordinary BERT's folder, with its vocabulary, and its parameters."""
-    tokenizer = train_tokenizer([text_file.read_text()], 120)
-    sizes = dict(vocab_size=tokenizer.get_vocab_size() + 3, num_hidden_layers=3, max_position_embeddings=40)
-    model, params = init(small_model(width=1, **sizes), seed=7)
-    folder = epath.Path(tmp_path / "bert")
-    folder.mkdir()
-    huggingface.write(folder, model.config, params)
-    save_tokenizer(tokenizer, folder, for_transformers=True)
-    return folder, params
 
 
 def test_convert_there_and_back_is_exact(plain_bert, tmp_path):
@@ -298,76 +278,43 @@ def test_what_is_no_model_is_refused(tmp_path):
             mux_jax.load_pretrained(str(path))
 
 
-def test_a_run_starts_from_an_ordinary_bert(plain_bert, text_file, tmp_path, capsys, one_device):
+def test_shards_on_the_hub_are_fetched_too(plain_bert, tmp_path, monkeypatch):
     folder, theirs = plain_bert
-    config = small_run("bert", text_file, tmp_path)
-    config.model.update(width=3, multiplexer="contextual")
-    config.init_from = str(folder)
-    config.stages = ("priming",)
-    config.priming.update(steps=1, warmup_steps=1)  # a first step of rate 0
-    train(config, str(tmp_path / "run"))
-    model, params = mux_jax.load_pretrained(str(tmp_path / "run"))
-    assert (model.config.width, model.config.num_hidden_layers, model.config.max_position_embeddings) == (3, 3, 40)
-    for part in ("embeddings", "encoder"):
-        assert_identical(params[part], theirs[part])
-    fresh = params["demultiplexer"]["retrieval_output"]["kernel"]
-    assert not np.array_equal(fresh, theirs["demultiplexer"]["retrieval_output"]["kernel"])
-    printed = capsys.readouterr().out
-    assert "model sizes as in" in printed and "num_hidden_layers=3" in printed
-    assert f"21 arrays from {folder}: embeddings, encoder\n" in printed
-    assert "new: demultiplexer, multiplexer, vocabulary_head\n" in printed
-    assert "not taken: demultiplexer, vocabulary_head\n" in printed
+    shard(folder)
+    asked = []
+
+    def download(_, file, revision):
+        if not (folder / file).exists():
+            raise EntryNotFoundError(file)
+        asked.append(file)
+        cached = epath.Path(tmp_path / "89ab")
+        cached.mkdir(exist_ok=True)
+        return shutil.copy(folder / file, cached)
+
+    monkeypatch.setattr(hub, "_cached", lambda _: None)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert_identical(mux_jax.load_pretrained("owner/bert")[1], theirs)
+    assert asked[:5] == ["config.json", "model.safetensors.index.json"] + [
+        f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)
+    ]
+    cached = epath.Path(tmp_path / "89ab")
+    (cached / asked[3]).unlink()  # as after a download that was stopped
+    monkeypatch.setattr(hub, "_cached", lambda _: cached)
+    assert_identical(mux_jax.load_pretrained("owner/bert")[1], theirs)
 
 
-def start(folder, theirs, ours):
-    """(parameters of a model `theirs` in a folder, fresh ones of a model `ours`, those that it starts with)."""
-    folder.mkdir()
-    model, given = init(theirs, seed=7)
-    huggingface.write(epath.Path(folder), model.config, given)
-    model, fresh = init(ours)
-    mesh = make_mesh(devices=jax.devices()[:1])
-    fresh = jax.device_put(fresh, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
-    return given, fresh, transfer_params(open_model(str(folder)), model.config, fresh)
-
-
-def test_an_electra_gives_its_projected_embeddings_and_not_its_head(tmp_path):
-    changes = dict(architecture="electra", head="rtd", embedding_size=16)
-    theirs, fresh, params = start(tmp_path / "m", small_model(width=1, **changes), small_model(width=2, **changes))
-    for part in ("embeddings", "embeddings_project", "encoder"):
-        assert_identical(params[part], theirs[part])
-    assert_identical(params["detection_head"], fresh["detection_head"])
-
-
-def test_an_electra_starts_to_name_tokens_with_the_embeddings(tmp_path, capsys):
-    theirs, _, params = start(
-        tmp_path / "m", small_model(width=1), small_model(width=2, architecture="electra", head="rtd")
-    )
-    assert_identical(params["vocabulary_head"]["kernel"], theirs["embeddings"]["word"])
-    buffers = {
-        params[part][name].unsafe_buffer_pointer()
-        for part, name in (("vocabulary_head", "kernel"), ("embeddings", "word"))
-    }
-    assert len(buffers) == 2  # a step donates both
-    assert "vocabulary_head/kernel starts as the embeddings" in capsys.readouterr().out
-
-
-def test_width_1_goes_on_with_its_head(tmp_path):
-    theirs, _, params = start(tmp_path / "m", small_model(width=1), small_model(width=1))
-    assert_identical(params, theirs)
-
-
-def test_another_multiplexers_keys_are_not_taken(tmp_path, capsys):
-    theirs, fresh, params = start(tmp_path / "m", small_model(multiplexer="binary"), small_model())
-    assert_identical(params["multiplexer"], fresh["multiplexer"])
-    assert_identical(params["demultiplexer"], theirs["demultiplexer"])
-    assert "1 new: multiplexer\n" in capsys.readouterr().out
-
-
-def test_a_model_without_a_tokenizer_cannot_start_a_run_without_one(text_file, tmp_path, one_device):
-    config = small_run("bert", text_file, tmp_path)
-    config.init_from = str(fixture("bert_mlm_n1"))
-    with pytest.raises(InputError, match="has no tokenizer; put its vocab.txt there, or name it"):
-        train(config, str(tmp_path / "run"))
+def test_weights_that_make_no_model_are_named(plain_bert):
+    folder = plain_bert[0]
+    (folder / "model.safetensors").rename(folder / "tf_model.h5")
+    for name in ("adapter_model.safetensors", "training_args.bin"):
+        (folder / name).write_bytes(b"")
+    message = "adapter_model.safetensors, tf_model.h5 there is not read: save the model with `transformers`"
+    with pytest.raises(InputError, match=f"no model there: .*; {message}"):
+        mux_jax.load_pretrained(str(folder))
+    (folder / "tf_model.h5").rename(folder / "model.safetensors")
+    (folder / "config.json").unlink()
+    with pytest.raises(InputError, match="no model there: .*; model.safetensors is there, but no config.json"):
+        mux_jax.load_pretrained(str(folder))
 
 
 def test_a_checkpoint_of_another_format_is_one_line(tmp_path, monkeypatch):

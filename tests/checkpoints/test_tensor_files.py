@@ -1,0 +1,146 @@
+"""Files of tensors are read as people have them: in shards, of all ages and types; damaged ones are named."""
+
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from etils import epath
+
+from mux_jax import load_pretrained
+from mux_jax.data.tokenizer import load_tokenizer
+from mux_jax.errors import InputError
+from tests.checkpoints.folders import assert_identical, change_tensors, load, ordinary, shard, tensors_of
+
+
+@pytest.mark.parametrize("size", [0, 4, 100, 5000])
+def test_a_truncated_file_is_named(folder, size):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(InputError, match="model.safetensors: truncated"):
+        load(folder)
+
+
+def test_ordinary_bert_files_of_all_ages(tmp_path, capsys):
+    """Poolers are left out, LayerNorm's old names and names with `bert.` are understood, halves widened."""
+    folder, _, params = ordinary(tmp_path, head="none")
+
+    def change(found):
+        for name in list(found):
+            value = found.pop(name)
+            name = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+            found[f"bert.{name}"] = value.astype(np.float16) if value.dtype == np.float32 else value
+        found["bert.pooler.dense.weight"] = np.zeros((32, 32), np.float16)
+
+    change_tensors(folder, change)
+    back = load(folder)[1]
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, np.float32(np.float16(b))), back, params)
+    printed = capsys.readouterr().out
+    assert "not used: pooler.dense.weight" in printed and "float16; read as float32" in printed
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "model.", "_orig_mod.module.", "auto_model."])
+@pytest.mark.parametrize("head", ["none", "mlm"])
+def test_what_wraps_a_model_is_taken_off_its_names(wrapper, head, tmp_path):
+    folder, config, params = ordinary(tmp_path, head=head)
+    change_tensors(folder, lambda found: [found.update({wrapper + name: found.pop(name)}) for name in list(found)])
+    back = load(folder)
+    assert back[0] == config
+    assert_identical(back[1], params)
+
+
+def test_two_tensors_of_one_name_are_named(tmp_path):
+    folder = ordinary(tmp_path)[0]
+    name = "bert.embeddings.word_embeddings.weight"
+    change_tensors(folder, lambda found: found.update({f"module.{name}": found[name]}))
+    with pytest.raises(InputError, match=f"{name} and another tensor are both {name}; keep the one that counts"):
+        load(folder)
+
+
+def test_shards_are_one_model(folder):
+    expected = load(folder)[1]
+    files = shard(folder)
+    assert_identical(load_pretrained(str(folder))[1], expected)
+    files[1].unlink()
+    with pytest.raises(InputError, match="index.json: there is no model-00002-of-00003.safetensors beside it; fetch"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "index", ["{", "[]", "{}", '{"weight_map": {}}', '{"weight_map": {"a": "../b.safetensors"}}', '{"weight_map": [1]}']
+)
+def test_an_index_that_is_none_is_named(index, folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(InputError, match="model.safetensors.index.json: not an index of the shards beside it"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "file", ["model.safetensors", "pytorch_model.bin", "model-00001-of-00003.safetensors", "config.json", "vocab.txt"]
+)
+def test_a_pointer_of_git_lfs_is_named_with_the_way_to_the_file(file, folder):
+    if "-of-" in file:
+        shard(folder)
+    elif file == "pytorch_model.bin":
+        (folder / "model.safetensors").unlink()
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 440473133\n"
+    (folder / file).write_text(pointer)
+    with pytest.raises(InputError, match=f"{file}: only a pointer of Git LFS; `git lfs pull` in its folder fetches"):
+        load_tokenizer(str(folder)) if file == "vocab.txt" else load(folder)
+
+
+def test_bfloat16_is_read_and_types_that_are_not_known_are_named(folder, capsys):
+    expected = load(folder)[1]
+    change_tensors(folder, lambda found: found.update({k: v.astype(jnp.bfloat16) for k, v in found.items()}))
+    back = load(folder)[1]
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b.astype(jnp.bfloat16)), back, expected)
+    assert "bfloat16; read as float32" in capsys.readouterr().out
+    values = {"a": np.zeros(3, np.int8)}
+    safetensors.numpy.save_file(values, folder / "model.safetensors")
+    with pytest.raises(
+        InputError, match="model.safetensors: a is of type I8; save the model with one of these: F64, F32, F16, BF16"
+    ):
+        load(folder)
+
+
+@pytest.mark.extra
+def test_pytorch_files_are_read_without_running_code(folder):
+    import torch
+
+    expected = load(folder)[1]
+    state = {name: torch.from_numpy(value.copy()) for name, value in tensors_of(folder).items()}
+    (folder / "model.safetensors").unlink()
+    file = folder / "pytorch_model.bin"
+    torch.save(state, file)
+    assert_identical(load(folder)[1], expected)
+    whole = file.read_bytes()
+    for size in (0, 10, 10000, len(whole) - 10):
+        file.write_bytes(whole[:size])
+        with pytest.raises(InputError, match="pytorch_model.bin: truncated"):
+            load(folder)
+    torch.save({"a": epath.Path}, file)
+    with pytest.raises(InputError, match="not a file of tensors alone"):
+        load(folder)
+    torch.save({"a": torch.zeros(3).to(torch.float8_e4m3fn)}, file)
+    with pytest.raises(InputError, match="a is of type float8_e4m3fn; save the model with one of these: float64, flo"):
+        load(folder)
+    torch.save({name: torch.nn.Parameter(value) for name, value in state.items() if value.is_floating_point()}, file)
+    assert_identical(load(folder)[1], expected)
+
+
+def test_a_pytorch_file_asks_for_a_pytorch_that_reads_it_safely(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(__version__="2.5.1+cpu"))
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match="PyTorch 2.5.1.cpu can be made to run what such a file holds .*'torch>=2.6'"):
+        load_pretrained(str(folder))
+
+
+def test_a_pytorch_file_asks_for_pytorch(folder, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match="pytorch_model.bin: PyTorch is needed to read it: pip install 'torch>=2.6'"):
+        load(folder)
