@@ -139,7 +139,7 @@ def open_model(path: str) -> ModelSource:
     """
     folder, model = absolute(path), None
     if (path.startswith("hf://") or not folder.exists()) and (model := hub.parse(path)):
-        folder = hub.fetch(model)
+        folder = absolute(hub.fetch(model))
         model = HubModel(model.name, folder.name)
     if checkpoint_folder(folder).exists():
         checkpoints = Checkpoints(checkpoint_folder(folder))

@@ -59,7 +59,7 @@ def _what(path: Path) -> str:
         return "compiled programs"
     if path.name.startswith("tokenizer-"):
         return "a trained vocabulary"
-    meta = json.loads((path / "meta.json").read_text())
+    meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
     return (
         f"{meta.get('source', 'text')}: {meta['train']:,} + {meta['heldout']:,} sequences of {meta['sequence_length']}"
     )
