@@ -29,7 +29,7 @@ MOVED = {
 
 
 def main() -> None:
-    with open(DOCS / "results" / "frontier.csv", newline="") as f:
+    with open(DOCS / "results" / "frontier.csv", encoding="utf-8", newline="") as f:
         rows = list(csv.DictReader(f))
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     figure, axes = plt.subplots(1, len(tasks), figsize=(11, 4.6), layout="constrained")

@@ -83,7 +83,7 @@ def _scores(runs: dict[str, Run], base: Model | None) -> dict[str, dict[str, Any
 
 
 def _result(run: Run) -> dict[str, Any]:
-    return json.loads(run.result.read_text()) if run.result.exists() else {"stages": {}}
+    return json.loads(run.result.read_text(encoding="utf-8")) if run.result.exists() else {"stages": {}}
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

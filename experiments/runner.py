@@ -100,14 +100,14 @@ def _commit(programs: Path) -> str:
 
 
 def _append(log: epath.Path, row: dict[str, Any]) -> None:
-    lines = log.read_text() if log.exists() else ""
+    lines = log.read_text(encoding="utf-8") if log.exists() else ""
     write_atomically(log, lines + json.dumps(row) + "\n")
 
 
 def read_log(log: epath.Path) -> dict[str, dict[str, Any]]:
     """What made each result: `command`, `commit` and `line` of its last process, `seconds` of all of them."""
     found: dict[str, dict[str, Any]] = {}
-    for line, text in enumerate(log.read_text().splitlines() if log.exists() else ()):
+    for line, text in enumerate(log.read_text(encoding="utf-8").splitlines() if log.exists() else ()):
         row = json.loads(text) | {"line": line}
         if "result" not in row:
             raise InputError(f"{log}:{line + 1}: written by an earlier version of the study; change workdir")

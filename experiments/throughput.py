@@ -41,7 +41,7 @@ def measure_models(models: list[Model], path: epath.Path) -> None:
 
 def read(path: epath.Path) -> dict[str, dict]:
     """The objects in `path` by name; none if there is no such file."""
-    return {row["name"]: row for row in json.loads(path.read_text())} if path.exists() else {}
+    return {row["name"]: row for row in json.loads(path.read_text(encoding="utf-8"))} if path.exists() else {}
 
 
 def name(model: Model, task: str) -> str:

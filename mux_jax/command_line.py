@@ -6,6 +6,7 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of an import that Ctrl-C interrupts
 
 import importlib.util
+import io
 import logging as std_logging
 import os
 import platform
@@ -128,6 +129,9 @@ def guard(main: Callable[[], None], resumable: bool = False) -> None:
     SIGHUP are no failure: it goes on from what is saved when it is started again.
     """
     keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a locale may lack letters of labels and paths
     _silence_threads()
     if resumable:
         statuses: dict[int, int] = {number: 0 for number in interrupts.SIGNALS if number != signal.SIGINT}

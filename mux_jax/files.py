@@ -49,7 +49,7 @@ def whole_or_absent(path: epath.Path) -> Iterator[epath.Path]:
 def write_atomically(path: epath.Path, text: str) -> None:
     """Writes a file, whole or not at all: a reader sees the old file or the new one."""
     with whole_or_absent(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def remove(path: epath.Path) -> None:

@@ -79,7 +79,7 @@ class Lock:
                 if _read(self._file).get("lease") != self._token:
                     self._renewed = -math.inf  # taken by another: lost at once
                     return
-                self._file.write_text(_description(self._token))
+                self._file.write_text(_description(self._token), encoding="utf-8")
                 self._renewed = time.monotonic()
 
 
@@ -183,7 +183,7 @@ def _make(file: epath.Path, token: str) -> bool:
             system, path = fsspec.core.url_to_fs(str(file))
             system.pipe_file(path, _description(token).encode(), mode="create")
         else:
-            with open(file, "x") as f:
+            with open(file, "x", encoding="utf-8") as f:
                 f.write(_description(token))
     except FileExistsError:
         return _read(file).get("lease") == token
@@ -198,7 +198,7 @@ def _description(token: str = "") -> str:
 
 def _read(file: epath.Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(file.read_text()))
+        return dict(json.loads(file.read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):  # gone, or just being made
         return {}
 

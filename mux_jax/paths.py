@@ -3,7 +3,8 @@
 import glob
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Self
 
 import fsspec
 from etils import epath
@@ -20,9 +21,21 @@ def is_storage_error(error: Exception) -> bool:
     return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("aiohttp", "gcsfs", "google")
 
 
+class LiteralPath(type(epath.Path("."))):  # type: ignore[misc]
+    """A path whose own [, ], * and ? are no patterns, for Orbax and others that look for files below it.
+
+    etils globs under the path as it stands. In a folder called `[work]` Orbax finds none of what it has written, and
+    says nothing.
+    """
+
+    def glob(self, pattern: str) -> Iterator[Self]:
+        for found in epath.Path(glob.escape(os.fspath(self))).glob(pattern):
+            yield type(self)(found)
+
+
 def absolute(path: str | epath.Path) -> epath.Path:
     """`~` and what is relative made absolute; gs://... is (and etils would take it for a local folder)."""
-    found = epath.Path(path).expanduser()
+    found = LiteralPath(path).expanduser()
     return found if "://" in str(path) else found.resolve()
 
 

@@ -1,10 +1,14 @@
 """Pictures, by Matplotlib, which is slow to import and only needed for them."""
 
+import contextlib
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
 
 from mux_jax.files import whole_or_absent
+from mux_jax.progress import say
 
 
 def pyplot() -> Any:
@@ -12,9 +16,20 @@ def pyplot() -> Any:
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False  # a $ in a label is a $
     import matplotlib.pyplot as plt
 
     return plt
+
+
+@contextlib.contextmanager
+def drawing(path: epath.Path) -> Iterator[None]:
+    """A picture that cannot be drawn is told, and ends nothing. Letters that the font lacks are boxes."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    except Exception as e:
+        say(f"{path}: not drawn: {type(e).__name__}: {e}")
 
 
 def save_figure(figure: Any, path: epath.Path) -> None:

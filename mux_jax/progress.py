@@ -18,14 +18,14 @@ class _Console(Console):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-console = _Console()
+console = _Console(markup=False, emoji=False, highlight=False)  # what is printed is what there is
 
 _QUIET_SECONDS = 20  # between two lines where there is no terminal
 
 
 def say(text: str) -> None:
     """Prints a line as it is."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    console.print(text, soft_wrap=True)
 
 
 def print_error(error: object) -> None:
@@ -43,8 +43,9 @@ def progress(task: str, begun: float = 0.0) -> Iterator[Callable[[float, str], N
     start = last = time.monotonic()
 
     if console.is_terminal:
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
-        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn())
+        note = TextColumn("{task.fields[note]}", markup=False)
+        with Progress(*columns, note, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
             handle = bar.add_task(task, total=1.0, note="")
 
             def update(done: float, note: str = "") -> None:

@@ -1,6 +1,7 @@
 """Bad input from the command line: one line on stderr, exit status 2, no traceback, no work done."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mux_jax import configuration
+from mux_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from mux_jax.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -85,6 +87,35 @@ def test_nothing_needs_what_windows_lacks():
     script += "print(locks.fcntl, meter.peak_memory_bytes(), len(interrupts.SIGNALS))"
     run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert run.stdout == "None 0 2\n", run.stderr
+
+
+def test_files_are_read_and_written_in_utf_8_whatever_the_locale(tmp_path):
+    """In such a locale Python reads and writes another encoding where none is named."""
+    text = "straße größe naïve café ☃ " * 4
+    (tmp_path / "text.txt").write_text("\n\n".join(text + str(i) for i in range(400)), encoding="utf-8")
+    small = [
+        "hidden_size=16",
+        "embedding_size=16",
+        "intermediate_size=32",
+        "num_attention_heads=2",
+        "num_hidden_layers=1",
+    ]
+    flags = [f"--config.model.{field}" for field in small]
+    flags += ["--config.data.source=files", f"--config.data.files={tmp_path}/text.txt", "--config.data.vocab_size=300"]
+    flags += ["--config.data.sequence_length=16", "--config.data.heldout_fraction=0.2", "--config.rows=4"]
+    flags += ["--config.priming.steps=1", "--config.priming.warmup_steps=0", "--config.stages=priming"]
+    flags += [f"--config.data.cache_dir={tmp_path}/cache", f"--workdir={tmp_path}/run", "--config.eval.batches=1"]
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "XLA_FLAGS": ""}
+    for _ in range(2):  # the second time the vocabulary comes from its file
+        command = [sys.executable, ROOT / "launch" / "pretrain.py", f"--config={ROOT}/configs/mux_bert.py", *flags]
+        run = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True)
+        assert run.returncode == 0, run.stdout + run.stderr
+        shutil.rmtree(tmp_path / "run" / "checkpoints")
+        (tmp_path / "run" / "config.json").unlink()
+    vocabulary = load_tokenizer(str(tmp_path / "run" / "tokenizer.json"))
+    assert vocabulary.decode(vocabulary.encode("straße café ☃").ids) == "straße cafe ☃"
+    expected = train_tokenizer([text + str(i) for i in range(400)], 300)
+    assert vocabulary.get_vocab() == expected.get_vocab()
 
 
 def test_help_is_help():

@@ -26,7 +26,7 @@ from mux_jax.models.model import MuxModel
 from mux_jax.parallel.compiled import CompiledByShape
 from mux_jax.parallel.mesh import make_mesh
 from mux_jax.paths import absolute
-from mux_jax.plots import pyplot, save_figure
+from mux_jax.plots import drawing, pyplot, save_figure
 from mux_jax.progress import progress, say
 
 _ROWS = 8  # of a batch
@@ -66,7 +66,10 @@ def analyze(models: Sequence[str], source: Any, length: int, rows: int, workdir:
             results.append({"model": path, "width": found.config.width} | measure(found, tokens, mesh))
             report((i + 1) / len(sources), path)
     write_atomically(folder / "analysis.json", json.dumps(results, indent=2) + "\n")
-    for name in ("analysis.json", *plot(results, folder)):
+    names = ["analysis.json"]
+    with drawing(folder):
+        names += plot(results, folder)
+    for name in names:
         say(f"  {folder / name}")
     return results
 

@@ -208,7 +208,7 @@ def end_to_end(settings: Settings, texts: list[str]) -> Iterator[Case]:
     with tempfile.TemporaryDirectory() as folder:
         files = {"tokenizer": f"{folder}/tokenizer.json", "texts": f"{folder}/texts.json"}
         tokenizer.save(files["tokenizer"])
-        Path(files["texts"]).write_text(json.dumps(texts))
+        Path(files["texts"]).write_text(json.dumps(texts), encoding="utf-8")
         pipeline = torch_baseline("pipeline", dataclasses.asdict(settings) | {"task": "sequence"} | files)
         if pipeline:
             yield Case("PyTorch pipeline", "sequence", "", 1, pipeline, len(texts), baseline=_name("Predictor", "", 1))

@@ -115,7 +115,7 @@ def _pipeline(model: Any, settings: dict[str, Any], device: str, dtype: Any) -> 
         tokenizer_file=settings["tokenizer"], pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]"
     )
     classify = transformers.pipeline("text-classification", model=model, tokenizer=tokenizer, device=device)
-    with open(settings["texts"]) as f:
+    with open(settings["texts"], encoding="utf-8") as f:
         texts = json.load(f)
 
     def run() -> None:

@@ -138,7 +138,7 @@ def _is_ours(folder: epath.Path) -> bool:
     if not any(folder.iterdir()):
         return True
     try:
-        described = json.loads((folder / "config.json").read_text())
+        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return False
     return described.keys() == {"source", "model"} or "mux_jax" in described

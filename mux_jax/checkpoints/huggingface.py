@@ -109,7 +109,7 @@ def write(
     bare = config.head == "none" and config.width == 1
     positions = np.arange(config.max_position_embeddings)[None]
     values["embeddings.position_ids" if bare else f"{config.architecture}.embeddings.position_ids"] = positions
-    (folder / CONFIG).write_text(json.dumps(to_json(config, task, pad_token_id), indent=2) + "\n")
+    (folder / CONFIG).write_text(json.dumps(to_json(config, task, pad_token_id), indent=2) + "\n", encoding="utf-8")
     (folder / tensor_files.WEIGHTS[0]).write_bytes(safetensors.numpy.save(values, metadata={"format": "pt"}))
 
 

@@ -136,7 +136,7 @@ def _read(file: epath.Path) -> dict[str, Any]:
     """The fields that have a value: null is as good as missing."""
     check_fetched(file)
     try:
-        theirs = json.loads(file.read_text())
+        theirs = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as e:
         raise InputError(f"{file}: not a model's configuration: {e}") from e
     if not isinstance(theirs, dict):

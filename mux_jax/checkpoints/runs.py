@@ -189,6 +189,7 @@ class Checkpoints:
             return
         for folder in self._folder.iterdir():
             if folder.name.split(".")[0].isdigit() and not (folder / _DIGESTS).exists():
+                _require_whole(folder)
                 hosts.write_text(folder / _DIGESTS, json.dumps(dict(_digests(folder))))
 
 
@@ -202,12 +203,21 @@ def _require_room(folder: epath.Path, size: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
+def _require_whole(folder: epath.Path) -> None:
+    """Raises OSError if what Orbax has written lacks the table of its arrays, without which none can be read."""
+    for item in ("params", "optimizer"):
+        # Written under another name than the final one.
+        for path in (p for p in folder.iterdir() if p.name.split(".")[0] == item):
+            if not (path / "manifest.ocdbt").exists():
+                raise OSError(f"{path} has no manifest.ocdbt: its arrays were not written to their end")
+
+
 def damaged(folder: epath.Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     if not (folder / _DIGESTS).exists():
         return f"{_DIGESTS} is missing"
     try:
-        expected = dict(json.loads((folder / _DIGESTS).read_text()))
+        expected = dict(json.loads((folder / _DIGESTS).read_text(encoding="utf-8")))
     except (ValueError, TypeError):
         return f"{_DIGESTS} does not list digests"
     found = dict(_digests(folder))

@@ -157,7 +157,7 @@ def open_model(path: str, needs_head: bool = True) -> ModelSource:
     if not named and folder.exists():
         model = None
     if model:
-        folder = hub.fetch(model)
+        folder = absolute(hub.fetch(model))
         model = HubModel(model.name, folder.name)
     if checkpoint_folder(folder).exists():
         checkpoints = Checkpoints(checkpoint_folder(folder))

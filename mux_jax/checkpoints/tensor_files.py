@@ -43,7 +43,7 @@ def shards(file: epath.Path) -> list[epath.Path]:
     if file.suffix != ".json":
         return [file]
     try:
-        names = sorted(set(json.loads(file.read_text())["weight_map"].values()))
+        names = sorted(set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()))
         if not names or not all(re.fullmatch(r"[\w.-]+\.(safetensors|bin)", name) for name in names):
             raise ValueError(f"weight_map names {names}")
     except (ValueError, KeyError, TypeError, AttributeError) as e:

@@ -62,7 +62,7 @@ def _what(path: Path) -> str:
         return "a trained vocabulary"
     if not (path / "meta.json").exists():
         return "damaged"
-    meta = json.loads((path / "meta.json").read_text())
+    meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
     return (
         f"{meta.get('source', 'text')}: {meta['train']:,} + {meta['heldout']:,} sequences of {meta['sequence_length']}"
     )

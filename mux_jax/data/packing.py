@@ -40,7 +40,7 @@ class PackedTokens:
     """The sequences of one split of a cache: `packed[i]` is int32[L], CLS first, no padding."""
 
     def __init__(self, folder: Path, split: str):
-        meta = json.loads((folder / "meta.json").read_text())
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         self._path = folder / f"{split}.bin"
         self._dtype, self._shape = meta["dtype"], (meta[split], meta["sequence_length"])
         self._rows: np.ndarray | None = None
@@ -111,7 +111,7 @@ def cached_tokens(source: Any, tokenizer: Tokenizer, length: int, heldout: float
 
 def content_digest(folder: Path) -> str:
     """The same for the same packed text, wherever it was read from and when; of an older cache, its name."""
-    return json.loads((folder / "meta.json").read_text()).get("digest", folder.name)
+    return json.loads((folder / "meta.json").read_text(encoding="utf-8")).get("digest", folder.name)
 
 
 def _pack(source: Any, tokenizer: Tokenizer, length: int, heldout: float, folder: Path) -> None:
@@ -143,7 +143,7 @@ def _pack(source: Any, tokenizer: Tokenizer, length: int, heldout: float, folder
                 "documents held out; give more text or shorter sequences"
             )
     meta = {"source": source.name, "sequence_length": length, "dtype": dtype, "digest": content.hexdigest(), **written}
-    (folder / "meta.json").write_text(json.dumps(meta))
+    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
 
 def cut(ids: np.ndarray, length: int, cls: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from mux_jax.data.lines import buffered, objects
 from mux_jax.data.pydocs import PythonDocs
 from mux_jax.data.sections import SOURCES, Component, TextSection
 from mux_jax.errors import InputError
-from mux_jax.paths import find_files
+from mux_jax.paths import absolute, find_files
 
 _LONGEST = 1_000_000  # characters of a document held at once; a longer one is cut
 
@@ -172,7 +172,7 @@ def open_tfds(name: str, split: str, features: tuple[str, ...], data_dir: str) -
 
     if not name:
         raise InputError("data.tfds_name is empty; give a data set such as wikipedia/20230601.en")
-    root = epath.Path(data_dir or "~/tensorflow_datasets").expanduser()
+    root = absolute(data_dir or "~/tensorflow_datasets")
     folder = _prepared(root, name)
     if folder is None:
         raise InputError(

@@ -144,7 +144,7 @@ def read(task: Task, data: TaskSection, splits: tuple[str, ...]) -> dict[str, li
         found = getattr(builtin, task.builtin)()
         return {split: [Example(*example) for example in found[split]] for split in splits}
     if data.folder:
-        folder = epath.Path(data.folder).expanduser()
+        folder = absolute(data.folder)
         if not folder.is_dir():
             raise InputError(f"data={data.folder}: no such folder")
         return {split: _from_file(task, _find(folder, task, split), data.delimiter) for split in splits}

@@ -194,7 +194,7 @@ def save_tokenizer(
 
     `token_types`: whether it shall number the texts of a pair 0 and 1.
     """
-    (folder / "tokenizer.json").write_text(tokenizer.to_str())
+    (folder / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
     if not for_transformers:
         return
     names = {field: name for field, (name, _) in _named(tokenizer).items()}
@@ -207,10 +207,12 @@ def save_tokenizer(
     described["added_tokens_decoder"] = {i: {f: getattr(token, f) for f in FLAGS} for i, token in added.items()}
     inputs = ["input_ids", "token_type_ids", "attention_mask"] if token_types else ["input_ids", "attention_mask"]
     described["model_input_names"] = inputs
-    (folder / "tokenizer_config.json").write_text(json.dumps(described, indent=2) + "\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     if isinstance(tokenizer.model, models.WordPiece):
         words = {i: word for word, i in tokenizer.get_vocab(with_added_tokens=False).items()}
-        (folder / "vocab.txt").write_text("".join(f"{words.get(i, '')}\n" for i in range(max(words) + 1)))
+        (folder / "vocab.txt").write_text(
+            "".join(f"{words.get(i, '')}\n" for i in range(max(words) + 1)), encoding="utf-8"
+        )
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:

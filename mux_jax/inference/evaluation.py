@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import ml_collections
@@ -25,13 +25,18 @@ from mux_jax.paths import absolute
 from mux_jax.progress import progress, say
 
 
-def final_scores(scorer: Scorer, config: FinetuneConfig, params: Any, folder: epath.Path) -> dict[str, Any]:
-    """The scores over compositions, for `result.json`; draws the confusion matrix."""
+def final_scores(
+    scorer: Scorer, config: FinetuneConfig, params: Any, folder: epath.Path
+) -> tuple[dict[str, Any], Callable[[], None]]:
+    """The scores over compositions, for `result.json`; and what draws the confusion matrix, when they are saved."""
     with progress("evaluation") as report:
         result, labelled = scorer.score_compositions(split_layers(params), config.num_compositions, report)
-    if scorer.data.task.kind != "regression" and hosts.is_first():
-        plot_confusion(*labelled, scorer.data.labels, folder / "confusion.png")
-    return {"task": config.data.task} | result
+
+    def draw() -> None:
+        if scorer.data.task.kind != "regression" and hosts.is_first():
+            plot_confusion(*labelled, scorer.data.labels, folder / "confusion.png")
+
+    return {"task": config.data.task} | result, draw
 
 
 def evaluate(
@@ -93,10 +98,12 @@ def evaluate(
     )
     scorer = Scorer(data, runner, resolved.ensemble, resolved.seed)
     with hosts.hold(folder / ".lock", str(folder)) as lock:
-        result = final_scores(scorer, resolved, found.params(mesh), folder) | {"model": found.address}
+        scores, draw_confusion = final_scores(scorer, resolved, found.params(mesh), folder)
+        result = scores | {"model": found.address}
         if lock:
             lock.check()
         hosts.write_text(folder / "result.json", json.dumps(result, indent=2) + "\n")
+        draw_confusion()
         plot_scores([*others, result], folder / "scores.png")
     print_score(result)
     for name in ("result.json", "scores.png", "confusion.png"):
@@ -117,10 +124,10 @@ def _check_head(found: ModelSource, config: ml_collections.ConfigDict) -> None:
 
 
 def _read_result(path: str) -> dict[str, Any]:
-    file = epath.Path(path).expanduser() / "result.json"
+    file = absolute(path) / "result.json"
     if not file.exists():
         raise InputError(f"--compare: no file {file}")
-    result = json.loads(file.read_text())
+    result = json.loads(file.read_text(encoding="utf-8"))
     if "score" not in result:
         raise InputError(f"--compare: {file} has no score on a task")
     return result

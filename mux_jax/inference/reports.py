@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from mux_jax.plots import pyplot, save_figure
+from mux_jax.plots import drawing, pyplot, save_figure
 from mux_jax.progress import say
 
 
@@ -23,7 +23,12 @@ def print_score(result: dict[str, Any]) -> None:
 
 
 def plot_confusion(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str], path: epath.Path) -> None:
-    """Draws the confusion matrix, a row for each true label, by share of that label."""
+    """Draws the confusion matrix, a row for each true label, by share of that label; if it cannot, says why."""
+    with drawing(path):
+        _plot_confusion(gold, predicted, labels, path)
+
+
+def _plot_confusion(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str], path: epath.Path) -> None:
     from sklearn.metrics import confusion_matrix
 
     plt = pyplot()
@@ -42,7 +47,15 @@ def plot_confusion(gold: Sequence[str], predicted: Sequence[str], labels: Sequen
 
 
 def plot_scores(results: list[dict[str, Any]], path: epath.Path) -> None:
-    """Draws scores against the width, and against the instances that a row answers: width over ensemble size."""
+    """Draws scores against the width, and against the instances that a row answers: width over ensemble size.
+
+    If it cannot, it says why.
+    """
+    with drawing(path):
+        _plot_scores(results, path)
+
+
+def _plot_scores(results: list[dict[str, Any]], path: epath.Path) -> None:
     plt = pyplot()
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
     for axis, key, label in ((axes[0], "width", "width"), (axes[1], "effective_width", "width / ensemble size")):

@@ -78,8 +78,10 @@ class FinetuneData:
         scorer = self._scorer(model, mesh)
         return lambda _, params: scorer.score(split_layers(params))
 
-    def finish(self, model: MuxModel, mesh: Mesh, params: Any, workdir: epath.Path) -> dict[str, Any]:
-        """The scores over compositions, for `result.json`; draws the confusion matrix."""
+    def finish(
+        self, model: MuxModel, mesh: Mesh, params: Any, workdir: epath.Path
+    ) -> tuple[dict[str, Any], Callable[[], None]]:
+        """The scores over compositions, for `result.json`; and what draws the confusion matrix, when they are saved."""
         return final_scores(self._scorer(model, mesh), self.config, params, workdir)
 
     def _scorer(self, model: MuxModel, mesh: Mesh) -> Scorer:

@@ -289,14 +289,14 @@ class Trainer:
     def result(self, params: Any) -> dict[str, Any]:
         """Writes `result.json`; finds it written if the run had ended before."""
         path = self.workdir / "result.json"
-        written = hosts.gather(json.loads(path.read_text()) if path.exists() else None)[0]
+        written = hosts.gather(json.loads(path.read_text(encoding="utf-8")) if path.exists() else None)[0]
         if written and written.get("stages") == self.results:
             return written
         tokens, seconds = self.meter.total
         best = self.checkpoints.best_or(None, self.best)
         if best is not None:
             params = self.checkpoints.restore_params(best, abstract_params(self.model, self.mesh))
-        result = self.data.finish(self.model, self.mesh, params, self.workdir)
+        result, draw = self.data.finish(self.model, self.mesh, params, self.workdir)
         result |= {
             "stages": self.results,
             "wall_seconds": self.wall_seconds,
@@ -305,4 +305,5 @@ class Trainer:
             "parameters": sum(x.size for x in jax.tree.leaves(params)),
         }
         hosts.write_text(path, json.dumps(result, indent=2) + "\n")
+        draw()
         return result

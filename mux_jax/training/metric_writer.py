@@ -37,7 +37,7 @@ class MetricWriter:
         if not self._events:
             return
         if not self._remote:
-            with self._path.open("a") as f:
+            with self._path.open("a", encoding="utf-8") as f:
                 f.write(json.dumps(row) + "\n")
         for name, value in values.items():
             if isinstance(value, int | float):
@@ -102,4 +102,6 @@ def read_metrics(path: epath.Path) -> list[dict[str, Any]]:
     """The whole lines of a metrics file; one cut off by a kill is left out."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [
+        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
+    ]

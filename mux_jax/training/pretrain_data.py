@@ -96,9 +96,11 @@ class PretrainData:
 
         return evaluate_on_heldout
 
-    def finish(self, model: MuxModel, mesh: Mesh, params: Any, workdir: epath.Path) -> dict[str, Any]:
-        """What the end of a run adds to `result.json`: nothing."""
-        return {}
+    def finish(
+        self, model: MuxModel, mesh: Mesh, params: Any, workdir: epath.Path
+    ) -> tuple[dict[str, Any], Callable[[], None]]:
+        """What the end of a run adds to `result.json`, and draws: nothing."""
+        return {}, lambda: None
 
 
 def load_pretrain_data(config: PretrainConfig, workdir: epath.Path, init: ModelSource | None) -> PretrainData:
@@ -113,11 +115,11 @@ def load_pretrain_data(config: PretrainConfig, workdir: epath.Path, init: ModelS
     packed = bool(known) and all((cache_dir / name).exists() for _, name, *_ in known)
     if all(hosts.gather(packed)):  # what follows is for all hosts or for none
         caches = known
-        tokenizer = Tokenizer.from_str(tokenizer_file.read_text())
+        tokenizer = Tokenizer.from_str(tokenizer_file.read_text(encoding="utf-8"))
     else:
         sources = open_sources(config.data)
         if known:
-            tokenizer = Tokenizer.from_str(tokenizer_file.read_text())
+            tokenizer = Tokenizer.from_str(tokenizer_file.read_text(encoding="utf-8"))
         else:
             tokenizer = _tokenizer(config, sources, cache_dir, init)
         length, fraction = config.data.sequence_length, config.data.heldout_fraction

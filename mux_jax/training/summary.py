@@ -7,7 +7,7 @@ from rich.table import Table
 
 from mux_jax.data.metrics import METRICS
 from mux_jax.inference.reports import print_score
-from mux_jax.plots import pyplot, save_figure
+from mux_jax.plots import drawing, pyplot, save_figure
 from mux_jax.progress import console, say
 
 # Held-out figures that result.json gives for a stage, and the summary prints.
@@ -26,7 +26,12 @@ FIGURES = (
 
 
 def plot_curves(rows: list[dict[str, Any]], path: epath.Path) -> None:
-    """Draws losses and held-out accuracies against the step, a line where each stage begins."""
+    """Draws losses and held-out accuracies against the step, a line where each stage begins. If it cannot, says why."""
+    with drawing(path):
+        _plot_curves(rows, path)
+
+
+def _plot_curves(rows: list[dict[str, Any]], path: epath.Path) -> None:
     plt = pyplot()
 
     def series(name: str) -> tuple[list[int], list[float]]:

@@ -46,7 +46,7 @@ def open_workdir(path: str, config: RunConfig) -> epath.Path:
     described = workdir / "config.json"
     if described.exists():
         try:
-            before, now = flatten(json.loads(described.read_text())), flatten(to_json(config))
+            before, now = flatten(json.loads(described.read_text(encoding="utf-8"))), flatten(to_json(config))
         except (ValueError, AttributeError) as e:
             raise InputError(f"{described} is not the configuration of a run: {e}") from e
         # A field that is newer than the run, and empty, changes nothing.
@@ -82,4 +82,4 @@ def known_data(workdir: epath.Path) -> Any:
     file = workdir / "data.json"
     # config.json is written last: without it, what is here is of a start that failed.
     begun = (workdir / "config.json").exists() and file.exists()
-    return hosts.gather(json.loads(file.read_text()) if begun else None)[0]
+    return hosts.gather(json.loads(file.read_text(encoding="utf-8")) if begun else None)[0]

@@ -16,6 +16,7 @@ import pytest
 from etils import epath
 
 from mux_jax import load_pretrained, locks
+from mux_jax.checkpoints.convert import convert
 from mux_jax.checkpoints.runs import Checkpoints, damaged
 from mux_jax.configuration import read
 from mux_jax.errors import InputError, TrainingError
@@ -82,6 +83,30 @@ def test_electra_with_a_learned_generator(text_file, tmp_path, one_device):
     result = train(config, str(tmp_path / "run"))
     assert {"rtd_roc_auc", "rtd_f1", "generator_mlm_loss"} <= set(result["stages"]["pretraining"])
     assert "generator_retrieval_loss" in result["stages"]["priming"]
+
+
+def test_a_run_in_a_folder_with_brackets_and_stars_keeps_its_checkpoints(run_config, tmp_path, capsys):
+    workdir = tmp_path / "[work] *?" / "run[1]"
+    train(run_config, str(workdir))
+    printed = capsys.readouterr().out
+    assert f"  {workdir}/result.json" in printed and "[work]" in printed.partition("figure")[0]
+    found = load_pretrained(str(workdir))[1]
+    convert(str(workdir), str(tmp_path / "[work] *?" / "exported[a]"))
+    assert_identical(found, load_pretrained(str(tmp_path / "[work] *?" / "exported[a]"))[1])
+    native = tmp_path / "[native]"
+    convert(str(tmp_path / "[work] *?" / "exported[a]"), str(native))
+    assert_identical(found, load_pretrained(str(native))[1])
+
+
+def test_arrays_that_were_not_written_to_their_end_are_no_success(tmp_path, monkeypatch):
+    folder = epath.Path(tmp_path / "[work]")  # under which Orbax finds nothing, as etils reads brackets as a pattern
+    checkpoints = Checkpoints(folder, keep=1)
+    arrays = {"a": jax.numpy.zeros(4)}
+    checkpoints.save(1, arrays, arrays, {})
+    with pytest.raises(
+        TrainingError, match="step 1 could not be saved .* no manifest.ocdbt: its arrays were not written"
+    ):
+        checkpoints.wait()
 
 
 def test_a_finished_run_does_nothing_more(copy, finished, capsys):
