@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import signal
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -22,3 +23,8 @@ import jaxtyping
 # The arguments and results of public calls are checked against their annotations.
 _PUBLIC = ["mux_jax.models.model", "mux_jax.models.multiplexers", "mux_jax.models.demultiplexers"]
 jaxtyping.install_import_hook(_PUBLIC, "beartype.beartype")
+
+# What a shell puts in the background has Ctrl-C ignored; so would the processes that tests start.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, _handler)

@@ -150,3 +150,4 @@ def bucket(monkeypatch):
         monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, name, Bucket)
     yield epath.Path("gs://bucket")
     Bucket.store.clear()
+    Bucket.pseudo_dirs[:] = [""]
