@@ -192,6 +192,7 @@ def test_a_signal_ends_a_prediction_with_one_line_and_nothing_half_written(doubl
 
 def run(predictor, source, output, max_errors=0.0, wanted=(), overwrite=False, delimiter=""):
     output = files.check_output(str(output), str(source), overwrite)
+    source, columns = files.check_input(str(source), predictor.text_columns, wanted, delimiter)
     return files.predict_file(predictor, source, columns, output, max_errors, overwrite, delimiter)
 
 
