@@ -79,18 +79,13 @@ class Lock:
                 if _read(self._file).get("lease") != self._token:
                     self._renewed = -math.inf  # taken by another: lost at once
                     return
-<<<<<<< HEAD
-                self._file.write_text(_description(self._token), encoding="utf-8")
-=======
                 self._renew()
->>>>>>> main
                 self._renewed = time.monotonic()
-
 
     def _renew(self) -> None:
         """Writes the lease anew, whole at once, as object stores do by themselves."""
         if "://" in str(self._file):
-            self._file.write_text(_description(self._token))
+            self._file.write_text(_description(self._token), encoding="utf-8")
         else:
             new = self._file.parent / f"{self._file.name}.{self._token}"
             new.write_text(_description(self._token), encoding="utf-8")
