@@ -317,11 +317,10 @@ def test_tfds_gives_labels_by_name(tmp_path):
     assert [(e.text, e.label) for e in found["train"]] == [("good", "positive"), ("bad", "negative")]
     assert len(found["dev"]) == 1 and found["dev"][0].where == "glue/sst2:validation:0"
 
-    write_prepared(
-        tmp_path / "glue" / "sst2" / "2.0.0", features, splits | {"validation": [records[0] | {"label": -1}]}
-    )
+    splits["validation"] = [records[0] | {"label": -1}]
+    write_prepared(tmp_path / "other" / "glue" / "sst2" / "2.0.0", features, splits)
     with pytest.raises(InputError, match="glue/sst2:validation:0: label -1 has no name, as 0 to 1 have, in feature"):
-        examples("", "sst2", tfds_dir=str(tmp_path))
+        examples("", "sst2", tfds_dir=str(tmp_path / "other"))
 
     tags = tfds.features.ClassLabel(names=["O", "B-PER"])
     features = {"tokens": tfds.features.Sequence(tfds.features.Text()), "ner": tfds.features.Sequence(tags)}
