@@ -352,6 +352,27 @@ def test_spans_are_scored_only_of_tags_that_say_where_they_begin(model, tmp_path
         load_task(config.data, open_model(str(model)).tokenizer())
 
 
+@pytest.mark.parametrize("tags", ["B-X I-X L-X U-X O", "B I O", "B-X I-X E-X S-X O", "B M E S", "I-X E-X O"])
+def test_spans_are_scored_of_every_scheme_of_tags(model, tmp_path, tags):
+    data = tmp_path / "data"
+    data.mkdir()
+    for split in ("train", "dev"):
+        (data / f"{split}.conll").write_text("".join(f"time\t{tag}\n" for tag in tags.split()))
+    config = task_config(data, model, "token", **{"data.metric": "span_f1"})
+    assert set(load_task(config.data, open_model(str(model)).tokenizer()).labels) == set(tags.split())
+
+
+def test_evaluation_names_the_numbers_of_a_file_as_the_model_does(finished, tmp_path):
+    config = task_config(tmp_path, "")
+    tokenizer = open_model(str(finished[0])).tokenizer()
+    (tmp_path / "dev.tsv").write_text("text\tlabel\ntime\t1\ntime\t0\n")
+    with pytest.raises(InputError, match="dev.tsv:2: label '1' is not among those trained on: .*; data.labels names"):
+        load_task(config.data, tokenizer, LABELS)
+    config.data.labels = "stone,fruit"
+    found = load_task(config.data, tokenizer, LABELS)
+    assert found.labels == LABELS and [e.label for e in found.splits["dev"].examples] == ["fruit", "stone"]
+
+
 def test_a_configuration_resolves_tenths_and_the_models_positions(model, capsys):
     config = configuration.finetuning("sst2", "x", 0)
     config.init_from = str(model)
