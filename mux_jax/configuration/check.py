@@ -6,6 +6,7 @@ from typing import Any
 from mux_jax.configuration.finetune import FinetuneConfig
 from mux_jax.configuration.pretrain import PretrainConfig
 from mux_jax.data.formats import parse_delimiter
+from mux_jax.data.labels import parse_names
 from mux_jax.data.metrics import OF_KIND
 from mux_jax.data.tasks import get_task
 from mux_jax.errors import InputError
@@ -78,6 +79,8 @@ def _check_task(config: FinetuneConfig) -> None:
     if task.metric not in OF_KIND[task.kind]:
         raise InputError(f"data.metric={task.metric!r}: a {task.kind} task has {', '.join(OF_KIND[task.kind])}")
     parse_delimiter(config.data.delimiter, "data.delimiter")
+    if parse_names(config.data.labels) and task.kind == "regression":
+        raise InputError(f"data.labels={config.data.labels!r}: a regression task has numbers, no labels")
     config.bucket_lengths()
     if not 1 <= config.ensemble <= config.model.width:
         raise InputError(f"ensemble={config.ensemble} must be from 1 to model.width={config.model.width}")

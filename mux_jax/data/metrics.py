@@ -1,11 +1,15 @@
 """Scores of predictions, by scikit-learn, scipy and seqeval."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
 
 # Of two classes, the one that F1 is of.
 _POSITIVE = ("1", "equivalent", "duplicate")
+# What span F1 is of: BIO, IOE, BIOES, BILOU and BMES, with types of spans or without.
+SPAN_TAG = re.compile("O|[BIESLUM](-.*)?", re.DOTALL)
+_SEQEVAL = {"L": "E", "U": "S", "M": "I"}  # which knows B, I, O, E and S and takes two U- in a row for one span
 
 
 def compute(metric: str, gold: Sequence, predicted: Sequence, labels: Sequence[str]) -> dict[str, float]:
@@ -58,10 +62,13 @@ def _pearson_spearman(gold: Sequence, predicted: Sequence, labels: Sequence[str]
 
 
 def _span_f1(gold: Sequence, predicted: Sequence, labels: Sequence[str]) -> dict[str, float]:
-    """F1 of whole spans of BIO tags; a word without a prediction is outside of all."""
+    """F1 of whole spans, as `conlleval` counts them; a word without a prediction is outside of all."""
     import seqeval.metrics as seqeval
 
-    predicted = [["O" if tag is None else tag for tag in tags] for tags in predicted]
+    gold, predicted = (
+        [["O" if tag is None else _SEQEVAL.get(tag[0], tag[0]) + tag[1:] for tag in tags] for tags in sentences]
+        for sentences in (gold, predicted)
+    )
     score, precision, recall = (
         float(f(gold, predicted, zero_division=0))
         for f in (seqeval.f1_score, seqeval.precision_score, seqeval.recall_score)

@@ -63,6 +63,10 @@ class TaskSection:
         "text", "of task=custom: the column of the text, or two of a pair: premise,hypothesis"
     )
     label_column: str = described("label", "of task=custom: the column of the label")
+    labels: str = described(
+        "",
+        "the classes in order, such as O,B-PER,I-PER, also names of labels 0, 1, 2; empty: those of the training data",
+    )
     delimiter: str = described("", "of .csv and .tsv: a character such as ;, or tab; empty: a comma, a tab")
     metric: str = described("", "of task=custom: what it is judged by; empty: accuracy, or pearson_spearman")
     tokenizer: str = described("", "a vocab.txt or tokenizer.json, for a model that has none")

@@ -6,6 +6,8 @@ import hashlib
 from tokenizers import Tokenizer
 
 from mux_jax.data.encoding import Encoded, Encoder
+from mux_jax.data.labels import alike, parse_names, shown
+from mux_jax.data.metrics import SPAN_TAG
 from mux_jax.data.sections import TaskSection
 from mux_jax.data.tasks import Example, Task, describe, get_task, read
 from mux_jax.data.tokenizer import SpecialTokens, special_tokens
@@ -57,54 +59,70 @@ def load_task(data: TaskSection, tokenizer: Tokenizer, labels: tuple[str, ...] =
     """Reads a task's examples; what was read is printed.
 
     Args:
-      labels: of a model to evaluate, for which no training data are read. Empty: the labels of the training data.
+      labels: of a model to evaluate, for which no training data are read. Empty: those in `data.labels`, or else of the
+        training data.
 
     Raises:
-      InputError: bad data, by file and line; a label that neither the training data nor the model has.
+      InputError: bad data, by file and line; a label that is not among these.
     """
-    task = get_task(data)
+    task, names = get_task(data), parse_names(data.labels)
     examples = read(task, data, task.dev if labels else ("train", *task.dev))
-    labels = labels or _labels(task, examples["train"])
+    among = "data.labels" if names and not labels else "those trained on"
+    labels = labels or _training_labels(task, examples["train"], names)
     for found in examples.values():
-        _check_labels(task, found, labels)
+        _check_labels(task, found, labels, among)
     if task.metric == "span_f1":
         _check_spans(labels)
     encode = Encoder(tokenizer, data.sequence_length)
     splits = {name: Split(found, encode([e.text for e in found])) for name, found in examples.items()}
     counts = ", ".join(f"{len(split.examples):,} {name}" for name, split in splits.items())
-    say(f"{data.task}: {counts} examples from {describe(data)}; {len(labels)} labels")
+    say(f"{data.task}: {counts} examples from {describe(data)}; {len(labels)} labels: {shown(labels)}")
     for name, split in splits.items():
         if split.encoded.truncated:
             say(f"{name}: {split.encoded.truncated:,} texts are longer than {data.sequence_length} tokens; cut")
     return TaskData(task, tokenizer, labels, splits)
 
 
-def _labels(task: Task, examples: list[Example]) -> tuple[str, ...]:
+def _labels_of(task: Task, example: Example) -> list[str]:
+    return example.label if task.kind == "token" else [example.label]
+
+
+def _training_labels(task: Task, examples: list[Example], names: tuple[str, ...]) -> tuple[str, ...]:
+    """The classes, which are `names` if there are any; what may be wrong with them is printed."""
     if task.kind == "regression":
         return (task.label,)
-    labels = {tag for e in examples for tag in e.label} if task.kind == "token" else {e.label for e in examples}
+    found = sorted({label for example in examples for label in _labels_of(task, example)})
+    labels = names or tuple(found)
     if len(labels) < 2:
-        raise InputError(f"the training data has the label {', '.join(labels)} and no other; two are the least")
-    return tuple(sorted(labels))
+        raise InputError(f"the training data has the label {shown(labels)} and no other; two are the least")
+    if missing := [name for name in names if name not in found]:
+        say(f"data.labels: no example to train on has {shown(missing)}")
+    if similar := alike(labels):
+        say(f"labels that differ by blanks, case or a final .0 alone are classes of their own: {shown(similar)}")
+    if found == ["-1", "0", "1", "2"]:  # as SNLI is exported
+        say("label -1 is a class; if it says that annotators did not agree, name the others in data.labels")
+    return labels
 
 
 def _check_spans(labels: tuple[str, ...]) -> None:
     """Raises `InputError` if tags do not say where spans begin: F1 is then 0 whatever is predicted."""
-    strange = [label for label in labels if label != "O" and label[:2] not in ("B-", "I-", "E-", "S-")]
-    if strange:
+    strange = next((label for label in labels if not SPAN_TAG.fullmatch(label)), None)
+    if strange is not None:
         raise InputError(
-            f"data.metric=span_f1 is of tags such as B-PER, I-PER and O; the labels are {', '.join(labels)}; "
-            "name them so, or take accuracy or macro_f1"
+            "data.metric=span_f1 is of tags such as B-PER, I-PER and O (or E-, S-, L-, U-, M-; or B, I ... alone), "
+            f"not {strange!r}; the labels are {shown(labels)}; name them so, or take accuracy or macro_f1"
         )
 
 
-def _check_labels(task: Task, examples: list[Example], labels: tuple[str, ...]) -> None:
+def _check_labels(task: Task, examples: list[Example], labels: tuple[str, ...], among: str) -> None:
     if task.kind == "regression":
         return
-    known, names = set(labels), ", ".join(labels)
+    known, hint = set(labels), "; data.labels names all classes in order, also those that are numbers in files"
     if labels == tuple(f"LABEL_{i}" for i in range(len(labels))):
-        names += "; put their names in `id2label` of the model's config.json"
+        hint = "; put their names in `id2label` of the model's config.json"
+    elif among == "data.labels":
+        hint = ""
     for example in examples:
-        for label in example.label if task.kind == "token" else (example.label,):
+        for label in _labels_of(task, example):
             if label not in known:
-                raise InputError(f"{example.where}: label {label!r} is not among those trained on: {names}")
+                raise InputError(f"{example.where}: label {label!r} is not among {among}: {shown(labels)}{hint}")

@@ -14,6 +14,7 @@ from etils import epath
 
 from mux_jax.data import builtin, formats
 from mux_jax.data.encoding import Text
+from mux_jax.data.labels import NO_AGREEMENT, is_inference, name_of, parse_names, to_label
 from mux_jax.data.metrics import OF_KIND
 from mux_jax.data.sections import TaskSection
 from mux_jax.data.sources import open_tfds
@@ -147,7 +148,8 @@ def read(task: Task, data: TaskSection, splits: tuple[str, ...]) -> dict[str, li
         folder = absolute(data.folder)
         if not folder.is_dir():
             raise InputError(f"data={data.folder}: no such folder")
-        return {split: _from_file(task, _find(folder, task, split), data.delimiter) for split in splits}
+        names = parse_names(data.labels)
+        return {split: _from_file(task, _find(folder, task, split), data.delimiter, names) for split in splits}
     return _from_tfds(task, data, splits)
 
 
@@ -160,7 +162,7 @@ def _find(folder: epath.Path, task: Task, split: str) -> epath.Path:
     return found
 
 
-def _from_file(task: Task, path: epath.Path, delimiter: str) -> list[Example]:
+def _from_file(task: Task, path: epath.Path, delimiter: str, names: tuple[str, ...]) -> list[Example]:
     header = task.header if path.suffix == ".tsv" else ()
     words = task.kind == "token"
     delimiter = _delimiter_of(path, delimiter)
@@ -174,14 +176,24 @@ def _from_file(task: Task, path: epath.Path, delimiter: str) -> list[Example]:
         elif record.error:
             raise InputError(f"{record.where}: {record.error}")
         else:
-            examples.append(to_example(task, record))
+            examples.append(to_example(task, record, names))
     if len(broken) > _MAX_BROKEN * (len(examples) + len(broken)):
         raise InputError(f"{path}: {len(broken):,} broken lines, the first is {broken[0]}; more than {_MAX_BROKEN:.0%}")
     if broken:
         say(f"{path}: {len(broken)} broken lines left out, the first is {broken[0]}")
     if not examples:
         raise InputError(f"{path}: no examples in the file")
-    return examples
+    return _agreed(task, examples, str(path))
+
+
+def _agreed(task: Task, examples: list[Example], place: str) -> list[Example]:
+    """Without the pairs of an inference task on which annotators did not agree, as the authors of SNLI advise."""
+    if task.kind != "sequence" or not is_inference({e.label for e in examples} - {NO_AGREEMENT}):
+        return examples
+    agreed = [example for example in examples if example.label != NO_AGREEMENT]
+    if len(agreed) < len(examples):
+        say(f"{place}: {len(examples) - len(agreed):,} examples left out, on whose label annotators did not agree")
+    return agreed
 
 
 def _delimiter_of(path: epath.Path, given: str) -> str:
@@ -189,22 +201,20 @@ def _delimiter_of(path: epath.Path, given: str) -> str:
     return formats.parse_delimiter(given, "data.delimiter") if path.suffix in formats.TABLES else ""
 
 
-def to_example(task: Task, record: formats.Record) -> Example:
-    """The example that a record is."""
+def to_example(task: Task, record: formats.Record, names: tuple[str, ...] = ()) -> Example:
+    """The example that a record is; `names` are those of labels that are numbers."""
     text = formats.to_text(record, task.text, words=task.kind == "token")
     label: Any = record.fields.get(task.label)
     if task.kind == "regression":
         try:
-            number = float(label)
+            number = math.nan if isinstance(label, bool) else float(label)
         except (TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):
             raise InputError(f"{record.where}: {task.label}={label!r} is not a number")
         label = number
     elif task.kind == "sequence":
-        if label is None or label == "":
-            raise InputError(f"{record.where}: no label in column {task.label!r}")
-        label = str(label)
+        label = _label(label, names, record.where, task.label)
     else:
         if isinstance(text, list) and label is None:
             raise InputError(f"{record.where}: words, and no tags in column {task.label!r}")
@@ -213,8 +223,15 @@ def to_example(task: Task, record: formats.Record) -> Example:
         if not text or len(text) != len(label):
             counts = "a sentence of zero words" if not text else f"{len(text)} words and {len(label)} tags"
             raise InputError(f"{record.where}: {counts}")
-        label = [str(tag) for tag in label]
+        label = [_label(tag, names, f"{record.where}, word {i}", task.label) for i, tag in enumerate(label, start=1)]
     return Example(text, label, record.where)
+
+
+def _label(value: Any, names: tuple[str, ...], where: str, column: str) -> str:
+    try:
+        return to_label(value, names)
+    except ValueError as e:
+        raise InputError(f"{where}: {e} in column {column!r}") from e
 
 
 def read_unlabelled(task: Task, path: str, labels: tuple[str, ...] = (), delimiter: str = "") -> list[Text]:
@@ -252,12 +269,18 @@ def _from_tfds(task: Task, data: TaskSection, splits: tuple[str, ...]) -> dict[s
         for i in range(len(records)):
             record = records[i]
             texts, value = [_decoded(record[name]) for name in names], _decoded(record[task.tfds_label])
-            if task.kind == "regression":
-                value = float(value)
-            elif classes:
-                value = [classes[v] for v in value] if task.kind == "token" else classes[value]
             where = f"{task.tfds}:{in_tfds[split]}:{i}"
+            try:
+                if task.kind == "regression":
+                    value = float(value)
+                elif task.kind == "token":
+                    value = [name_of(v, classes) if classes else to_label(v) for v in value]
+                else:
+                    value = name_of(value, classes) if classes else to_label(value)
+            except ValueError as e:
+                raise InputError(f"{where}: {e} in feature {task.tfds_label!r}") from e
             examples[split].append(Example(texts[0] if len(texts) == 1 else tuple(texts), value, where))
+        examples[split] = _agreed(task, examples[split], f"{task.tfds}:{in_tfds[split]}")
     return examples
 
 

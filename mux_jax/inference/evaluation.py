@@ -11,6 +11,7 @@ from etils import epath
 from mux_jax.checkpoints.runs import checkpoint_folder
 from mux_jax.checkpoints.source import ModelSource, open_model
 from mux_jax.configuration import FinetuneConfig, resolve
+from mux_jax.data.labels import shown
 from mux_jax.data.task_data import load_task
 from mux_jax.data.tasks import get_task
 from mux_jax.errors import InputError
@@ -120,7 +121,7 @@ def _check_head(found: ModelSource, config: ml_collections.ConfigDict) -> None:
             f"{found.folder}: its head is {found.config.head!r}; task={config.data.task} is a {task.kind} task"
         )
     if (len(found.config.labels) == 1) != (task.kind == "regression"):
-        raise InputError(f"{found.folder}: its labels are {', '.join(found.config.labels)}; the task is {task.kind}")
+        raise InputError(f"{found.folder}: its labels are {shown(found.config.labels)}; the task is {task.kind}")
 
 
 def _read_result(path: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 from tokenizers import Tokenizer
 
 from mux_jax.checkpoints.source import ModelSource
+from mux_jax.data.labels import shown
 from mux_jax.errors import InputError
 from mux_jax.inference.batch_runner import compile_logits
 from mux_jax.models.config import ModelConfig
@@ -42,7 +43,9 @@ def check(found: ModelSource, model: ModelConfig, tokenizer: Tokenizer, sequence
     elif teacher.head != model.head:
         problem = f"its head is {teacher.head!r}; the task's is {model.head!r}"
     elif teacher.labels != model.labels:
-        problem = f"its labels are {', '.join(teacher.labels)}; the task's are {', '.join(model.labels)}"
+        problem = f"its labels are {shown(teacher.labels)}; the task's are {shown(model.labels)}"
+        if set(teacher.labels) == set(model.labels):
+            problem += f"; give their order: data.labels={','.join(teacher.labels)}"
     elif teacher.max_position_embeddings < sequence_length:
         problem = f"it has {teacher.max_position_embeddings} positions for data.sequence_length={sequence_length}"
     elif found.tokenizer().get_vocab() != tokenizer.get_vocab():

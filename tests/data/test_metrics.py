@@ -33,6 +33,31 @@ BINARY = ("0", "1")
             [["B-PER", "I-PER", "O", "O"]],
             {"span_f1": 2 / 3, "precision": 1.0, "recall": 0.5},
         ),
+        # BILOU, spans counted by hand: PER 0-2, LOC 3, LOC 4 and ORG 5-6; all but one of the LOC are found, and a wrong
+        # PER at 8: precision 3/4, recall 3/4. Two U- or L- next to each other are two spans.
+        (
+            "span_f1",
+            [["B-PER", "I-PER", "L-PER", "U-LOC", "U-LOC", "B-ORG", "L-ORG", "O", "O"]],
+            [["B-PER", "I-PER", "L-PER", "U-LOC", "O", "B-ORG", "L-ORG", "O", "U-PER"]],
+            {"span_f1": 3 / 4, "precision": 3 / 4, "recall": 3 / 4},
+        ),
+        # One span of two words in place of two spans of a word: nothing is found.
+        ("span_f1", [["U-LOC", "U-LOC"]], [["B-LOC", "L-LOC"]], {"span_f1": 0.0}),
+        # BIOES: PER 0-1 and LOC 2; IOE with adjacent spans: 0-1 and 2-3; BMES: 0-2 and 3; without types: 0-1, 2, 4.
+        (
+            "span_f1",
+            [["B-PER", "E-PER", "S-LOC"]],
+            [["B-PER", "E-PER", "S-PER"]],
+            {"span_f1": 1 / 2, "precision": 1 / 2},
+        ),
+        ("span_f1", [["I-X", "E-X", "I-X", "E-X"]], [["I-X", "E-X", "O", "O"]], {"precision": 1.0, "recall": 1 / 2}),
+        ("span_f1", [["B", "M", "E", "S"]], [["B", "M", "E", "O"]], {"precision": 1.0, "recall": 1 / 2}),
+        (
+            "span_f1",
+            [["B", "I", "B", "O", "B"]],
+            [["B", "I", "B", "O", None]],
+            {"precision": 1.0, "recall": 2 / 3, "span_f1": 4 / 5},
+        ),
         # Half a span is none: a wrong one and a missed one.
         ("span_f1", [["B-PER", "I-PER"]], [["B-PER", None]], {"span_f1": 0.0}),
         # A word without a prediction is an error.

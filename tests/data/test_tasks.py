@@ -22,7 +22,7 @@ def write(folder, files):
 
 def examples(folder, task, **data):
     fields = dict(task=task, folder=str(folder), tfds_dir="", kind="sequence", text_columns="text", delimiter="")
-    data = ml_collections.ConfigDict(fields | dict(label_column="label", metric="") | data)
+    data = ml_collections.ConfigDict(fields | dict(label_column="label", metric="", labels="") | data)
     found = get_task(data)
     return read(found, data, ("train", *found.dev))
 
@@ -110,6 +110,32 @@ def test_ones_own_files(tmp_path):
             "custom",
             {"train.jsonl": '{"text": ["a", "b"], "label": "c"}'},
             r":1: no text in column 'text', but \['a', 'b'\]",
+        ),
+        ("custom", {"train.jsonl": '{"text": "a", "label": NaN}'}, "train.jsonl:1: no label in column 'label'"),
+        ("custom", {"train.jsonl": '{"text": "a", "label": null}'}, "train.jsonl:1: no label in column 'label'"),
+        ("custom", {"train.jsonl": '{"text": "a", "label": " "}'}, "train.jsonl:1: no label in column 'label'"),
+        (
+            "custom",
+            {"train.jsonl": '{"text": "a", "label": ["pos", "film"]}'},
+            r"train.jsonl:1: label \['pos', 'film'\] is not a text, a whole number or a boolean in column 'label'",
+        ),
+        ("custom", {"train.jsonl": '{"text": "a", "label": {"x": 1}}'}, "train.jsonl:1: label {'x': 1} is not a text"),
+        ("custom", {"train.jsonl": '{"text": "a", "label": 0.5}'}, "train.jsonl:1: label 0.5 is not a text"),
+        ("custom", {"train.jsonl": '{"text": "a", "label": Infinity}'}, "train.jsonl:1: label inf is not a text"),
+        (
+            "stsb",
+            {"train.jsonl": '{"sentence1": "a", "sentence2": "b", "score": true}'},
+            "train.jsonl:1: score=True is not a number",
+        ),
+        (
+            "ner",
+            {"train.jsonl": '{"words": ["a", "b"], "tags": ["O", null]}'},
+            "train.jsonl:1, word 2: no label in column 'tags'",
+        ),
+        (
+            "ner",
+            {"train.jsonl": '{"words": ["a", "b"], "tags": ["O", ["B"]]}'},
+            r"train.jsonl:1, word 2: label \['B'\] is not a text",
         ),
         ("ner", {"train.jsonl": '{"words": ["hello", 2], "tags": ["O", "O"]}'}, ":1: no text in column 'words', but 2"),
     ],
@@ -207,6 +233,66 @@ def test_packages_are_found_where_they_are_imported_from(tmp_path, monkeypatch):
     assert [package for split in found.values() for _, package, _ in split] == ["mypackage"]
 
 
+def write_labels(folder, values, split="train"):
+    rows = [json.dumps(dict(sentence1="a", sentence2="b", gold_label=value)) + "\n" for value in values]
+    write(folder, {f"{split}.jsonl": "".join(rows)})
+
+
+def pairs(folder, **data):
+    found = examples(folder, "custom", text_columns="sentence1,sentence2", label_column="gold_label", **data)
+    return [e.label for e in found["train"]]
+
+
+def test_booleans_and_whole_numbers_are_labels_by_their_text_and_1_is_1_0(tmp_path):
+    write_labels(tmp_path, [True, False, 1, 1.0, "1", 0, -2, "pos", "1.0", "3.5"])
+    write_labels(tmp_path, [1], "dev")
+    assert pairs(tmp_path) == ["True", "False", "1", "1", "1", "0", "-2", "pos", "1.0", "3.5"]
+
+
+def test_pairs_without_agreement_are_left_out_and_counted(tmp_path, capsys):
+    write_labels(tmp_path, ["entailment", "-", "neutral", "-", "contradiction"])
+    write_labels(tmp_path, ["-", "neutral"], "dev")
+    assert pairs(tmp_path) == ["entailment", "neutral", "contradiction"]
+    out = capsys.readouterr().out
+    assert "train.jsonl: 2 examples left out, on whose label annotators did not agree" in out
+    assert "dev.jsonl: 1 examples left out" in out
+    write_labels(tmp_path, [0, -1, 2, 1])
+    assert pairs(tmp_path, labels="entailment,neutral,contradiction") == ["entailment", "contradiction", "neutral"]
+    write_labels(tmp_path, ["+", "-", "neutral"])  # a class of another task
+    assert pairs(tmp_path) == ["+", "-", "neutral"]
+
+
+def test_numbers_are_labels_by_the_names_that_are_given(tmp_path):
+    rows = json.dumps(dict(words=["Ada", "met", "Al"], tags=[1, 0, "B-PER"])) + "\n"
+    write(tmp_path, {"train.jsonl": rows, "dev.jsonl": rows})
+    fields = dict(kind="token")
+    assert examples(tmp_path, "custom", **fields, labels="O,B-PER")["dev"][0].label == ["B-PER", "O", "B-PER"]
+    write(tmp_path, {"dev.conll": "Ada 1\nmet 0\n"})
+    (tmp_path / "dev.jsonl").unlink()
+    assert examples(tmp_path, "custom", **fields, labels="O,B-PER")["dev"][0].label == ["B-PER", "O"]
+    write(tmp_path, {"dev.conll": "Ada 1\nmet 2\n"})
+    with pytest.raises(InputError, match="dev.conll:1, word 2: label 2 has no name, as 0 to 1 have, in column 'tags'"):
+        examples(tmp_path, "custom", **fields, labels="O,B-PER")
+    write_labels(tmp_path, [1, 2, 5])
+    write_labels(tmp_path, [1], "dev")
+    assert pairs(tmp_path, labels="1,2,3,4,5") == ["1", "2", "5"]  # names that are numbers
+
+
+@pytest.mark.extra
+def test_a_column_of_parquet_with_gaps_has_no_label_there(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    for labels, line, message in (
+        ([1.0, float("nan")], 2, "no label in column 'label'"),
+        ([1, None], 2, "no label in column 'label'"),
+        ([b"pos", b"neg"], 1, "label b'pos' is not a text"),
+    ):
+        pyarrow.parquet.write_table(pyarrow.table({"text": ["a", "b"], "label": labels}), tmp_path / "train.parquet")
+        with pytest.raises(InputError, match=f"train.parquet:{line}: {message}"):
+            examples(tmp_path, "custom")
+
+
 @pytest.mark.extra
 def test_parquet_and_txt(tmp_path):
     import pyarrow
@@ -230,6 +316,11 @@ def test_tfds_gives_labels_by_name(tmp_path):
     found = examples("", "sst2", tfds_dir=str(tmp_path))
     assert [(e.text, e.label) for e in found["train"]] == [("good", "positive"), ("bad", "negative")]
     assert len(found["dev"]) == 1 and found["dev"][0].where == "glue/sst2:validation:0"
+
+    splits["validation"] = [records[0] | {"label": -1}]
+    write_prepared(tmp_path / "other" / "glue" / "sst2" / "2.0.0", features, splits)
+    with pytest.raises(InputError, match="glue/sst2:validation:0: label -1 has no name, as 0 to 1 have, in feature"):
+        examples("", "sst2", tfds_dir=str(tmp_path / "other"))
 
     tags = tfds.features.ClassLabel(names=["O", "B-PER"])
     features = {"tokens": tfds.features.Sequence(tfds.features.Text()), "ner": tfds.features.Sequence(tags)}

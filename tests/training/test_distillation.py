@@ -219,7 +219,8 @@ def test_a_run_learns_what_its_teacher_says_and_goes_on_where_it_stopped(folders
     [
         ({"teacher": "model"}, "teacher=.*model: its width is 2; it must be an ordinary model"),
         ({"teacher": "word_teacher"}, "its head is 'token'; the task's is 'sequence'"),
-        ({"teacher": "other"}, "its labels are a, b; the task's are fruit, stone"),
+        ({"teacher": "other"}, "its labels are 'a', 'b'; the task's are 'fruit', 'stone'"),
+        ({"teacher": "teacher", "data.labels": "stone,fruit"}, "give their order: data.labels=fruit,stone"),
         ({"teacher": "foreign"}, "it has another vocabulary than init_from"),
         ({"teacher": "nothing"}, "no model there"),
         ({"data.sequence_length": 40, "teacher": "short"}, "it has 30 positions for data.sequence_length=40"),

@@ -273,6 +273,10 @@ def test_batches_are_a_function_of_the_step_and_hold_each_example_once_an_epoch(
         ({"data.bucket_lengths": "8,x"}, "must be numbers"),
         ({"data.label_column": "tag"}, "no column 'tag'; there are: 'text', 'label'"),
         ({"data.delimiter": ";;"}, "data.delimiter=';;' cannot be a delimiter"),
+        ({"data.labels": "O,B-PER,O"}, "data.labels has 'O' twice"),
+        ({"data.labels": "O"}, "data.labels='O' must be two names or more, separated by commas"),
+        ({"data.labels": "O,,B"}, "data.labels='O,,B' must be two names or more"),
+        ({"data.labels": "0,1", "data.kind": "regression"}, "data.labels='0,1': a regression task has numbers"),
         ({"num_compositions": 0}, "num_compositions=0 must be at least 1"),
         ({"patience": -1}, "patience=-1 must be at least 0"),
         ({"data.folder": ""}, "task=custom needs data=FOLDER"),
@@ -288,20 +292,85 @@ def test_a_label_unseen_in_training_is_named_with_its_line(model, tmp_path, one_
     data = write_sentences(tmp_path / "data")
     with (data / "dev.tsv").open("a") as f:
         f.write("time\tplant\n")
-    with pytest.raises(InputError, match=r"dev.tsv:15: label 'plant' is not among those trained on: fruit, stone"):
+    with pytest.raises(
+        InputError, match=r"dev.tsv:15: label 'plant' is not among those trained on: 'fruit', 'stone'; data.labels"
+    ):
         loop.train(task_config(data, model), str(tmp_path / "run"))
+
+
+def test_given_labels_fix_the_classes_and_admit_those_without_training_examples(model, tmp_path, one_device, capsys):
+    data = write_sentences(tmp_path / "data")
+    with (data / "dev.tsv").open("a") as f:
+        f.write("time\tplant\n")
+    config, tokenizer = task_config(data, model), open_model(str(model)).tokenizer()
+    config.data.labels = "stone,plant,fruit"
+    assert load_task(config.data, tokenizer).labels == ("stone", "plant", "fruit")
+    out = capsys.readouterr().out
+    assert "no example to train on has 'plant'" in out and "3 labels: 'stone', 'plant', 'fruit'" in out
+    config.data.labels = "stone,fruit"
+    with pytest.raises(InputError, match="dev.tsv:15: label 'plant' is not among data.labels: 'stone', 'fruit'$"):
+        load_task(config.data, tokenizer)
+    config = task_config(write_words(tmp_path / "words"), model, "token", **{"data.labels": "short,tiny,long"})
+    result = loop.train(config, str(tmp_path / "run"))
+    assert 0 <= result["score"]["mean"] <= 1
+    assert open_model(str(tmp_path / "run")).config.labels == ("short", "tiny", "long")
+
+
+def test_labels_are_named_and_those_that_are_alike_are_warned_of(model, tmp_path, capsys):
+    tokenizer, data = open_model(str(model)).tokenizer(), tmp_path / "data"
+    data.mkdir()
+
+    def load(labels):
+        text = "text\tlabel\n" + "".join(f"time\t{label}\n" for label in labels)
+        for split in ("train", "dev"):
+            (data / f"{split}.tsv").write_text(text, encoding="utf-8")
+        load_task(task_config(data, model).data, tokenizer)
+        return capsys.readouterr().out
+
+    out = load(["pos", "neg", "pos ", "Neg", "other"])
+    assert "5 labels: 'Neg', 'neg', 'other', 'pos', 'pos '" in out
+    assert "final .0 alone are classes of their own: 'Neg', 'neg', 'pos', 'pos '" in out
+    assert "classes of their own: '1', '1.0'" in load(["1", "1.0", "2"])
+    out = load(range(100, 130))
+    assert "30 labels: '100', '101'" in out and "'119' and 10 more\n" in out and "of their own" not in out
+    assert "label -1 is a class; if it says" in load([0, 1, 2, -1])
 
 
 def test_a_model_without_names_of_its_labels_is_told_where_to_put_them(model, tmp_path):
     config = task_config(write_sentences(tmp_path / "data"), model)
-    with pytest.raises(InputError, match="on: LABEL_0, LABEL_1; put their names in `id2label` of the model's config"):
+    with pytest.raises(
+        InputError, match="on: 'LABEL_0', 'LABEL_1'; put their names in `id2label` of the model's config"
+    ):
         load_task(config.data, open_model(str(model)).tokenizer(), ("LABEL_0", "LABEL_1"))
 
 
 def test_spans_are_scored_only_of_tags_that_say_where_they_begin(model, tmp_path):
     config = task_config(write_words(tmp_path / "data"), model, "token", **{"data.metric": "span_f1"})
-    with pytest.raises(InputError, match="span_f1 is of tags such as B-PER, I-PER and O; the labels are long, short"):
+    with pytest.raises(
+        InputError, match="span_f1 is of tags such as B-PER, .*, not 'long'; the labels are 'long', 'short'"
+    ):
         load_task(config.data, open_model(str(model)).tokenizer())
+
+
+@pytest.mark.parametrize("tags", ["B-X I-X L-X U-X O", "B I O", "B-X I-X E-X S-X O", "B M E S", "I-X E-X O"])
+def test_spans_are_scored_of_every_scheme_of_tags(model, tmp_path, tags):
+    data = tmp_path / "data"
+    data.mkdir()
+    for split in ("train", "dev"):
+        (data / f"{split}.conll").write_text("".join(f"time\t{tag}\n" for tag in tags.split()))
+    config = task_config(data, model, "token", **{"data.metric": "span_f1"})
+    assert set(load_task(config.data, open_model(str(model)).tokenizer()).labels) == set(tags.split())
+
+
+def test_evaluation_names_the_numbers_of_a_file_as_the_model_does(finished, tmp_path):
+    config = task_config(tmp_path, "")
+    tokenizer = open_model(str(finished[0])).tokenizer()
+    (tmp_path / "dev.tsv").write_text("text\tlabel\ntime\t1\ntime\t0\n")
+    with pytest.raises(InputError, match="dev.tsv:2: label '1' is not among those trained on: .*; data.labels names"):
+        load_task(config.data, tokenizer, LABELS)
+    config.data.labels = "stone,fruit"
+    found = load_task(config.data, tokenizer, LABELS)
+    assert found.labels == LABELS and [e.label for e in found.splits["dev"].examples] == ["fruit", "stone"]
 
 
 def test_a_configuration_resolves_tenths_and_the_models_positions(model, capsys):
