@@ -79,6 +79,9 @@ def _check_task(config: FinetuneConfig) -> None:
         raise InputError(f"data.metric={task.metric!r}: a {task.kind} task has {', '.join(OF_KIND[task.kind])}")
     parse_delimiter(config.data.delimiter, "data.delimiter")
     config.bucket_lengths()
+    config.class_weights()
+    if config.finetuning.class_weights and task.kind == "regression":
+        raise InputError(f"finetuning.class_weights={config.finetuning.class_weights!r}: a regression has no classes")
     if not 1 <= config.ensemble <= config.model.width:
         raise InputError(f"ensemble={config.ensemble} must be from 1 to model.width={config.model.width}")
     if config.data.unlabelled and not config.teacher:
