@@ -46,7 +46,7 @@ def _field(number, payload):
 
 
 def _varint(number):
-    coded = b""
+    coded, number = b"", number % 2**64
     while number > 127:
         coded, number = coded + bytes([number & 127 | 128]), number >> 7
     return coded + bytes([number])
