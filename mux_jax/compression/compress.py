@@ -29,7 +29,8 @@ from mux_jax.compression.regression import Params, linear
 from mux_jax.configuration import FinetuneConfig, from_mapping
 from mux_jax.data.packing import PackedTokens, cache_folder, cached_tokens
 from mux_jax.data.pydocs import PythonDocs
-from mux_jax.data.tasks import TaskTexts, describe
+from mux_jax.data.task_data import TaskTexts
+from mux_jax.data.tasks import describe
 from mux_jax.errors import InputError
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.model import MuxModel

@@ -82,6 +82,9 @@ def _check_task(config: FinetuneConfig) -> None:
     if parse_names(config.data.labels) and task.kind == "regression":
         raise InputError(f"data.labels={config.data.labels!r}: a regression task has numbers, no labels")
     config.bucket_lengths()
+    config.class_weights()
+    if config.finetuning.class_weights and task.kind == "regression":
+        raise InputError(f"finetuning.class_weights={config.finetuning.class_weights!r}: a regression has no classes")
     if not 1 <= config.ensemble <= config.model.width:
         raise InputError(f"ensemble={config.ensemble} must be from 1 to model.width={config.model.width}")
     if config.data.unlabelled and not config.teacher:

@@ -1,6 +1,7 @@
 """The configuration of a fine-tuning run."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -90,6 +91,22 @@ class FinetuneConfig:
         except ValueError as e:
             raise InputError(f"data.bucket_lengths={given!r} must be numbers, separated by commas") from e
         return lengths_up_to(self.data.sequence_length, lengths)
+
+    def class_weights(self) -> list[float]:
+        """The numbers in `finetuning.class_weights`; none if it is empty or balanced."""
+        given = self.finetuning.class_weights
+        if given in ("", "balanced"):
+            return []
+        try:
+            weights = [float(x) for x in given.split(",")]
+        except ValueError:
+            weights = []
+        if not any(weights) or not all(0 <= x < math.inf for x in weights):
+            raise InputError(
+                f"finetuning.class_weights={given!r} must be balanced, or numbers of at least 0, separated by commas, "
+                "not all of them 0"
+            )
+        return weights
 
     def task_model(self, init: ModelConfig, labels: tuple[str, ...]) -> ModelConfig:
         """The model to fine-tune: `init` with the head of the task."""

@@ -33,6 +33,7 @@ class TaskBatches:
         mine: np.ndarray,
         taught: bool = False,
         unlabelled: Sequence[np.ndarray] = (),
+        class_weights: np.ndarray | None = None,
     ):
         """Args:
         rows: those of the global batch, of which this host has `mine`.
@@ -40,6 +41,7 @@ class TaskBatches:
         lengths: those that rows may have, ascending.
         taught: whether there is a teacher.
         unlabelled: ids of texts that it alone labels.
+        class_weights: float32, one a class, which batches then have by label as `weights`.
         """
         self._split, self._kind, self._pad = data.splits["train"], data.task.kind, data.special.pad
         self._seed, self._lengths, self._width, self._slots = seed, lengths, width, rows * width
@@ -47,7 +49,7 @@ class TaskBatches:
         self._ids = self._split.encoded.ids
         numbers = {label: i for i, label in enumerate(data.labels)}
         self._labels = [self._encode(i, example, numbers) for i, example in enumerate(self._split.examples)]
-        self._unlabelled = unlabelled
+        self._unlabelled, self._class_weights = unlabelled, class_weights
         joined = taught and not isinstance(self._split.examples[0].text, tuple)  # pairs are not
         self._new = min(len(unlabelled), len(self._ids)) or (len(self._ids) if joined else 0)  # in an epoch
         self._labels += [_NO_LABEL[self._kind]] * self._new
@@ -80,7 +82,10 @@ class TaskBatches:
         else:
             labels = np.array([self._labels[e] if r else _NO_LABEL[self._kind] for e, r in zip(examples, real)])
             labels = labels.reshape(-1, self._width).astype(np.float32 if self._kind == "regression" else np.int32)
-        return {"tokens": tokens, "labels": labels}
+        batch = {"tokens": tokens, "labels": labels}
+        if self._class_weights is not None:
+            batch["weights"] = self._class_weights[labels]  # -1 has some weight, which the objective leaves out
+        return batch
 
     def _compose(self, epoch: int) -> tuple[list[np.ndarray], list[Slots]]:
         """The ids of an epoch's texts, and its batches."""

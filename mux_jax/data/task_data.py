@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Iterator
 
 from tokenizers import Tokenizer
 
@@ -9,9 +10,10 @@ from mux_jax.data.encoding import Encoded, Encoder
 from mux_jax.data.labels import alike, parse_names, shown
 from mux_jax.data.metrics import SPAN_TAG
 from mux_jax.data.sections import TaskSection
-from mux_jax.data.tasks import Example, Task, describe, get_task, read
+from mux_jax.data.tasks import Example, Task, describe, get_task, read, read_file
 from mux_jax.data.tokenizer import SpecialTokens, special_tokens
 from mux_jax.errors import InputError
+from mux_jax.paths import absolute
 from mux_jax.progress import say
 
 
@@ -55,31 +57,47 @@ def text_digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def load_task(data: TaskSection, tokenizer: Tokenizer, labels: tuple[str, ...] = ()) -> TaskData:
+def load_task(
+    data: TaskSection,
+    tokenizer: Tokenizer,
+    labels: tuple[str, ...] = (),
+    split: str = "dev",
+    texts: str = "",
+    labelled: bool = True,
+) -> TaskData:
     """Reads a task's examples; what was read is printed.
 
     Args:
       labels: of a model to evaluate, for which no training data are read. Empty: those in `data.labels`, or else of the
         training data.
+      split: `dev` or `test`: the splits to evaluate on, which the result's `task.dev` names.
+      texts: a file to evaluate on in their place.
+      labelled: whether the examples to evaluate on have labels; those of GLUE's test sets have none.
 
     Raises:
       InputError: bad data, by file and line; a label that is not among these.
     """
     task, names = get_task(data), parse_names(data.labels)
-    examples = read(task, data, task.dev if labels else ("train", *task.dev))
+    if texts:
+        file = absolute(texts)
+        task = dataclasses.replace(task, dev=(file.name,))
+        examples = {file.name: read_file(task, file, data.delimiter, names)}
+    else:
+        task = dataclasses.replace(task, dev=tuple(name.replace("dev", split) for name in task.dev))
+        examples = read(task, data, task.dev if labels else ("train", *task.dev), labelled)
     among = "data.labels" if names and not labels else "those trained on"
     labels = labels or _training_labels(task, examples["train"], names)
-    for found in examples.values():
-        _check_labels(task, found, labels, among)
+    for part in examples.values() if labelled else ():
+        _check_labels(task, part, labels, among)
     if task.metric == "span_f1":
         _check_spans(labels)
     encode = Encoder(tokenizer, data.sequence_length)
-    splits = {name: Split(found, encode([e.text for e in found])) for name, found in examples.items()}
-    counts = ", ".join(f"{len(split.examples):,} {name}" for name, split in splits.items())
-    say(f"{data.task}: {counts} examples from {describe(data)}; {len(labels)} labels: {shown(labels)}")
-    for name, split in splits.items():
-        if split.encoded.truncated:
-            say(f"{name}: {split.encoded.truncated:,} texts are longer than {data.sequence_length} tokens; cut")
+    splits = {name: Split(part, encode([e.text for e in part])) for name, part in examples.items()}
+    counts = ", ".join(f"{len(part):,} {name}" for name, part in examples.items())
+    say(f"{data.task}: {counts} examples from {texts or describe(data)}; {len(labels)} labels: {shown(labels)}")
+    for name, found in splits.items():
+        if found.encoded.truncated:
+            say(f"{name}: {found.encoded.truncated:,} texts are longer than {data.sequence_length} tokens; cut")
     return TaskData(task, tokenizer, labels, splits)
 
 
@@ -126,3 +144,22 @@ def _check_labels(task: Task, examples: list[Example], labels: tuple[str, ...], 
         for label in _labels_of(task, example):
             if label not in known:
                 raise InputError(f"{example.where}: label {label!r} is not among {among}: {shown(labels)}{hint}")
+
+
+class TaskTexts:
+    """The training texts of a task as a source of text (see `sources`); words have spaces between them, so do pairs.
+
+    Raises:
+      InputError: as `read`.
+    """
+
+    def __init__(self, data: TaskSection):
+        self.name = data.task
+        examples = read(get_task(data), data, ("train",))["train"]
+        self._texts = [e.text if isinstance(e.text, str) else " ".join(e.text) for e in examples]
+
+    def fingerprint(self) -> str:
+        return hashlib.blake2b(repr(self._texts).encode(), digest_size=16).hexdigest()
+
+    def documents(self) -> Iterator[tuple[str, float]]:
+        yield from ((text, (i + 1) / len(self._texts)) for i, text in enumerate(self._texts))

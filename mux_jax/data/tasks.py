@@ -5,9 +5,7 @@ task is distributed, from TensorFlow Datasets, or from the Python installation.
 """
 
 import dataclasses
-import hashlib
 import math
-from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
@@ -23,9 +21,10 @@ from mux_jax.paths import absolute
 from mux_jax.progress import say
 
 # A file of a split may be called so.
-_STEMS = {"train": ("train",), "dev": ("dev", "valid", "validation", "testa")}
+_STEMS = {"train": ("train",), "dev": ("dev", "valid", "validation", "testa"), "test": ("test", "testb")}
 _TEXT_SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
 _MAX_BROKEN = 0.01  # of the lines of a file that is known to have broken ones
+_NO_SCORE = "; without labels there is no score: --submission=DIR (GLUE) or launch/predict.py writes predictions"
 _WORD_SUFFIXES = (".conllu", ".conll", ".txt", ".jsonl", ".parquet")
 
 
@@ -101,13 +100,15 @@ class Example:
 
     Attributes:
       text: a text, a pair of texts or the words of a sentence.
-      label: the name of its class, a number, or a list of tags.
+      label: the name of its class, a number, or a list of tags; None where there are no labels.
       where: file and line.
+      index: the benchmark's number of an example without a label, if it is there.
     """
 
     text: Text
     label: Any
     where: str
+    index: Any = None
 
 
 def get_task(data: TaskSection) -> Task:
@@ -135,22 +136,25 @@ def get_task(data: TaskSection) -> Task:
     return Task(data.kind, metric, columns, label)
 
 
-def read(task: Task, data: TaskSection, splits: tuple[str, ...]) -> dict[str, list[Example]]:
-    """The examples of some splits, `train` and those of `task.dev`.
+def read(task: Task, data: TaskSection, splits: tuple[str, ...], labelled: bool = True) -> dict[str, list[Example]]:
+    """The examples of some splits, `train` and those of `task.dev`; without labels unless they are `labelled`.
 
     Raises:
       InputError: what is not there, empty, lacks a column or cannot be read, by file and line.
     """
     if task.builtin:
         found = getattr(builtin, task.builtin)()
+        if missing := [split for split in splits if split not in found]:
+            raise InputError(f"task={data.task} has no split {missing[0]!r}; there are: {', '.join(found)}")
         return {split: [Example(*example) for example in found[split]] for split in splits}
     if data.folder:
         folder = absolute(data.folder)
         if not folder.is_dir():
             raise InputError(f"data={data.folder}: no such folder")
         names = parse_names(data.labels)
-        return {split: _from_file(task, _find(folder, task, split), data.delimiter, names) for split in splits}
-    return _from_tfds(task, data, splits)
+        files = {split: _find(folder, task, split) for split in splits}
+        return {split: read_file(task, file, data.delimiter, names, labelled) for split, file in files.items()}
+    return _from_tfds(task, data, splits, labelled)
 
 
 def _find(folder: epath.Path, task: Task, split: str) -> epath.Path:
@@ -162,21 +166,28 @@ def _find(folder: epath.Path, task: Task, split: str) -> epath.Path:
     return found
 
 
-def _from_file(task: Task, path: epath.Path, delimiter: str, names: tuple[str, ...]) -> list[Example]:
+def read_file(
+    task: Task, path: epath.Path, delimiter: str, names: tuple[str, ...] = (), labelled: bool = True
+) -> list[Example]:
+    """The examples of a file in the task's format; see `read`. `names` are those of labels that are numbers."""
     header = task.header if path.suffix == ".tsv" else ()
+    if header and set(task.text) <= set(formats.column_names(path)):
+        header = ()  # GLUE's CoLA has a header line in its test set alone
     words = task.kind == "token"
     delimiter = _delimiter_of(path, delimiter)
     if not words:
-        formats.find_columns(path, (*task.text, task.label), header=header, delimiter=delimiter)
+        columns = (*task.text, task.label) if labelled else task.text
+        hint = _NO_SCORE if path.stem.startswith("test") else ""
+        formats.find_columns(path, columns, header=header, hint=hint, delimiter=delimiter)
     examples: list[Example] = []
     broken: list[str] = []
     for record in formats.read(path, header, words=words, delimiter=delimiter, on_note=say):
-        if record.error and task.broken:
+        if record.error and task.broken and labelled:
             broken.append(record.where)
         elif record.error:
             raise InputError(f"{record.where}: {record.error}")
         else:
-            examples.append(to_example(task, record, names))
+            examples.append(to_example(task, record, names, labelled))
     if len(broken) > _MAX_BROKEN * (len(examples) + len(broken)):
         raise InputError(f"{path}: {len(broken):,} broken lines, the first is {broken[0]}; more than {_MAX_BROKEN:.0%}")
     if broken:
@@ -201,9 +212,11 @@ def _delimiter_of(path: epath.Path, given: str) -> str:
     return formats.parse_delimiter(given, "data.delimiter") if path.suffix in formats.TABLES else ""
 
 
-def to_example(task: Task, record: formats.Record, names: tuple[str, ...] = ()) -> Example:
+def to_example(task: Task, record: formats.Record, names: tuple[str, ...] = (), labelled: bool = True) -> Example:
     """The example that a record is; `names` are those of labels that are numbers."""
     text = formats.to_text(record, task.text, words=task.kind == "token")
+    if not labelled:
+        return Example(text, None, record.where, record.fields.get("index", record.fields.get("id")))  # of QQP, id
     label: Any = record.fields.get(task.label)
     if task.kind == "regression":
         try:
@@ -254,10 +267,11 @@ def read_unlabelled(task: Task, path: str, labels: tuple[str, ...] = (), delimit
     return texts
 
 
-def _from_tfds(task: Task, data: TaskSection, splits: tuple[str, ...]) -> dict[str, list[Example]]:
+def _from_tfds(task: Task, data: TaskSection, splits: tuple[str, ...], labelled: bool) -> dict[str, list[Example]]:
     """Examples of a prepared data set, read without TensorFlow."""
     in_tfds = {"train": "train", "dev": task.tfds_dev}
     in_tfds |= {"dev_matched": "validation_matched", "dev_mismatched": "validation_mismatched"}
+    in_tfds |= {split: split for split in splits if split not in in_tfds}
     names = task.tfds_text or task.text
     examples: dict[str, list[Example]] = {}
     for split in splits:
@@ -271,16 +285,23 @@ def _from_tfds(task: Task, data: TaskSection, splits: tuple[str, ...]) -> dict[s
             texts, value = [_decoded(record[name]) for name in names], _decoded(record[task.tfds_label])
             where = f"{task.tfds}:{in_tfds[split]}:{i}"
             try:
-                if task.kind == "regression":
+                if not labelled:
+                    value = None
+                elif task.kind == "regression":
+                    if value == -1:
+                        raise ValueError("no label")
                     value = float(value)
                 elif task.kind == "token":
                     value = [name_of(v, classes) if classes else to_label(v) for v in value]
                 else:
                     value = name_of(value, classes) if classes else to_label(value)
             except ValueError as e:
-                raise InputError(f"{where}: {e} in feature {task.tfds_label!r}") from e
-            examples[split].append(Example(texts[0] if len(texts) == 1 else tuple(texts), value, where))
-        examples[split] = _agreed(task, examples[split], f"{task.tfds}:{in_tfds[split]}")
+                hint = _NO_SCORE if value == -1 else ""
+                raise InputError(f"{where}: {e} in feature {task.tfds_label!r}{hint}") from e
+            index = None if labelled else _decoded(record.get("idx"))
+            examples[split].append(Example(texts[0] if len(texts) == 1 else tuple(texts), value, where, index))
+        if labelled:
+            examples[split] = _agreed(task, examples[split], f"{task.tfds}:{in_tfds[split]}")
     return examples
 
 
@@ -298,22 +319,3 @@ def describe(data: TaskSection) -> str:
     if task.builtin:
         return "the Python installation"
     return str(absolute(data.folder)) if data.folder else f"TFDS {task.tfds}"
-
-
-class TaskTexts:
-    """The training texts of a task as a source of text (see `sources`); words have spaces between them, so do pairs.
-
-    Raises:
-      InputError: as `read`.
-    """
-
-    def __init__(self, data: TaskSection):
-        self.name = data.task
-        examples = read(get_task(data), data, ("train",))["train"]
-        self._texts = [e.text if isinstance(e.text, str) else " ".join(e.text) for e in examples]
-
-    def fingerprint(self) -> str:
-        return hashlib.blake2b(repr(self._texts).encode(), digest_size=16).hexdigest()
-
-    def documents(self) -> Iterator[tuple[str, float]]:
-        yield from ((text, (i + 1) / len(self._texts)) for i, text in enumerate(self._texts))

@@ -7,14 +7,16 @@ from typing import Any
 
 import ml_collections
 from etils import epath
+from jax.sharding import Mesh
 
 from mux_jax.checkpoints.runs import checkpoint_folder
 from mux_jax.checkpoints.source import ModelSource, open_model
 from mux_jax.configuration import FinetuneConfig, resolve
 from mux_jax.data.labels import shown
-from mux_jax.data.task_data import load_task
+from mux_jax.data.task_data import TaskData, load_task
 from mux_jax.data.tasks import get_task
 from mux_jax.errors import InputError
+from mux_jax.inference import glue
 from mux_jax.inference.batch_runner import BatchRunner
 from mux_jax.inference.reports import plot_confusion, plot_scores, print_score
 from mux_jax.inference.scoring import Scorer
@@ -46,6 +48,8 @@ def evaluate(
     workdir: str = "",
     compare: Sequence[str] = (),
     given: Collection[str] = (),
+    split: str = "dev",
+    texts: str = "",
 ) -> dict[str, Any]:
     """Scores a fine-tuned model and writes `result.json` and pictures.
 
@@ -54,50 +58,36 @@ def evaluate(
     Args:
       config: of fine-tuning, as `configs/finetune.py` makes it.
       model: a run, a Hugging Face folder or an id of the hub.
-      workdir: the folder to write to; default: `evaluation_ensemble_K` in the model's run.
+      workdir: the folder to write to; default: `evaluation_ensemble_K` in the model's run, with the name of what it is
+        scored on before `ensemble` if that is not the dev set.
       compare: folders with other results, to draw scores against width and ensemble size.
       given: the fields that were set by hand, of which `data.bucket_lengths`, `data.sequence_length` and
         `model.dtype` then count instead of the model's.
+      split: `dev` or `test`, a file so called in `data.folder`, or a split of TensorFlow Datasets.
+      texts: a labelled file in the task's format to score on in its place.
 
     Returns:
       What `result.json` holds.
 
     Raises:
-      InputError: a model without a head for the task, bad data, or a `workdir` with another run.
+      InputError: a model without a head for the task, bad data or no labels, or a `workdir` with another run.
     """
-    found = open_model(model)
-    _check_head(found, config)
+    if texts and split != "dev":
+        raise InputError(f"give --texts={texts} or --split={split}, not both")
+    found, resolved = _open(config, model, given)
     others = [_read_result(path) for path in compare]
-    config = config.copy_and_resolve_references()
-    if found.task or "data.bucket_lengths" not in given:  # else nothing is to be guessed
-        lengths = found.bucket_lengths()
-        if "data.bucket_lengths" not in given:
-            config.data.bucket_lengths = ",".join(map(str, lengths))
-        if "data.sequence_length" not in given:
-            config.data.sequence_length = lengths[-1]
-    config.init_from = str(found.folder)
-    resolved = resolve(config, found.config)
-    assert isinstance(resolved, FinetuneConfig)
     if not workdir and found.step is None:
         raise InputError(
             f"--workdir=DIR is needed, the folder for the result: {found.folder} is no run of this project"
         )
-    folder = absolute(workdir) if workdir else found.folder / f"evaluation_ensemble_{resolved.ensemble}"
+    scored = "" if (split, texts) == ("dev", "") else f"{absolute(texts).stem if texts else split}_"
+    folder = absolute(workdir) if workdir else found.folder / f"evaluation_{scored}ensemble_{resolved.ensemble}"
     if checkpoint_folder(folder).exists():
         raise InputError(f"--workdir={workdir} holds a run, whose results stay; name a folder for this result")
-    folder.mkdir(parents=True, exist_ok=True)
-
     mesh = make_mesh(**dataclasses.asdict(resolved.mesh))
-    data = load_task(resolved.data, found.tokenizer(resolved.data.tokenizer), found.config.labels)
-    dtype = resolved.model.dtype if "model.dtype" in given else found.config.dtype
-    runner = BatchRunner(
-        MuxModel(dataclasses.replace(found.config, dtype=dtype)),
-        mesh,
-        resolved.rows,
-        resolved.bucket_lengths(),
-        data.special.pad,
-    )
-    scorer = Scorer(data, runner, resolved.ensemble, resolved.seed)
+    data = load_task(resolved.data, found.tokenizer(resolved.data.tokenizer), found.config.labels, split, texts)
+    scorer = _scorer(found, resolved, data, mesh, given)
+    folder.mkdir(parents=True, exist_ok=True)
     with hosts.hold(folder / ".lock", str(folder)) as lock:
         scores, draw_confusion = final_scores(scorer, resolved, found.params(mesh), folder)
         result = scores | {"model": found.address}
@@ -111,6 +101,60 @@ def evaluate(
         if (folder / name).exists():
             say(f"  {folder / name}")
     return result
+
+
+def write_submission(config: ml_collections.ConfigDict, model: str, folder: str, given: Collection[str] = ()) -> None:
+    """Writes what a model predicts on the test set of a task of GLUE, as the benchmark takes it.
+
+    Args:
+      folder: for the files, which have the benchmark's names; those of other tasks may be there.
+      config: as `evaluate` takes it, and `model` and `given` too.
+
+    Raises:
+      InputError: as `evaluate`; a task or labels that the benchmark does not have.
+    """
+    name = config.data.task
+    glue.check(name, ())
+    found, resolved = _open(config, model, given)
+    glue.check(name, found.config.labels)
+    mesh = make_mesh(**dataclasses.asdict(resolved.mesh))
+    tokenizer = found.tokenizer(resolved.data.tokenizer)
+    data = load_task(resolved.data, tokenizer, found.config.labels, "test", labelled=False)
+    scorer, params = _scorer(found, resolved, data, mesh, given), split_layers(found.params(mesh))
+    absolute(folder).mkdir(parents=True, exist_ok=True)
+    for split, file in zip(data.task.dev, glue.FILES[name], strict=True):
+        text = glue.table(name, data.splits[split].examples, scorer.predict(params, split))
+        hosts.write_text(absolute(folder) / file, text)
+        say(f"  {absolute(folder) / file}")
+
+
+def _open(config: ml_collections.ConfigDict, model: str, given: Collection[str]) -> tuple[ModelSource, FinetuneConfig]:
+    """The model, and the configuration that it is evaluated with."""
+    found = open_model(model)
+    _check_head(found, config)
+    config = config.copy_and_resolve_references()
+    if found.task or "data.bucket_lengths" not in given:  # else nothing is to be guessed
+        lengths = found.bucket_lengths()
+        if "data.bucket_lengths" not in given:
+            config.data.bucket_lengths = ",".join(map(str, lengths))
+        if "data.sequence_length" not in given:
+            config.data.sequence_length = lengths[-1]
+    config.init_from = str(found.folder)
+    resolved = resolve(config, found.config)
+    assert isinstance(resolved, FinetuneConfig)
+    return found, resolved
+
+
+def _scorer(found: ModelSource, resolved: FinetuneConfig, data: TaskData, mesh: Mesh, given: Collection[str]) -> Scorer:
+    dtype = resolved.model.dtype if "model.dtype" in given else found.config.dtype
+    runner = BatchRunner(
+        MuxModel(dataclasses.replace(found.config, dtype=dtype)),
+        mesh,
+        resolved.rows,
+        resolved.bucket_lengths(),
+        data.special.pad,
+    )
+    return Scorer(data, runner, resolved.ensemble, resolved.seed)
 
 
 def _check_head(found: ModelSource, config: ml_collections.ConfigDict) -> None:

@@ -33,6 +33,10 @@ class Scorer:
         figures = self._figures(split, self._logits(params, split, self.seed))
         return {"score": next(iter(figures.values()))} | figures
 
+    def predict(self, params: Any, split: str) -> list[Any]:
+        """The predictions on the examples of a split, in their order, in one composition."""
+        return self._predicted(self._logits(params, self.data.splits[split], self.seed))
+
     def score_compositions(
         self, params: Any, num_compositions: int, report: Callable[[float, str], None]
     ) -> tuple[dict[str, Any], tuple[list, list]]:

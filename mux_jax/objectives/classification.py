@@ -25,9 +25,10 @@ def classification(
 
     The batch holds `tokens` int32[B, N, L], padded, and `labels`: int32[B, N] of sequences, float32
     for regression, or int32[B, N, L] of tokens; -1 where there is none, NaN for regression. If it
-    holds a `teacher`'s logits, these are learned from too, by every text or every token that is no
-    padding. With a `retrieval_coefficient` the retrieval of all tokens that are no padding is an
-    auxiliary loss.
+    holds `weights`, one a label, their loss is the sum of weighted losses over the sum of weights, as
+    in PyTorch's `CrossEntropyLoss(weight)`. If it holds a `teacher`'s logits, these are learned from
+    too, by every text or every token that is no padding, all alike. With a `retrieval_coefficient`
+    the retrieval of all tokens that are no padding is an auxiliary loss.
     """
     tokens, labels = batch["tokens"], batch["labels"]
     rngs = jax.random.split(rng)
@@ -43,7 +44,7 @@ def classification(
     else:
         known = labels >= 0
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
-    outputs = {"task_loss": _mean(losses, known)}
+    outputs = {"task_loss": _mean(losses, known * batch["weights"] if "weights" in batch else known)}
     if "teacher" in batch:
         part = stage.distillation_coefficient
         taught = real if model.config.head == "token" else jnp.ones_like(known)
@@ -54,8 +55,9 @@ def classification(
     return loss, outputs
 
 
-def _mean(losses: jax.Array, counted: jax.Array) -> jax.Array:
-    return jnp.where(counted, losses, 0.0).sum() / jnp.maximum(counted.sum(), 1)
+def _mean(losses: jax.Array, weights: jax.Array) -> jax.Array:
+    total = weights.sum()
+    return jnp.where(weights > 0, weights * losses, 0.0).sum() / jnp.where(total > 0, total, 1)
 
 
 def _distance(logits: jax.Array, teacher: jax.Array, temperature: float) -> jax.Array:

@@ -35,6 +35,9 @@ class FinetuneStage(Stage):
     steps: int = described(10_000, "steps of the stage", at_least=1)
     learning_rate: float = described(5e-5, "the highest, at the end of the warm-up", above=0, below=math.inf)
     warmup_steps: int = described(-1, "steps of linear warm-up; -1: a tenth of the steps", at_least=-1)
+    class_weights: str = described(
+        "", "of the labels' loss: a number a label, separated by commas in the order printed, or balanced; empty: all 1"
+    )
     task_coefficient: float = described(0.9, "weight of the task's loss beside retrieval", at_least=0, below=math.inf)
     retrieval_coefficient: float = described(0.0, "weight of auxiliary token retrieval", at_least=0, below=math.inf)
     distillation_coefficient: float = described(

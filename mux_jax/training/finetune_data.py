@@ -1,6 +1,8 @@
 """The data of fine-tuning: a task's examples, its teacher, its scores."""
 
+import collections
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -39,6 +41,7 @@ class FinetuneData:
       examples: the task's, with the tokenizer.
       teacher: the model in `config.teacher`.
       unlabelled: ids of the texts in `config.data.unlabelled`.
+      class_weights: float32, one a label; None: all are 1.
       runners: what runs a model on texts, so that each is compiled once.
     """
 
@@ -46,6 +49,7 @@ class FinetuneData:
     examples: TaskData
     teacher: ModelSource | None = None
     unlabelled: Sequence[np.ndarray] = ()
+    class_weights: np.ndarray | None = None
     runners: dict[ModelConfig, BatchRunner] = dataclasses.field(default_factory=dict)
 
     @property
@@ -71,6 +75,7 @@ class FinetuneData:
             mine=mine,
             taught=self.teacher is not None,
             unlabelled=self.unlabelled,
+            class_weights=self.class_weights,
         )
 
     def evaluator(self, model: MuxModel, mesh: Mesh) -> Callable[[Objective, Any], dict[str, Any]]:
@@ -101,7 +106,8 @@ def load_finetune_data(
         teacher of something else.
     """
     assert init is not None  # `resolve` has seen to it
-    data = FinetuneData(config, load_task(config.data, init.tokenizer(config.data.tokenizer)))
+    examples = load_task(config.data, init.tokenizer(config.data.tokenizer))
+    data = FinetuneData(config, examples, class_weights=_class_weights(config, examples))
     tokenizer = data.examples.tokenizer
     if teacher:
         data = dataclasses.replace(data, teacher=teacher)
@@ -122,3 +128,29 @@ def load_finetune_data(
     hosts.write_text(workdir / "tokenizer.json", tokenizer.to_str())
     hosts.write_text(workdir / "data.json", json.dumps(digests))
     return data
+
+
+def _class_weights(config: FinetuneConfig, data: TaskData) -> np.ndarray | None:
+    """The weights of the labels, which are printed; balanced ones as scikit-learn has them.
+
+    Raises:
+      InputError: not as many as labels.
+    """
+    given, labels = config.finetuning.class_weights, data.labels
+    if not given:
+        if data.task.kind != "regression":
+            say(f"labels: {', '.join(labels)}")
+        return None
+    weights = config.class_weights()
+    if given == "balanced":
+        words = data.task.kind == "token"
+        found = [e.label for e in data.splits["train"].examples]
+        counts = collections.Counter(itertools.chain(*found) if words else found)
+        weights = [counts.total() / (len(labels) * counts[label]) for label in labels]
+    if len(weights) != len(labels):
+        raise InputError(
+            f"finetuning.class_weights={given!r} has {len(weights)} numbers, not {len(labels)}: "
+            f"the labels are {', '.join(labels)}"
+        )
+    say(f"labels and their weights: {', '.join(f'{label} {w:.4g}' for label, w in zip(labels, weights))}")
+    return np.array(weights, np.float32)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from mux_jax.objectives import objectives
 from mux_jax.objectives.stages import FinetuneStage
@@ -56,3 +57,35 @@ def test_token_loss_with_a_prefix_and_regression():
     model, params, loss, _ = run_objective(config, tokens, numbers)
     logits = model.apply({"params": params}, tokens)[..., 0]
     np.testing.assert_allclose(loss, jnp.nanmean((logits - numbers) ** 2), rtol=1e-5)
+
+
+def weighted(labels, weights=(0.5, 2.0, 0.0)):
+    """The objective with class weights: (loss, logits)."""
+    config = small_model(head="sequence", labels=("a", "b", "c"))
+    tokens = draw_tokens(config)
+    model, params = init(config)
+    batch = {"tokens": tokens, "labels": labels, "weights": jnp.array(weights)[labels]}
+    loss, _ = objectives.make(FinetuneStage(), SPECIAL)(model, params, batch, jax.random.key(0))
+    return loss, np.asarray(model.apply({"params": params}, tokens))
+
+
+def test_class_weights_make_a_weighted_mean():
+    labels = jnp.array([[0, 2], [1, -1], [1, 0]])
+    loss, logits = weighted(labels)
+    total = 0.0
+    for (row, slot), weight in {(0, 0): 0.5, (1, 0): 2.0, (2, 0): 2.0, (2, 1): 0.5}.items():
+        x = logits[row, slot]
+        total += weight * (np.log(np.exp(x).sum()) - x[labels[row, slot]])
+    np.testing.assert_allclose(loss, total / 5.0, rtol=1e-5)
+    assert weighted(jnp.full((3, 2), 2))[0] == 0.0  # all have the weight 0
+
+
+@pytest.mark.extra
+def test_class_weights_equal_pytorchs():
+    import torch
+
+    labels = jnp.array([[0, 2], [1, -1], [1, 0]])
+    loss, logits = weighted(labels)
+    theirs = torch.nn.CrossEntropyLoss(torch.tensor([0.5, 2.0, 0.0]), ignore_index=-1)
+    expected = theirs(torch.tensor(logits.reshape(6, 3)), torch.tensor(np.array(labels).reshape(6)).long())
+    np.testing.assert_allclose(loss, expected.item(), rtol=1e-5)
