@@ -152,8 +152,11 @@ def read(task: Task, data: TaskSection, splits: tuple[str, ...], labelled: bool 
         if not folder.is_dir():
             raise InputError(f"data={data.folder}: no such folder")
         names = parse_names(data.labels)
-        files = {split: _find(folder, task, split) for split in splits}
-        return {split: read_file(task, file, data.delimiter, names, labelled) for split, file in files.items()}
+
+        def read_split(split: str) -> list[Example]:
+            return read_file(task, _find(folder, task, split), data.delimiter, names, labelled)
+
+        return {split: read_split(split) for split in splits}
     return _from_tfds(task, data, splits, labelled)
 
 
@@ -194,7 +197,7 @@ def read_file(
         say(f"{path}: {len(broken)} broken lines left out, the first is {broken[0]}")
     if not examples:
         raise InputError(f"{path}: no examples in the file")
-    return _agreed(task, examples, str(path))
+    return _agreed(task, examples, str(path)) if labelled else examples
 
 
 def _agreed(task: Task, examples: list[Example], place: str) -> list[Example]:
