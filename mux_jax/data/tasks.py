@@ -168,7 +168,9 @@ def _from_file(task: Task, path: epath.Path, delimiter: str) -> list[Example]:
         formats.find_columns(path, (*task.text, task.label), header=header, delimiter=delimiter)
     examples: list[Example] = []
     broken: list[str] = []
-    for record in formats.read(path, header, words=words, delimiter=delimiter, on_note=say):
+    for record in formats.read(
+        path, header, words=words, delimiter=delimiter, on_note=say, used=(*task.text, task.label)
+    ):
         if record.error and task.broken:
             broken.append(record.where)
         elif record.error:
@@ -229,7 +231,7 @@ def read_unlabelled(task: Task, path: str, labels: tuple[str, ...] = (), delimit
     columns = formats.find_columns(file, *candidates, delimiter=delimiter)
     if words and file.suffix == ".txt":
         columns = ("words",)
-    records = formats.read(file, words=words, delimiter=delimiter, labels=labels, on_note=say)
+    records = formats.read(file, words=words, delimiter=delimiter, labels=labels, on_note=say, used=columns)
     texts = [formats.to_text(record, columns, words) for record in records]
     texts = [" ".join(text) if isinstance(text, list) else text for text in texts if text]
     if not texts:

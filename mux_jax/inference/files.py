@@ -98,7 +98,9 @@ def predict_file(
         words = predictor.config.head == "token"
         if words and source.suffix == ".txt":
             columns = ("words",)
-        read = functools.partial(formats.read, source, words=words, delimiter=delimiter, labels=predictor.config.labels)
+        read = functools.partial(
+            formats.read, source, words=words, delimiter=delimiter, labels=predictor.config.labels, used=columns
+        )
         counts = _check_records(predictor, source, read, columns, max_errors)
         done, start = 0, time.monotonic()
         records = read()

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -108,7 +108,7 @@ class Predictor:
             raise TypeError("a Predictor of a model in memory cannot be pickled; save it, and make one of its path")
         return functools.partial(Predictor, **self._made_by), (self._path,)
 
-    def predict(self, texts: Sequence[Text], report: Callable[[float], None] | None = None) -> list[dict[str, Any]]:
+    def predict(self, texts: Iterable[Text], report: Callable[[float], None] | None = None) -> list[dict[str, Any]]:
         """Predictions in the order of the texts.
 
         Args:
@@ -121,15 +121,17 @@ class Predictor:
           classification `words` and `tags`, None for words beyond the length limit.
 
         Raises:
-          InputError: a text instead of several, something that is no text, by its index; a process that was forked.
+          InputError: a text, a dictionary or a set instead of a list; something that is no text, by its index; a
+            process that was forked.
         """
         if os.getpid() != self._process:
             raise InputError(
                 "this process was forked from the one that made the Predictor, and JAX does not work in it; make the "
                 'Predictor in the worker, and start workers by multiprocessing.get_context("spawn")'
             )
-        if isinstance(texts, str):
-            raise InputError("predict takes a list of texts; for one text predict([text])")
+        one_dimension = isinstance(texts, Iterable) and getattr(texts, "ndim", 1) == 1  # a DataFrame has its columns
+        if not one_dimension or isinstance(texts, str | bytes | bytearray | Mapping | set | frozenset):
+            raise InputError(f"predict takes a list of texts, not {type(texts).__name__}; for one text predict([text])")
         texts = list(texts)
         if self.config.head == "token":
             texts = [split_words(text) if isinstance(text, str) else text for text in texts]

@@ -133,9 +133,27 @@ def test_words_beyond_the_limit_have_no_tag(single):
         found.predict(["a", "  "])
 
 
-def test_one_text_alone_is_not_taken_for_its_characters(predictor):
-    with pytest.raises(InputError, match=r"predict\(\[text\]\)"):
-        predictor.predict("A fine film.")
+@pytest.mark.parametrize(
+    "given", ["A fine film.", b"fine", bytearray(b"a"), {"a": "b"}, {"a"}, frozenset("a"), None, 3, np.array([["a"]])]
+)
+def test_what_is_no_list_of_texts_is_not_taken_for_one(predictor, given):
+    with pytest.raises(InputError, match=rf"a list of texts, not {type(given).__name__}; .* predict\(\[text\]\)"):
+        predictor.predict(given)
+
+
+def test_a_generator_of_texts_is_as_good_as_a_list(predictor):
+    texts = sentences(3)
+    assert predictor.predict(text for text in texts) == predictor.predict(texts) == predictor.predict(tuple(texts))
+    assert predictor.predict(dict.fromkeys(texts).keys()) == predictor.predict(list(dict.fromkeys(texts)))
+    with pytest.raises(InputError, match=r"texts\[1\]: half of a surrogate pair"):
+        predictor.predict(text for text in ("time", "\ud83d"))
+
+
+def test_only_the_columns_that_are_used_must_be_text(predictor, tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"text": "time", "x": "\\ud83d", "\\ude00": ["\\ud83d"]}\n' * 2)
+    assert run(predictor, tmp_path / "in.jsonl", tmp_path / "out.jsonl") == {"rows": 2, "errors": 0}
+    with pytest.raises(InputError, match="in.jsonl:1: half of a surrogate pair"):
+        run(predictor, tmp_path / "in.jsonl", tmp_path / "x.jsonl", wanted=("x",))
 
 
 def test_models_without_classes_are_refused(tmp_path):
@@ -193,7 +211,7 @@ def test_a_signal_ends_a_prediction_with_one_line_and_nothing_half_written(doubl
 def run(predictor, source, output, max_errors=0.0, wanted=(), overwrite=False, delimiter=""):
     output = files.check_output(str(output), str(source), overwrite)
     source, columns = files.check_input(str(source), predictor.text_columns, wanted, delimiter)
-    return files.predict_file(predictor, source, columns, output, max_errors, delimiter)
+    return files.predict_file(predictor, source, columns, output, max_errors, overwrite, delimiter)
 
 
 def test_files_in_and_out(predictor, tmp_path, monkeypatch):
