@@ -22,7 +22,7 @@ from mux_jax.checkpoints.source import open_model
 from mux_jax.data.encoding import Encoder
 from mux_jax.data.formats import Record
 from mux_jax.errors import InputError
-from mux_jax.inference import files
+from mux_jax.inference import files, writer
 from mux_jax.inference.batch_runner import BatchRunner
 from mux_jax.models.encoder import split_layers
 from mux_jax.parallel.mesh import make_mesh
@@ -350,8 +350,8 @@ def test_no_break_spaces_stay_in_words_from_file_to_file(tagger, tmp_path):
 
 
 def test_a_cell_of_a_tsv_keeps_all_but_tabs_and_ends_of_lines():
-    assert files._cell(["a b", "", " ", None, "\u00a0", "c\td"]) == "a_b _ _ _ \u00a0 c_d"
-    assert files._cell(" very  good\u00a0!\t\n") == " very  good\u00a0! " and files._cell(None) == ""
+    assert writer._cell(["a b", "", " ", None, "\u00a0", "c\td"]) == "a_b _ _ _ \u00a0 c_d"
+    assert writer._cell(" very  good\u00a0!\t\n") == " very  good\u00a0! " and writer._cell(None) == ""
 
 
 def test_the_command_reads_tables_as_european_excel_writes_them(double, tmp_path):
