@@ -27,6 +27,9 @@ def main() -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it holds predictions")
     parser.add_argument("--rows", type=int, default=32, help="multiplexed rows of a batch (32)")
     parser.add_argument("--ensemble", type=int, default=1, metavar="K", help="slots for each text, up to the width (1)")
+    parser.add_argument(
+        "--stride", type=int, default=0, metavar="N", help="long texts in windows that share N tokens (0: they are cut)"
+    )
     arguments = parser.parse_args()
 
     from mux_jax.data.formats import parse_delimiter
@@ -41,7 +44,7 @@ def main() -> None:
     output = check_output(arguments.output, arguments.texts, arguments.overwrite)
     # The model, slow to load, says which columns if none are wanted.
     check_input(arguments.texts, (), wanted, delimiter, keep)
-    predictor = Predictor(arguments.model, rows=arguments.rows, ensemble=arguments.ensemble)
+    predictor = Predictor(arguments.model, rows=arguments.rows, ensemble=arguments.ensemble, stride=arguments.stride)
     source, columns = check_input(arguments.texts, predictor.text_columns, wanted, delimiter)
     max_errors = arguments.max_errors if arguments.on_error == "skip" else 0.0
     counts = predict_file(predictor, source, columns, output, max_errors, arguments.overwrite, delimiter, keep)

@@ -16,7 +16,7 @@ from mux_jax.checkpoints.source import open_model
 from mux_jax.data.encoding import Encoder, Text, split_words
 from mux_jax.data.tokenizer import special_tokens
 from mux_jax.errors import InputError
-from mux_jax.inference.batch_runner import BatchRunner, labels_from_logits
+from mux_jax.inference.batch_runner import BatchRunner, join_windows, labels_from_logits
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.encoder import split_layers
 from mux_jax.models.model import MuxModel
@@ -73,20 +73,22 @@ class Predictor:
     Attributes:
       config: the model's.
       text_columns: the columns of the texts in the files that the model was fine-tuned on.
-      truncated: texts that were longer than the limit, over all calls.
+      truncated: texts that were cut at the limit, over all calls.
     """
 
-    def __init__(self, model: str | LoadedModel, *, rows: int = 32, ensemble: int = 1, seed: int = 0):
+    def __init__(self, model: str | LoadedModel, *, rows: int = 32, ensemble: int = 1, seed: int = 0, stride: int = 0):
         """Args:
           model: a fine-tuned run's folder, a Hugging Face folder, an id of its hub, or a model in memory.
           rows: multiplexed rows of a batch.
           ensemble: slots that each text is put in, from 1 to the width N; their logits are averaged.
           seed: of the draws of which texts share a row.
+          stride: tokens that the windows share in which a text over the limit is predicted on; with 0 it is cut. Logits
+            are averaged over windows; a word has those of the window in which it stands farthest from the edges.
 
         Raises:
-          InputError: no such model, or one without a classification head.
+          InputError: no such model, or one without a classification head; a stride not smaller than the limit.
         """
-        self._made_by: dict[str, Any] = {"rows": rows, "ensemble": ensemble, "seed": seed}
+        self._made_by: dict[str, Any] = {"rows": rows, "ensemble": ensemble, "seed": seed, "stride": stride}
         self._path, self._process, self._lock = None, os.getpid(), threading.Lock()
         if isinstance(model, str):
             self._path, loaded = _load(model, rows, ensemble)
@@ -97,6 +99,7 @@ class Predictor:
         lengths, pad_id = loaded.bucket_lengths, special_tokens(loaded.tokenizer).pad
         mesh = jax.tree.leaves(loaded.params)[0].sharding.mesh
         self._encode = Encoder(loaded.tokenizer, lengths[-1])
+        self._encode_windows = Encoder(loaded.tokenizer, lengths[-1], stride) if stride else None
         self._runner = BatchRunner(loaded.model, mesh, rows, lengths, pad_id)
         self._params = split_layers(loaded.params)
         self._ensemble, self._seed = ensemble, seed
@@ -168,18 +171,22 @@ class Predictor:
             "".join(text).encode()
         except UnicodeEncodeError:
             return "half of a surrogate pair, which is no character"
+        if self._encode_windows and isinstance(text, tuple) and self._encode([text]).truncated:
+            return "a pair over the limit on the length; with a stride only single texts may be"
         return ""
 
     def _predict(self, texts: list[Text], report: Callable[[float], None] | None) -> list[dict[str, Any]]:
-        encoded = self._encode(texts)
+        pairs = isinstance(texts[0], tuple)
+        encoded = self._encode(texts) if pairs or not self._encode_windows else self._encode_windows(texts)
         with self._lock:
             self.truncated += encoded.truncated
         rng = np.random.default_rng(self._seed)
         logits = self._runner(self._params, encoded, rng, self._ensemble, report)
-        labels = self.config.labels
-        decisions = labels_from_logits(logits, labels, self.config.head == "token")
-        if self.config.head == "token":
-            return [{"words": words, "tags": tags} for words, tags in zip(texts, decisions)]
+        labels, words = self.config.labels, self.config.head == "token"
+        logits = join_windows(logits, encoded.windows, words)
+        decisions = labels_from_logits(logits, labels, words)
+        if words:
+            return [{"words": text, "tags": tags} for text, tags in zip(texts, decisions)]
         if len(labels) == 1:
             return [{"score": score} for score in decisions]
         probabilities = scipy.special.softmax(np.array(logits, float), axis=-1).tolist()
