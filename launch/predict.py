@@ -20,6 +20,7 @@ def main() -> None:
         "--delimiter", default="", metavar="C", help="of .csv and .tsv: a character such as ';', or tab (comma, tab)"
     )
     parser.add_argument("--keep", default="", metavar="A[,B]", help="columns of FILE that come first in the output")
+    parser.add_argument("--spans", action="store_true", help="of words with tags, with their places in the text, too")
     parser.add_argument("--on_error", choices=("stop", "skip"), default="stop", help="what a bad record does (stop)")
     parser.add_argument(
         "--max_errors", type=float, default=0.01, metavar="PART", help="of the records, with --on_error=skip (0.01)"
@@ -47,7 +48,9 @@ def main() -> None:
     predictor = Predictor(arguments.model, rows=arguments.rows, ensemble=arguments.ensemble, stride=arguments.stride)
     source, columns = check_input(arguments.texts, predictor.text_columns, wanted, delimiter)
     max_errors = arguments.max_errors if arguments.on_error == "skip" else 0.0
-    counts = predict_file(predictor, source, columns, output, max_errors, arguments.overwrite, delimiter, keep)
+    counts = predict_file(
+        predictor, source, columns, output, max_errors, arguments.overwrite, delimiter, keep, arguments.spans
+    )
     print(f"{output}: {counts['rows']:,} rows, {counts['errors']:,} errors, {predictor.truncated:,} texts cut")
 
 

@@ -9,12 +9,13 @@ from tokenizers import Encoding, Tokenizer
 
 from mux_jax.errors import InputError
 
+WORD = r"[^ \t\r\n]+"  # what spaces, tabs and ends of lines separate; no-break spaces do not
 Text = str | tuple[str, str] | list[str]  # a text, a pair of texts, or the words of a sentence
 
 
 def split_words(text: str) -> list[str]:
-    """The words of a text, which spaces, tabs and ends of lines separate; no-break spaces do not."""
-    return re.findall(r"[^ \t\r\n]+", text)
+    """The words of a text."""
+    return re.findall(WORD, text)
 
 
 @dataclasses.dataclass(frozen=True)

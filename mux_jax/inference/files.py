@@ -9,10 +9,10 @@ from etils import epath
 
 from mux_jax import locks
 from mux_jax.data import formats
-from mux_jax.data.encoding import split_words
 from mux_jax.errors import InputError
 from mux_jax.files import whole_or_absent
 from mux_jax.inference.predictor import Predictor
+from mux_jax.inference.spans import require_tags
 from mux_jax.inference.writer import OUTPUTS, are_predictions, is_written, kind, open_writer
 from mux_jax.paths import absolute
 from mux_jax.progress import progress, say
@@ -75,6 +75,7 @@ def predict_file(
     overwrite: bool = False,
     delimiter: str = "",
     keep: tuple[str, ...] = (),
+    spans: bool = False,
 ) -> dict[str, int]:
     """Writes a prediction for each record of `source`, in its order; the file appears when it is whole.
 
@@ -85,13 +86,17 @@ def predict_file(
       max_errors: the part of the records that may be bad. Each of them becomes a row with `error` and nothing else.
       overwrite: whether `output` may exist.
       keep: columns that come first in each row, as they are in the record. Rows have all columns then.
+      spans: whether there is a column of them.
 
     Returns:
       The numbers of `rows` and `errors`.
 
     Raises:
-      InputError: more bad records, by file and line; `output` is being written by another process.
+      InputError: more bad records, by file and line; `output` is being written by another process;
+        spans of a model that has none.
     """
+    if spans:
+        require_tags(predictor.config)
     with locks.hold(output.parent / f".{output.name}.lock", str(output)) as lock:
         if output.exists() and not overwrite:  # by now
             raise InputError(f"{output} exists; --overwrite replaces it")
@@ -113,7 +118,7 @@ def predict_file(
         done, start = 0, time.monotonic()
         records = read()
         with whole_or_absent(output) as partial:
-            with progress("predicting") as report, open_writer(partial, predictor.config, kinds) as write:
+            with progress("predicting") as report, open_writer(partial, predictor.config, kinds, spans) as write:
                 for window in _windows(records):
 
                     def show(fraction: float) -> None:
@@ -121,7 +126,7 @@ def predict_file(
                         rate = rows / (time.monotonic() - start)
                         report(rows / counts["rows"], f"{rows:,} rows, {rate:,.0f} rows/s")
 
-                    found = _predict(predictor, window, columns, show)
+                    found = _predict(predictor, window, columns, show, spans)
                     write([{n: r.fields.get(n) for n in keep} | row for r, row in zip(window, found)])
                     done += len(window)
             if done != counts["rows"]:
@@ -189,13 +194,15 @@ def _text(predictor: Predictor, record: formats.Record, columns: tuple[str, ...]
         text: Any = formats.to_text(record, columns, words=words)
     except InputError as e:
         return None, str(e).removeprefix(f"{record.where}: ")
-    if words and isinstance(text, str):
-        text = split_words(text)
     return text, predictor.problem(text)
 
 
 def _predict(
-    predictor: Predictor, records: list[formats.Record], columns: tuple[str, ...], show: Callable[[float], None]
+    predictor: Predictor,
+    records: list[formats.Record],
+    columns: tuple[str, ...],
+    show: Callable[[float], None],
+    spans: bool,
 ) -> list[dict[str, Any]]:
     """Predictions or errors, in the order of the records."""
     rows: list[dict[str, Any]] = [{} for _ in records]
@@ -208,6 +215,6 @@ def _predict(
         else:
             texts.append(text)
             places.append(i)
-    for i, prediction in zip(places, predictor.predict(texts, show)):
+    for i, prediction in zip(places, predictor.predict(texts, show, spans)):
         rows[i] = prediction
     return rows

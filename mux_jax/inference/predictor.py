@@ -17,6 +17,7 @@ from mux_jax.data.encoding import Encoder, Text, split_words
 from mux_jax.data.tokenizer import special_tokens
 from mux_jax.errors import InputError
 from mux_jax.inference.batch_runner import BatchRunner, join_windows, labels_from_logits
+from mux_jax.inference.spans import find_spans, require_tags
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.encoder import split_layers
 from mux_jax.models.model import MuxModel
@@ -111,13 +112,16 @@ class Predictor:
             raise TypeError("a Predictor of a model in memory cannot be pickled; save it, and make one of its path")
         return functools.partial(Predictor, **self._made_by), (self._path,)
 
-    def predict(self, texts: Iterable[Text], report: Callable[[float], None] | None = None) -> list[dict[str, Any]]:
+    def predict(
+        self, texts: Iterable[Text], report: Callable[[float], None] | None = None, spans: bool = False
+    ) -> list[dict[str, Any]]:
         """Predictions in the order of the texts.
 
         Args:
           texts: strings; pairs of them as tuples, for a task on pairs; for token classification
             strings, split at spaces (not at no-break spaces), or lists of words.
           report: called with the fraction that is done.
+          spans: whether token classification gives `spans`, too (see `find_spans`).
 
         Returns:
           For each text `label` and `probabilities` by label; `score` of a regression; for token
@@ -135,9 +139,9 @@ class Predictor:
         one_dimension = isinstance(texts, Iterable) and getattr(texts, "ndim", 1) == 1  # a DataFrame has its columns
         if not one_dimension or isinstance(texts, str | bytes | bytearray | Mapping | set | frozenset):
             raise InputError(f"predict takes a list of texts, not {type(texts).__name__}; for one text predict([text])")
+        if spans:
+            require_tags(self.config)
         texts = list(texts)
-        if self.config.head == "token":
-            texts = [split_words(text) if isinstance(text, str) else text for text in texts]
         for i, text in enumerate(texts):
             problem = self.problem(text)
             if problem:
@@ -150,7 +154,7 @@ class Predictor:
         predictions: list[Any] = [None] * len(texts)
         for kind in sorted(set(kinds)):
             places = [i for i, k in enumerate(kinds) if k == kind]
-            found = self._predict([texts[i] for i in places], report)
+            found = self._predict([texts[i] for i in places], report, spans)
             for i, prediction in zip(places, found):
                 predictions[i] = prediction
         return predictions
@@ -158,6 +162,7 @@ class Predictor:
     def problem(self, text: Any) -> str:
         """What keeps a text from being predicted on, or nothing."""
         if self.config.head == "token":
+            text = split_words(text) if isinstance(text, str) else text
             if not isinstance(text, list) or not all(isinstance(word, str) for word in text):
                 return f"{type(text).__name__} is not a text or a list of words"
             if not text:
@@ -175,18 +180,22 @@ class Predictor:
             return "a pair over the limit on the length; with a stride only single texts may be"
         return ""
 
-    def _predict(self, texts: list[Text], report: Callable[[float], None] | None) -> list[dict[str, Any]]:
+    def _predict(self, given: list[Any], report: Callable[[float], None] | None, spans: bool) -> list[dict[str, Any]]:
+        labels, words = self.config.labels, self.config.head == "token"
+        texts = [split_words(text) if words and isinstance(text, str) else text for text in given]
         pairs = isinstance(texts[0], tuple)
         encoded = self._encode(texts) if pairs or not self._encode_windows else self._encode_windows(texts)
         with self._lock:
             self.truncated += encoded.truncated
         rng = np.random.default_rng(self._seed)
         logits = self._runner(self._params, encoded, rng, self._ensemble, report)
-        labels, words = self.config.labels, self.config.head == "token"
         logits = join_windows(logits, encoded.windows, words)
         decisions = labels_from_logits(logits, labels, words)
         if words:
-            return [{"words": text, "tags": tags} for text, tags in zip(texts, decisions)]
+            found = [{"words": text, "tags": tags} for text, tags in zip(texts, decisions)]
+            if spans:
+                found = [f | {"spans": find_spans(text, x, labels)} for f, text, x in zip(found, given, logits)]
+            return found
         if len(labels) == 1:
             return [{"score": score} for score in decisions]
         probabilities = scipy.special.softmax(np.array(logits, float), axis=-1).tolist()

@@ -15,7 +15,7 @@ from mux_jax.data.encoding import split_words
 from mux_jax.models.config import ModelConfig
 
 OUTPUTS = (".jsonl", ".tsv", ".parquet")
-_COLUMNS = ("label", "probabilities", "score", "words", "tags", "error")
+_COLUMNS = ("label", "probabilities", "score", "words", "tags", "spans", "error")
 Row = dict[str, Any]
 
 
@@ -39,14 +39,17 @@ def kind(value: Any) -> str:
 
 
 @contextlib.contextmanager
-def open_writer(path: epath.Path, config: ModelConfig, kinds: dict[str, set[str]]) -> Iterator[Callable]:
+def open_writer(
+    path: epath.Path, config: ModelConfig, kinds: dict[str, set[str]], spans: bool
+) -> Iterator[Callable[[list[Row]], None]]:
     """Yields a function that appends rows to a file, by the end of its name.
 
     Args:
       kinds: by the name of each carried column, which come first in rows, the kinds of its values.
+      spans: whether rows have them.
     """
     if config.head == "token":
-        names = ["words", "tags"]
+        names = ["words", "tags", "spans"] if spans else ["words", "tags"]
     else:
         names = ["score"] if len(config.labels) == 1 else ["label", "probabilities"]
     if path.suffix == ".parquet":
@@ -72,7 +75,7 @@ def _flat(row: Row) -> Row:
 
 
 @contextlib.contextmanager
-def _jsonl(path: epath.Path, empty: Row) -> Iterator[Callable]:
+def _jsonl(path: epath.Path, empty: Row) -> Iterator[Callable[[list[Row]], None]]:
     def line(row: Row) -> str:
         return json.dumps(empty | row, ensure_ascii=False, default=str) + "\n"
 
@@ -81,24 +84,27 @@ def _jsonl(path: epath.Path, empty: Row) -> Iterator[Callable]:
 
 
 @contextlib.contextmanager
-def _tsv(path: epath.Path, names: list[str], kinds: dict[str, set[str]]) -> Iterator[Callable]:
+def _tsv(path: epath.Path, names: list[str], kinds: dict[str, set[str]]) -> Iterator[Callable[[list[Row]], None]]:
     with path.open("wb") as raw, io.TextIOWrapper(raw, encoding="utf-8", newline="") as f:
         # Read back as it is written, without quotes: tabs and ends of lines in a value become spaces.
         table = csv.writer(f, delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None, lineterminator="\n")
         table.writerow([_cell(name) for name in names])
+        as_text = {*kinds, "spans"}
 
         def write(rows: list[Row]) -> None:
             for row in map(_flat, rows):
-                table.writerow([_cell(_as_text(row[n]) if n in kinds else row.get(n)) for n in names])
+                table.writerow([_cell(_as_text(row.get(n)) if n in as_text else row.get(n)) for n in names])
 
         yield write
 
 
 @contextlib.contextmanager
-def _parquet(path: epath.Path, names: list[str], kinds: dict[str, set[str]]) -> Iterator[Callable]:
+def _parquet(path: epath.Path, names: list[str], kinds: dict[str, set[str]]) -> Iterator[Callable[[list[Row]], None]]:
     pyarrow = formats.import_pyarrow(path)
     string = pyarrow.string()
     types = {"label": string, "error": string} | dict.fromkeys(("words", "tags"), pyarrow.list_(string))
+    places = {"label": string, "start": pyarrow.int64(), "end": pyarrow.int64(), "text": string}
+    types["spans"] = pyarrow.list_(pyarrow.struct(places | {"score": pyarrow.float64()}))
     for name, found in kinds.items():
         known = found - {"null"}
         types[name] = pyarrow.type_for_alias(known.pop()) if len(known) == 1 else string
