@@ -83,7 +83,7 @@ def predict_file(
 
     Args:
       delimiter: of a TSV or CSV, if it is not a tab or a comma.
-      max_errors: the part of the records that may be bad. Each of them becomes a row with `error` and nothing else.
+      max_errors: the part of the records that may be bad. Each becomes a row with `error`, without a prediction.
       overwrite: whether `output` may exist.
       keep: columns that come first in each row, as they are in the record. Rows have all columns then.
       spans: whether there is a column of them.
@@ -92,8 +92,8 @@ def predict_file(
       The numbers of `rows` and `errors`.
 
     Raises:
-      InputError: more bad records, by file and line; `output` is being written by another process;
-        spans of a model that has none.
+      InputError: more bad records, by file and line; `output` is being written by another process; spans
+        of a model without, columns to keep of a file of words.
     """
     if spans:
         require_tags(predictor.config)

@@ -63,6 +63,14 @@ def test_columns_that_cannot_be_carried_are_refused_before_work(tmp_path):
     assert not (tmp_path / "out.jsonl").exists()
 
 
+def test_a_file_of_words_has_nothing_to_carry(tmp_path):
+    folder = write_model(tmp_path / "m", head="token", labels=("a", "b"))
+    (tmp_path / "in.txt").write_text("time river\nstone\n")
+    done = predict(folder, tmp_path / "in.txt", tmp_path / "out.jsonl", "--keep=text")
+    assert done.returncode == 2 and "in.txt has words and nothing to keep" in done.stderr, done.stderr
+    assert "checking" not in done.stdout
+
+
 def test_columns_are_text_in_tables(model, tmp_path):
     (tmp_path / "in.jsonl").write_text(
         '{"id": "a\\tb", "n": [1, "\u00e9"], "text": "time"}\n{"id": true, "text": ""}\n'
