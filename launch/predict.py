@@ -19,6 +19,8 @@ def main() -> None:
     parser.add_argument(
         "--delimiter", default="", metavar="C", help="of .csv and .tsv: a character such as ';', or tab (comma, tab)"
     )
+    parser.add_argument("--keep", default="", metavar="A[,B]", help="columns of FILE that come first in the output")
+    parser.add_argument("--spans", action="store_true", help="of words with tags, with their places in the text, too")
     parser.add_argument("--on_error", choices=("stop", "skip"), default="stop", help="what a bad record does (stop)")
     parser.add_argument(
         "--max_errors", type=float, default=0.01, metavar="PART", help="of the records, with --on_error=skip (0.01)"
@@ -26,6 +28,9 @@ def main() -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it holds predictions")
     parser.add_argument("--rows", type=int, default=32, help="multiplexed rows of a batch (32)")
     parser.add_argument("--ensemble", type=int, default=1, metavar="K", help="slots for each text, up to the width (1)")
+    parser.add_argument(
+        "--stride", type=int, default=0, metavar="N", help="long texts in windows that share N tokens (0: they are cut)"
+    )
     arguments = parser.parse_args()
 
     from mux_jax.data.formats import parse_delimiter
@@ -33,16 +38,19 @@ def main() -> None:
     from mux_jax.inference.predictor import Predictor
 
     wanted = tuple(name for name in arguments.text_columns.split(",") if name)
+    keep = tuple(dict.fromkeys(name for name in arguments.keep.split(",") if name))
     delimiter = parse_delimiter(arguments.delimiter, "--delimiter")
     if not 0 <= arguments.max_errors <= 1:
         parser.error(f"--max_errors={arguments.max_errors} must be from 0 to 1")
     output = check_output(arguments.output, arguments.texts, arguments.overwrite)
     # The model, slow to load, says which columns if none are wanted.
-    check_input(arguments.texts, (), wanted, delimiter)
-    predictor = Predictor(arguments.model, rows=arguments.rows, ensemble=arguments.ensemble)
+    check_input(arguments.texts, (), wanted, delimiter, keep)
+    predictor = Predictor(arguments.model, rows=arguments.rows, ensemble=arguments.ensemble, stride=arguments.stride)
     source, columns = check_input(arguments.texts, predictor.text_columns, wanted, delimiter)
     max_errors = arguments.max_errors if arguments.on_error == "skip" else 0.0
-    counts = predict_file(predictor, source, columns, output, max_errors, arguments.overwrite, delimiter)
+    counts = predict_file(
+        predictor, source, columns, output, max_errors, arguments.overwrite, delimiter, keep, arguments.spans
+    )
     print(f"{output}: {counts['rows']:,} rows, {counts['errors']:,} errors, {predictor.truncated:,} texts cut")
 
 

@@ -125,7 +125,7 @@ def run(
     say(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}")
     if texts:
         source, columns = check_input(texts, (), ("text",))
-        found: list[Any] = [formats.to_text(record, columns, words=False) for record in formats.read(source)]
+        found: list[Any] = [formats.to_text(r, columns, words=False) for r in formats.read(source, used=columns)]
         cases, what = end_to_end(settings, found), f"{len(found):,} texts of {texts}"
     else:
         cases = inference(settings) if kind == "inference" else training(settings)

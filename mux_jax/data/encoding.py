@@ -5,48 +5,77 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
+from mux_jax.errors import InputError
+
+WORD = r"[^ \t\r\n]+"  # what spaces, tabs and ends of lines separate; no-break spaces do not
 Text = str | tuple[str, str] | list[str]  # a text, a pair of texts, or the words of a sentence
 
 
 def split_words(text: str) -> list[str]:
-    """The words of a text, which spaces, tabs and ends of lines separate; no-break spaces do not."""
-    return re.findall(r"[^ \t\r\n]+", text)
+    """The words of a text."""
+    return re.findall(WORD, text)
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """Texts as token ids.
+    """Texts as token ids. A text has one window, or several that overlap if it is long and there is a stride.
 
     Attributes:
-      ids: int32[L] of each text, CLS first.
-      places: int32[words] of each sentence: where the first piece of each word is, -1 for a word that
-        the limit cut off or that has no piece; None for texts and pairs.
-      truncated: how many texts were longer than the limit.
+      ids: int32[L] of each window, CLS first.
+      places: int32[words] of each window: where the first piece of each word is, -1 for a word that
+        the limit cut off or that has no piece; None for texts and pairs. A word belongs to one window.
+      truncated: how many texts were cut at the limit.
+      windows: how many each text has; they follow each other.
     """
 
     ids: list[np.ndarray]
     places: list[np.ndarray] | None
     truncated: int
+    windows: list[int]
 
 
 class Encoder:
-    """A tokenizer with a limit on the length, the ends [CLS] and [SEP] included. Pairs give up the longer first."""
+    """A tokenizer with a limit on the length, the ends [CLS] and [SEP] included. Pairs give up the longer first.
 
-    def __init__(self, tokenizer: Tokenizer, length: int):
+    With a `stride` texts over the limit have several windows, of which each shares that many tokens with the next.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, length: int, stride: int = 0):
+        room = length - tokenizer.num_special_tokens_to_add(is_pair=False)
+        if not 0 <= stride < max(1, room):
+            raise InputError(f"stride={stride} must be from 0 to {room - 1}: a window has room for {room} tokens")
+        self._stride = stride
         self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(length, strategy="longest_first")
+        self._tokenizer.enable_truncation(length, stride=stride, strategy="longest_first")
 
     def __call__(self, texts: Sequence[Text]) -> Encoded:
-        """Encodes on all cores; all texts of a call are of one kind."""
+        """Encodes on all cores; all texts of a call are of one kind. Pairs have no stride."""
         words = bool(texts) and isinstance(texts[0], list)
         encode = self._tokenizer.encode_batch if words else self._tokenizer.encode_batch_fast
         found = encode(list(texts), is_pretokenized=words)
-        ids = [np.array(encoding.ids, np.int32) for encoding in found]
-        places = [_first_pieces(e.word_ids, len(text)) for e, text in zip(found, texts)] if words else None
-        return Encoded(ids, places, sum(bool(encoding.overflowing) for encoding in found))
+        windows = [[encoding, *(encoding.overflowing if self._stride else [])] for encoding in found]
+        ids = [np.array(window.ids, np.int32) for group in windows for window in group]
+        places = [p for group, text in zip(windows, texts) for p in _places(group, len(text))] if words else None
+        truncated = 0 if self._stride else sum(bool(encoding.overflowing) for encoding in found)
+        return Encoded(ids, places, truncated, [len(group) for group in windows])
+
+
+def _places(windows: list[Encoding], words: int) -> list[np.ndarray]:
+    """int32[words] of each window: the places of the words that stand farther from its edges than in other windows.
+
+    A word without a place belongs to the window of the word before it, so that windows have words in their order.
+    """
+    window_W, place_W, room_W = np.zeros(words, int), np.full(words, -1, np.int32), np.full(words, -1)
+    for i, window in enumerate(windows):
+        found_W = _first_pieces(window.word_ids, words)
+        found_room_W = np.where(found_W < 0, -1, np.minimum(found_W, len(window.ids) - 1 - found_W))
+        farther_W = found_room_W > room_W
+        window_W[farther_W], place_W[farther_W], room_W[farther_W] = i, found_W[farther_W], found_room_W[farther_W]
+    window_W = np.maximum.accumulate(window_W)
+    return [place_W[window_W == i] for i in range(len(windows))]
 
 
 def _first_pieces(word_ids: list[int | None], words: int) -> np.ndarray:

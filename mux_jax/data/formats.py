@@ -30,7 +30,7 @@ class Record:
     Attributes:
       where: "FILE:LINE".
       fields: by column.
-      error: why it cannot be read; there are no fields then.
+      error: why it cannot be read; what could be is in the fields.
     """
 
     where: str
@@ -47,6 +47,7 @@ def read(
     delimiter: str = "",
     labels: Collection[str] | None = None,
     on_note: Callable[[str], None] = lambda _: None,
+    used: Collection[str] | None = None,
 ) -> Iterator[Record]:
     """The records of a file, by the end of its name.
 
@@ -60,6 +61,7 @@ def read(
       delimiter: of a TSV or CSV, if it is not a tab or a comma.
       labels: with `words`, of a model that predicts tags: `.txt` may then have a sentence a line, too (see `conll`).
       on_note: called with what a person should know, such as how many comments were left out.
+      used: the columns whose text must be text, if not all.
 
     Raises:
       InputError: a name that ends otherwise; a file that is not there, empty, UTF-16, or has two columns of one name.
@@ -69,7 +71,7 @@ def read(
     if path.suffix == ".parquet":
         records = _parquet(path, raw)
     else:
-        records = _lines(path, raw, columns, words, delimiter, labels, on_note)
+        records = (_checked(r, used) for r in _lines(path, raw, columns, words, delimiter, labels, on_note))
     with raw:
         for record in records:
             if on_progress:
@@ -110,7 +112,7 @@ def column_names(path: epath.Path, columns: tuple[str, ...] = (), delimiter: str
         if isinstance(header, csv.Error):
             raise InputError(f"{path}:{number}: {header}")
         return header
-    good = next((record for record in read(path, columns, delimiter=delimiter) if not record.error), None)
+    good = next((record for record in read(path, columns, delimiter=delimiter, used=()) if not record.error), None)
     return list(good.fields) if good else []
 
 
@@ -124,7 +126,8 @@ def find_columns(
         with two columns of one name, or in which nothing can be read.
     """
     there = column_names(path, header, delimiter)
-    check_names(path, there)
+    if path.suffix in TABLES:
+        check_names(path, there)
     for columns in candidates:
         if all(name in there for name in columns):
             return columns
@@ -172,13 +175,14 @@ def to_text(record: Record, columns: tuple[str, ...], words: bool) -> Text:
     return values[0] if len(values) == 1 else (values[0], values[1])
 
 
-def _checked(record: Record) -> Record:
-    """The record; or an error if it holds what is no text."""
-    for value in record.fields.values():
-        text = "".join(map(str, value)) if isinstance(value, list) else value
-        if isinstance(text, str) and (fault := find_fault(text)):
-            return Record(record.where, {}, fault)
-    return record
+def _checked(record: Record, used: Collection[str] | None) -> Record:
+    """The record, with an error and without the values that are no text, if columns that are `used` have such."""
+    checked = record.fields if used is None else [name for name in used if name in record.fields]
+    faults = {name: fault for name in checked if (fault := find_fault(record.fields[name]))}
+    if not faults:
+        return record
+    fields = {name: value for name, value in record.fields.items() if name not in faults}
+    return Record(record.where, fields, next(iter(faults.values())))
 
 
 def _lines(
@@ -192,7 +196,7 @@ def _lines(
 ) -> Iterator[Record]:
     with decoded(path, raw) as stream:
         if path.suffix in TABLES:
-            yield from map(_checked, _table(path, stream, columns, delimiter))
+            yield from _table(path, stream, columns, delimiter)
             return
         if path.suffix == ".jsonl":
             found = objects(stream)
@@ -204,7 +208,7 @@ def _lines(
         else:
             found = ((number, {"text": line.rstrip("\r\n")}, "") for number, line in enumerate(stream, start=1))
         for number, fields, error in found:
-            yield _checked(Record(f"{path}:{number}", fields, error))
+            yield Record(f"{path}:{number}", fields, error)
 
 
 def _table(path: epath.Path, stream: TextIO, columns: tuple[str, ...], delimiter: str) -> Iterator[Record]:

@@ -37,8 +37,11 @@ def decoded(path: epath.Path, raw: BinaryIO) -> TextIO:
     return io.TextIOWrapper(buffered(path, raw), encoding="utf-8-sig", errors="surrogateescape", newline="\n")
 
 
-def find_fault(text: str) -> str:
-    """What is wrong with a text that holds lone surrogates; nothing if it holds none."""
+def find_fault(value: Any) -> str:
+    """What is wrong with a text, or a value of JSON, that holds lone surrogates; nothing if it holds none."""
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+    if not isinstance(text, str):
+        return ""
     found = "" if text.isascii() else next((c for c in text if "\ud800" <= c <= "\udfff"), "")
     if "\udc80" <= found <= "\udcff":  # made of a byte
         return "not UTF-8; convert the file, as by: iconv -f CP1252 -t UTF-8 FILE"

@@ -184,7 +184,8 @@ def read_file(
         formats.find_columns(path, columns, header=header, hint=hint, delimiter=delimiter)
     examples: list[Example] = []
     broken: list[str] = []
-    for record in formats.read(path, header, words=words, delimiter=delimiter, on_note=say):
+    used = (*task.text, *([task.label] if labelled else ["index", "id"]))
+    for record in formats.read(path, header, words=words, delimiter=delimiter, on_note=say, used=used):
         if record.error and task.broken and labelled:
             broken.append(record.where)
         elif record.error:
@@ -262,7 +263,7 @@ def read_unlabelled(task: Task, path: str, labels: tuple[str, ...] = (), delimit
     columns = formats.find_columns(file, *candidates, delimiter=delimiter)
     if words and file.suffix == ".txt":
         columns = ("words",)
-    records = formats.read(file, words=words, delimiter=delimiter, labels=labels, on_note=say)
+    records = formats.read(file, words=words, delimiter=delimiter, labels=labels, on_note=say, used=columns)
     texts = [formats.to_text(record, columns, words) for record in records]
     texts = [" ".join(text) if isinstance(text, list) else text for text in texts if text]
     if not texts:

@@ -1,6 +1,7 @@
 """Logits of any number of encoded texts: rows are composed, run, and taken apart again."""
 
 import collections
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -69,9 +70,9 @@ class BatchRunner:
         ensemble: int = 1,
         report: Callable[[float], None] | None = None,
     ) -> list[np.ndarray]:
-        """float32 [C] of each text; for the head `token` [words, C], NaN for words without a place.
+        """float32 [C] of each window; for the head `token` [words, C], NaN for words without a place.
 
-        `params` are those that `split_layers` gives. Each text is in `ensemble` slots, drawn at random,
+        `params` are those that `split_layers` gives. Each window (`Encoded`) is in `ensemble` slots, drawn at random,
         and its logits are averaged over them.
         """
         count = len(encoded.ids)
@@ -116,6 +117,13 @@ class BatchRunner:
     def _fetch(slots: Slots, logits: jax.Array) -> tuple[Slots, np.ndarray]:
         found = np.asarray(jax.device_get(logits), np.float32)
         return slots, found.reshape(-1, *found.shape[2:])
+
+
+def join_windows(logits: list[np.ndarray], windows: list[int], words: bool) -> list[np.ndarray]:
+    """Logits of windows, so many to a text, as those of texts: of the words of all, or else their mean."""
+    starts = itertools.accumulate(windows, initial=0)
+    groups = [logits[start : start + count] for start, count in zip(starts, windows)]
+    return [np.concatenate(group) if words else np.mean(group, axis=0) for group in groups]
 
 
 def labels_from_logits(logits: list[np.ndarray], labels: tuple[str, ...], words: bool) -> list[Any]:

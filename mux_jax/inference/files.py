@@ -1,11 +1,6 @@
 """Predictions from file to file, in bounded memory: a row of output for each record of input."""
 
-import contextlib
-import csv
 import functools
-import io
-import json
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -14,16 +9,15 @@ from etils import epath
 
 from mux_jax import locks
 from mux_jax.data import formats
-from mux_jax.data.encoding import split_words
 from mux_jax.errors import InputError
 from mux_jax.files import whole_or_absent
 from mux_jax.inference.predictor import Predictor
+from mux_jax.inference.spans import require_tags
+from mux_jax.inference.writer import OUTPUTS, are_predictions, is_written, kind, open_writer
 from mux_jax.paths import absolute
 from mux_jax.progress import progress, say
 
-OUTPUTS = (".jsonl", ".tsv", ".parquet")
 _WINDOW, _WINDOW_CHARACTERS = 16_384, 32_000_000  # records, and characters, held at once, among which rows are composed
-_COLUMNS = {"label", "probabilities", "score", "words", "tags", "error"}  # of what is written here
 _SHOWN_ERRORS = 5
 
 
@@ -46,8 +40,8 @@ def check_output(path: str, texts: str, overwrite: bool) -> epath.Path:
     if output.suffix == ".parquet":
         formats.import_pyarrow(output)
     if output.exists():
-        found = {} if output.is_dir() else set(formats.column_names(output)) if output.stat().length else _COLUMNS
-        if not found or not all(name in _COLUMNS or name.startswith("probability_") for name in found):
+        empty = not output.is_dir() and not output.stat().length
+        if output.is_dir() or not empty and not are_predictions(formats.column_names(output)):
             raise InputError(
                 f"{output} holds no predictions; --overwrite replaces only what predictions were written to"
             )
@@ -55,14 +49,18 @@ def check_output(path: str, texts: str, overwrite: bool) -> epath.Path:
 
 
 def check_input(
-    path: str, columns: tuple[str, ...], wanted: tuple[str, ...], delimiter: str = ""
+    path: str, columns: tuple[str, ...], wanted: tuple[str, ...], delimiter: str = "", keep: tuple[str, ...] = ()
 ) -> tuple[epath.Path, tuple[str, ...]]:
     """The file to read and the columns of its texts: those `wanted`, or else those of the model, or `text`.
 
     Raises:
-      InputError: no such file, an empty one, or one without these columns, with those that it has.
+      InputError: no such file, an empty one, or one without these columns and those to `keep`, with those that it has;
+        a column to keep that has the name of one of predictions.
     """
     source = absolute(path)
+    if taken := next((name for name in keep if is_written(name)), ""):
+        raise InputError(f"--keep={taken}: a column of predictions has this name; rename the one of the file")
+    formats.find_columns(source, keep, hint="; --keep names columns of the file", delimiter=delimiter)
     candidates = [wanted] if wanted else [columns, ("text",)]
     hint = "; --text_columns names the columns of the text"
     return source, formats.find_columns(source, *candidates, hint=hint, delimiter=delimiter)
@@ -76,6 +74,8 @@ def predict_file(
     max_errors: float = 0.0,
     overwrite: bool = False,
     delimiter: str = "",
+    keep: tuple[str, ...] = (),
+    spans: bool = False,
 ) -> dict[str, int]:
     """Writes a prediction for each record of `source`, in its order; the file appears when it is whole.
 
@@ -83,27 +83,42 @@ def predict_file(
 
     Args:
       delimiter: of a TSV or CSV, if it is not a tab or a comma.
-      max_errors: the part of the records that may be bad. Each of them becomes a row with `error` and nothing else.
+      max_errors: the part of the records that may be bad. Each becomes a row with `error`, without a prediction.
       overwrite: whether `output` may exist.
+      keep: columns that come first in each row, as they are in the record. Rows have all columns then.
+      spans: whether there is a column of them.
 
     Returns:
       The numbers of `rows` and `errors`.
 
     Raises:
-      InputError: more bad records, by file and line; `output` is being written by another process.
+      InputError: more bad records, by file and line; `output` is being written by another process; spans
+        of a model without, columns to keep of a file of words.
     """
+    if spans:
+        require_tags(predictor.config)
     with locks.hold(output.parent / f".{output.name}.lock", str(output)) as lock:
         if output.exists() and not overwrite:  # by now
             raise InputError(f"{output} exists; --overwrite replaces it")
         words = predictor.config.head == "token"
         if words and source.suffix == ".txt":
             columns = ("words",)
-        read = functools.partial(formats.read, source, words=words, delimiter=delimiter, labels=predictor.config.labels)
-        counts = _check_records(predictor, source, read, columns, max_errors)
+            if keep:
+                raise InputError(f"--keep={','.join(keep)}: {source} has words and nothing to keep")
+        read = functools.partial(
+            formats.read,
+            source,
+            words=words,
+            delimiter=delimiter,
+            labels=predictor.config.labels,
+            used=(*columns, *keep),
+        )
+        kinds: dict[str, set[str]] = {name: set() for name in keep}
+        counts = _check_records(predictor, source, read, columns, max_errors, kinds)
         done, start = 0, time.monotonic()
         records = read()
         with whole_or_absent(output) as partial:
-            with progress("predicting") as report, _writer(partial, predictor) as write:
+            with progress("predicting") as report, open_writer(partial, predictor.config, kinds, spans) as write:
                 for window in _windows(records):
 
                     def show(fraction: float) -> None:
@@ -111,7 +126,8 @@ def predict_file(
                         rate = rows / (time.monotonic() - start)
                         report(rows / counts["rows"], f"{rows:,} rows, {rate:,.0f} rows/s")
 
-                    write(_predict(predictor, window, columns, show))
+                    found = _predict(predictor, window, columns, show, spans)
+                    write([{n: r.fields.get(n) for n in keep} | row for r, row in zip(window, found)])
                     done += len(window)
             if done != counts["rows"]:
                 raise InputError(f"{source} changed while it was read: {counts['rows']:,} records, then {done:,}")
@@ -139,8 +155,12 @@ def _check_records(
     read: Callable[..., Iterator[formats.Record]],
     columns: tuple[str, ...],
     max_errors: float,
+    kinds: dict[str, set[str]],
 ) -> dict[str, int]:
-    """Reads all records; the numbers of `rows` and `errors`. The first bad ones are printed."""
+    """Reads all records; the numbers of `rows` and `errors`. The first bad ones are printed.
+
+    The kinds of the values of columns are put into `kinds`.
+    """
     counts = {"rows": 0, "errors": 0}
     with progress("checking") as report:
 
@@ -149,6 +169,8 @@ def _check_records(
 
         for record in read(on_progress=show, on_note=say):
             counts["rows"] += 1
+            for name, found in kinds.items():
+                found.add(kind(record.fields.get(name)))
             _, error = _text(predictor, record, columns)
             if error and not max_errors:
                 raise InputError(f"{record.where}: {error}")
@@ -172,13 +194,15 @@ def _text(predictor: Predictor, record: formats.Record, columns: tuple[str, ...]
         text: Any = formats.to_text(record, columns, words=words)
     except InputError as e:
         return None, str(e).removeprefix(f"{record.where}: ")
-    if words and isinstance(text, str):
-        text = split_words(text)
     return text, predictor.problem(text)
 
 
 def _predict(
-    predictor: Predictor, records: list[formats.Record], columns: tuple[str, ...], show: Callable[[float], None]
+    predictor: Predictor,
+    records: list[formats.Record],
+    columns: tuple[str, ...],
+    show: Callable[[float], None],
+    spans: bool,
 ) -> list[dict[str, Any]]:
     """Predictions or errors, in the order of the records."""
     rows: list[dict[str, Any]] = [{} for _ in records]
@@ -191,53 +215,6 @@ def _predict(
         else:
             texts.append(text)
             places.append(i)
-    for i, prediction in zip(places, predictor.predict(texts, show)):
+    for i, prediction in zip(places, predictor.predict(texts, show, spans)):
         rows[i] = prediction
     return rows
-
-
-@contextlib.contextmanager
-def _writer(path: epath.Path, predictor: Predictor) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
-    """Yields a function that appends rows to a file, by the end of its name."""
-    labels, words = predictor.config.labels, predictor.config.head == "token"
-    if words:
-        names = ["words", "tags", "error"]
-    elif len(labels) == 1:
-        names = ["score", "error"]
-    else:
-        names = ["label", *(f"probability_{label}" for label in labels), "error"]
-
-    def flat(row: dict[str, Any]) -> dict[str, Any]:
-        row = dict(row)
-        for label, probability in row.pop("probabilities", {}).items():
-            row[f"probability_{label}"] = probability
-        return row
-
-    if path.suffix == ".parquet":
-        pyarrow = formats.import_pyarrow(path)
-        kinds = {"label": pyarrow.string(), "error": pyarrow.string()}
-        kinds |= dict.fromkeys(("words", "tags"), pyarrow.list_(pyarrow.string()))
-        schema = pyarrow.schema([(name, kinds.get(name, pyarrow.float64())) for name in names])
-        with path.open("wb") as f, pyarrow.parquet.ParquetWriter(f, schema) as table:
-            yield lambda rows: table.write_table(pyarrow.Table.from_pylist([flat(row) for row in rows], schema))
-        return
-    with path.open("wb") as raw, io.TextIOWrapper(raw, encoding="utf-8", newline="") as f:
-        if path.suffix == ".jsonl":
-            yield lambda rows: f.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            return
-        # Read back as it is written, without quotes: tabs and ends of lines in a value become spaces.
-        table = csv.writer(f, delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None, lineterminator="\n")
-        table.writerow([_cell(name) for name in names])
-
-        def write(rows: list[dict[str, Any]]) -> None:
-            for row in map(flat, rows):
-                table.writerow([_cell(row.get(name)) for name in names])
-
-        yield write
-
-
-def _cell(value: Any) -> str:
-    """A value in a TSV: words with spaces between them, `_` for one that is missing or blank; nothing for None."""
-    if isinstance(value, list):
-        value = " ".join("_".join(split_words(word or "")) or "_" for word in value)
-    return "" if value is None else re.sub(r"[\t\r\n]+", " ", str(value))

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -16,7 +16,8 @@ from mux_jax.checkpoints.source import open_model
 from mux_jax.data.encoding import Encoder, Text, split_words
 from mux_jax.data.tokenizer import special_tokens
 from mux_jax.errors import InputError
-from mux_jax.inference.batch_runner import BatchRunner, labels_from_logits
+from mux_jax.inference.batch_runner import BatchRunner, join_windows, labels_from_logits
+from mux_jax.inference.spans import find_spans, require_tags
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.encoder import split_layers
 from mux_jax.models.model import MuxModel
@@ -73,20 +74,22 @@ class Predictor:
     Attributes:
       config: the model's.
       text_columns: the columns of the texts in the files that the model was fine-tuned on.
-      truncated: texts that were longer than the limit, over all calls.
+      truncated: texts that were cut at the limit, over all calls.
     """
 
-    def __init__(self, model: str | LoadedModel, *, rows: int = 32, ensemble: int = 1, seed: int = 0):
+    def __init__(self, model: str | LoadedModel, *, rows: int = 32, ensemble: int = 1, seed: int = 0, stride: int = 0):
         """Args:
           model: a fine-tuned run's folder, a Hugging Face folder, an id of its hub, or a model in memory.
           rows: multiplexed rows of a batch.
           ensemble: slots that each text is put in, from 1 to the width N; their logits are averaged.
           seed: of the draws of which texts share a row.
+          stride: tokens that the windows share in which a text over the limit is predicted on; with 0 it is cut. Logits
+            are averaged over windows; a word has those of the window in which it stands farthest from the edges.
 
         Raises:
-          InputError: no such model, or one without a classification head.
+          InputError: no such model, or one without a classification head; a stride not smaller than the limit.
         """
-        self._made_by: dict[str, Any] = {"rows": rows, "ensemble": ensemble, "seed": seed}
+        self._made_by: dict[str, Any] = {"rows": rows, "ensemble": ensemble, "seed": seed, "stride": stride}
         self._path, self._process, self._lock = None, os.getpid(), threading.Lock()
         if isinstance(model, str):
             self._path, loaded = _load(model, rows, ensemble)
@@ -97,6 +100,7 @@ class Predictor:
         lengths, pad_id = loaded.bucket_lengths, special_tokens(loaded.tokenizer).pad
         mesh = jax.tree.leaves(loaded.params)[0].sharding.mesh
         self._encode = Encoder(loaded.tokenizer, lengths[-1])
+        self._encode_windows = Encoder(loaded.tokenizer, lengths[-1], stride) if stride else None
         self._runner = BatchRunner(loaded.model, mesh, rows, lengths, pad_id)
         self._params = split_layers(loaded.params)
         self._ensemble, self._seed = ensemble, seed
@@ -108,31 +112,36 @@ class Predictor:
             raise TypeError("a Predictor of a model in memory cannot be pickled; save it, and make one of its path")
         return functools.partial(Predictor, **self._made_by), (self._path,)
 
-    def predict(self, texts: Sequence[Text], report: Callable[[float], None] | None = None) -> list[dict[str, Any]]:
+    def predict(
+        self, texts: Iterable[Text], report: Callable[[float], None] | None = None, spans: bool = False
+    ) -> list[dict[str, Any]]:
         """Predictions in the order of the texts.
 
         Args:
           texts: strings; pairs of them as tuples, for a task on pairs; for token classification
             strings, split at spaces (not at no-break spaces), or lists of words.
           report: called with the fraction that is done.
+          spans: whether token classification gives `spans`, too (see `find_spans`).
 
         Returns:
           For each text `label` and `probabilities` by label; `score` of a regression; for token
           classification `words` and `tags`, None for words beyond the length limit.
 
         Raises:
-          InputError: a text instead of several, something that is no text, by its index; a process that was forked.
+          InputError: a text, a dictionary or a set instead of a list; something that is no text, by its index; a
+            process that was forked.
         """
         if os.getpid() != self._process:
             raise InputError(
                 "this process was forked from the one that made the Predictor, and JAX does not work in it; make the "
                 'Predictor in the worker, and start workers by multiprocessing.get_context("spawn")'
             )
-        if isinstance(texts, str):
-            raise InputError("predict takes a list of texts; for one text predict([text])")
+        one_dimension = isinstance(texts, Iterable) and getattr(texts, "ndim", 1) == 1  # a DataFrame has its columns
+        if not one_dimension or isinstance(texts, str | bytes | bytearray | Mapping | set | frozenset):
+            raise InputError(f"predict takes a list of texts, not {type(texts).__name__}; for one text predict([text])")
+        if spans:
+            require_tags(self.config)
         texts = list(texts)
-        if self.config.head == "token":
-            texts = [split_words(text) if isinstance(text, str) else text for text in texts]
         for i, text in enumerate(texts):
             problem = self.problem(text)
             if problem:
@@ -145,7 +154,7 @@ class Predictor:
         predictions: list[Any] = [None] * len(texts)
         for kind in sorted(set(kinds)):
             places = [i for i, k in enumerate(kinds) if k == kind]
-            found = self._predict([texts[i] for i in places], report)
+            found = self._predict([texts[i] for i in places], report, spans)
             for i, prediction in zip(places, found):
                 predictions[i] = prediction
         return predictions
@@ -153,6 +162,7 @@ class Predictor:
     def problem(self, text: Any) -> str:
         """What keeps a text from being predicted on, or nothing."""
         if self.config.head == "token":
+            text = split_words(text) if isinstance(text, str) else text
             if not isinstance(text, list) or not all(isinstance(word, str) for word in text):
                 return f"{type(text).__name__} is not a text or a list of words"
             if not text:
@@ -166,18 +176,26 @@ class Predictor:
             "".join(text).encode()
         except UnicodeEncodeError:
             return "half of a surrogate pair, which is no character"
+        if self._encode_windows and isinstance(text, tuple) and self._encode([text]).truncated:
+            return "a pair over the limit on the length; with a stride only single texts may be"
         return ""
 
-    def _predict(self, texts: list[Text], report: Callable[[float], None] | None) -> list[dict[str, Any]]:
-        encoded = self._encode(texts)
+    def _predict(self, given: list[Any], report: Callable[[float], None] | None, spans: bool) -> list[dict[str, Any]]:
+        labels, words = self.config.labels, self.config.head == "token"
+        texts = [split_words(text) if words and isinstance(text, str) else text for text in given]
+        pairs = isinstance(texts[0], tuple)
+        encoded = self._encode(texts) if pairs or not self._encode_windows else self._encode_windows(texts)
         with self._lock:
             self.truncated += encoded.truncated
         rng = np.random.default_rng(self._seed)
         logits = self._runner(self._params, encoded, rng, self._ensemble, report)
-        labels = self.config.labels
-        decisions = labels_from_logits(logits, labels, self.config.head == "token")
-        if self.config.head == "token":
-            return [{"words": words, "tags": tags} for words, tags in zip(texts, decisions)]
+        logits = join_windows(logits, encoded.windows, words)
+        decisions = labels_from_logits(logits, labels, words)
+        if words:
+            found = [{"words": text, "tags": tags} for text, tags in zip(texts, decisions)]
+            if spans:
+                found = [f | {"spans": find_spans(text, x, labels)} for f, text, x in zip(found, given, logits)]
+            return found
         if len(labels) == 1:
             return [{"score": score} for score in decisions]
         probabilities = scipy.special.softmax(np.array(logits, float), axis=-1).tolist()

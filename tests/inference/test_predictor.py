@@ -22,7 +22,7 @@ from mux_jax.checkpoints.source import open_model
 from mux_jax.data.encoding import Encoder
 from mux_jax.data.formats import Record
 from mux_jax.errors import InputError
-from mux_jax.inference import files
+from mux_jax.inference import files, writer
 from mux_jax.inference.batch_runner import BatchRunner
 from mux_jax.models.encoder import split_layers
 from mux_jax.parallel.mesh import make_mesh
@@ -133,9 +133,27 @@ def test_words_beyond_the_limit_have_no_tag(single):
         found.predict(["a", "  "])
 
 
-def test_one_text_alone_is_not_taken_for_its_characters(predictor):
-    with pytest.raises(InputError, match=r"predict\(\[text\]\)"):
-        predictor.predict("A fine film.")
+@pytest.mark.parametrize(
+    "given", ["A fine film.", b"fine", bytearray(b"a"), {"a": "b"}, {"a"}, frozenset("a"), None, 3, np.array([["a"]])]
+)
+def test_what_is_no_list_of_texts_is_not_taken_for_one(predictor, given):
+    with pytest.raises(InputError, match=rf"a list of texts, not {type(given).__name__}; .* predict\(\[text\]\)"):
+        predictor.predict(given)
+
+
+def test_a_generator_of_texts_is_as_good_as_a_list(predictor):
+    texts = sentences(3)
+    assert predictor.predict(text for text in texts) == predictor.predict(texts) == predictor.predict(tuple(texts))
+    assert predictor.predict(dict.fromkeys(texts).keys()) == predictor.predict(list(dict.fromkeys(texts)))
+    with pytest.raises(InputError, match=r"texts\[1\]: half of a surrogate pair"):
+        predictor.predict(text for text in ("time", "\ud83d"))
+
+
+def test_only_the_columns_that_are_used_must_be_text(predictor, tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"text": "time", "x": "\\ud83d", "\\ude00": ["\\ud83d"]}\n' * 2)
+    assert run(predictor, tmp_path / "in.jsonl", tmp_path / "out.jsonl") == {"rows": 2, "errors": 0}
+    with pytest.raises(InputError, match="in.jsonl:1: half of a surrogate pair"):
+        run(predictor, tmp_path / "in.jsonl", tmp_path / "x.jsonl", wanted=("x",))
 
 
 def test_models_without_classes_are_refused(tmp_path):
@@ -332,8 +350,8 @@ def test_no_break_spaces_stay_in_words_from_file_to_file(tagger, tmp_path):
 
 
 def test_a_cell_of_a_tsv_keeps_all_but_tabs_and_ends_of_lines():
-    assert files._cell(["a b", "", " ", None, "\u00a0", "c\td"]) == "a_b _ _ _ \u00a0 c_d"
-    assert files._cell(" very  good\u00a0!\t\n") == " very  good\u00a0! " and files._cell(None) == ""
+    assert writer._cell(["a b", "", " ", None, "\u00a0", "c\td"]) == "a_b _ _ _ \u00a0 c_d"
+    assert writer._cell(" very  good\u00a0!\t\n") == " very  good\u00a0! " and writer._cell(None) == ""
 
 
 def test_the_command_reads_tables_as_european_excel_writes_them(double, tmp_path):

@@ -1,0 +1,134 @@
+"""Files of predictions: columns carried from the input, the prediction's own, and last `error`."""
+
+import contextlib
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from etils import epath
+
+from mux_jax.data import formats
+from mux_jax.data.encoding import split_words
+from mux_jax.models.config import ModelConfig
+
+OUTPUTS = (".jsonl", ".tsv", ".parquet")
+_COLUMNS = ("label", "probabilities", "score", "words", "tags", "spans", "error")
+Row = dict[str, Any]
+
+
+def is_written(name: str) -> bool:
+    """Whether predictions may have a column of this name."""
+    return name in _COLUMNS or name.startswith("probability_")
+
+
+def are_predictions(names: Sequence[str]) -> bool:
+    """Whether columns are those of a file written here. Behind carried ones `error` is the last of several."""
+    carried = next((i for i, name in enumerate(names) if is_written(name)), len(names))
+    own = names[carried:]
+    return bool(own) and all(map(is_written, own)) and (not carried or len(own) > 1 and own[-1] == "error")
+
+
+def kind(value: Any) -> str:
+    """What a carried value is in Parquet: `null`, `bool`, `int64`, `float64`, or else `string`."""
+    if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**63:
+        return "string"
+    return {type(None): "null", bool: "bool", int: "int64", float: "float64"}.get(type(value), "string")
+
+
+@contextlib.contextmanager
+def open_writer(
+    path: epath.Path, config: ModelConfig, kinds: dict[str, set[str]], spans: bool
+) -> Iterator[Callable[[list[Row]], None]]:
+    """Yields a function that appends rows to a file, by the end of its name.
+
+    Args:
+      kinds: by the name of each carried column, which come first in rows, the kinds of its values.
+      spans: whether rows have them.
+    """
+    if config.head == "token":
+        names = ["words", "tags", "spans"] if spans else ["words", "tags"]
+    else:
+        names = ["score"] if len(config.labels) == 1 else ["label", "probabilities"]
+    if path.suffix == ".parquet":
+        writer = _parquet(path, _flat_names(names, config, kinds), kinds)
+    elif path.suffix == ".tsv":
+        writer = _tsv(path, _flat_names(names, config, kinds), kinds)
+    else:
+        writer = _jsonl(path, dict.fromkeys([*kinds, *names, "error"]) if kinds else {})
+    with writer as write:
+        yield write
+
+
+def _flat_names(names: list[str], config: ModelConfig, kinds: dict[str, set[str]]) -> list[str]:
+    probabilities = [f"probability_{label}" for label in config.labels] if "probabilities" in names else []
+    return [*kinds, *(name for name in names if name != "probabilities"), *probabilities, "error"]
+
+
+def _flat(row: Row) -> Row:
+    row = dict(row)
+    for label, probability in row.pop("probabilities", {}).items():
+        row[f"probability_{label}"] = probability
+    return row
+
+
+@contextlib.contextmanager
+def _jsonl(path: epath.Path, empty: Row) -> Iterator[Callable[[list[Row]], None]]:
+    def line(row: Row) -> str:
+        return json.dumps(empty | row, ensure_ascii=False, default=str) + "\n"
+
+    with path.open("wb") as raw, io.TextIOWrapper(raw, encoding="utf-8", newline="") as f:
+        yield lambda rows: f.writelines(map(line, rows))
+
+
+@contextlib.contextmanager
+def _tsv(path: epath.Path, names: list[str], kinds: dict[str, set[str]]) -> Iterator[Callable[[list[Row]], None]]:
+    with path.open("wb") as raw, io.TextIOWrapper(raw, encoding="utf-8", newline="") as f:
+        # Read back as it is written, without quotes: tabs and ends of lines in a value become spaces.
+        table = csv.writer(f, delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None, lineterminator="\n")
+        table.writerow([_cell(name) for name in names])
+        as_text = {*kinds, "spans"}
+
+        def write(rows: list[Row]) -> None:
+            for row in map(_flat, rows):
+                table.writerow([_cell(_as_text(row.get(n)) if n in as_text else row.get(n)) for n in names])
+
+        yield write
+
+
+@contextlib.contextmanager
+def _parquet(path: epath.Path, names: list[str], kinds: dict[str, set[str]]) -> Iterator[Callable[[list[Row]], None]]:
+    pyarrow = formats.import_pyarrow(path)
+    string = pyarrow.string()
+    types = {"label": string, "error": string} | dict.fromkeys(("words", "tags"), pyarrow.list_(string))
+    places = {"label": string, "start": pyarrow.int64(), "end": pyarrow.int64(), "text": string}
+    types["spans"] = pyarrow.list_(pyarrow.struct(places | {"score": pyarrow.float64()}))
+    for name, found in kinds.items():
+        known = found - {"null"}
+        types[name] = pyarrow.type_for_alias(known.pop()) if len(known) == 1 else string
+    texts = [name for name in kinds if types[name] == string]
+    schema = pyarrow.schema([(name, types.get(name, pyarrow.float64())) for name in names])
+    with path.open("wb") as f, pyarrow.parquet.ParquetWriter(f, schema) as table:
+
+        def write(rows: list[Row]) -> None:
+            flat = [_flat(row) | {name: _as_text(row[name]) for name in texts} for row in rows]
+            table.write_table(pyarrow.Table.from_pylist(flat, schema))
+
+        yield write
+
+
+def _as_text(value: Any) -> str | None:
+    """A carried value as text: what is of JSON as JSON, such as `true` and `[1, 2]`."""
+    if value is None or isinstance(value, str):
+        return value
+    of_json = isinstance(value, bool | int | float | list | dict)
+    return json.dumps(value, ensure_ascii=False, default=str) if of_json else str(value)
+
+
+def _cell(value: Any) -> str:
+    """A value in a TSV: words with spaces between them, `_` for one that is missing or blank; nothing for None."""
+    if isinstance(value, list):
+        value = " ".join("_".join(split_words(word or "")) or "_" for word in value)
+    return "" if value is None else re.sub(r"[\t\r\n]+", " ", str(value))
