@@ -36,6 +36,7 @@ def run(kind, tmp_path, **arguments):
     return json.loads(file.read_text())
 
 
+@pytest.mark.extra
 def test_inference_has_a_row_for_each_task_multiplexer_and_width(tmp_path, one_device):
     rows = run("inference", tmp_path, multiplexer="gaussian,contextual", task="sequence,token")
     labels = [(row["task"], row["multiplexer"], row["width"]) for row in rows]
@@ -62,6 +63,7 @@ def test_fewer_layers_stand_beside_width_1(tmp_path, one_device):
     assert rows[1]["flop_factor"] > 2 > rows[3]["flop_factor"] > 1.9  # one of two layers, for one position and for all
 
 
+@pytest.mark.extra
 def test_training_has_priming_and_masked_lm(tmp_path, one_device):
     rows = run("train", tmp_path)
     assert [row["name"] for row in rows] == ["priming gaussian N=2", "mlm N=1", "mlm gaussian N=2"]

@@ -2,12 +2,14 @@
 
 import json
 
+import pytest
 from etils import epath
 
 from mux_jax.training import loop
 from mux_jax.training.loop import train
 
 
+@pytest.mark.extra
 def test_a_run_with_its_text_in_a_bucket_is_left_and_continued_there(run_config, bucket, tmp_path, monkeypatch):
     # Orbax writes arrays to gs:// by TensorStore, which wants the real one.
     monkeypatch.setattr(loop, "checkpoint_folder", lambda workdir: epath.Path(tmp_path / "checkpoints"))

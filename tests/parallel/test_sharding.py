@@ -79,6 +79,7 @@ def test_all_parts_of_an_electra_shard_as_well():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), found[1], expected[1])
 
 
+@pytest.mark.extra
 def test_orthogonal_multiplexers_shard_as_well():
     config = small_model(multiplexer="low_rank_orthogonal", learn_keys=True, num_hidden_layers=1)
     one, many = make_mesh(devices=jax.devices()[:1]), make_mesh(2, 2, 2)

@@ -182,6 +182,7 @@ def test_unlabelled_texts_of_a_task_on_pairs_are_pairs(tmp_path):
         tasks.read_unlabelled(tasks.TASKS["rte"], str(texts))
 
 
+@pytest.mark.extra
 def test_a_run_learns_what_its_teacher_says_and_goes_on_where_it_stopped(folders, tmp_path, one_device):
     fields = {"teacher": str(folders / "teacher"), "finetuning.distillation_coefficient": 1.0}
     config = task_config(folders / "data", folders / "model", **fields)

@@ -77,6 +77,7 @@ def test_a_run_leaves_what_the_readme_says(finished):
     assert model.apply({"params": params}, np.zeros((1, 2, 16), int)).shape == (1, 2, 16, model.config.vocab_size)
 
 
+@pytest.mark.extra
 def test_electra_with_a_learned_generator(text_file, tmp_path, one_device):
     config = small_run("electra", text_file, tmp_path, generator="learned")
     config.grad_accumulation_steps = 1
@@ -89,7 +90,7 @@ def test_a_run_in_a_folder_with_brackets_and_stars_keeps_its_checkpoints(run_con
     workdir = tmp_path / "[work] *?" / "run[1]"
     train(run_config, str(workdir))
     printed = capsys.readouterr().out
-    assert f"  {workdir}/result.json" in printed and "[work]" in printed.partition("figure")[0]
+    assert f"  {workdir}/result.json" in printed and "[work]" in printed.partition("┏")[0]
     found = load_pretrained(str(workdir))[1]
     convert(str(workdir), str(tmp_path / "[work] *?" / "exported[a]"))
     assert_identical(found, load_pretrained(str(tmp_path / "[work] *?" / "exported[a]"))[1])
@@ -162,7 +163,9 @@ def test_killed_and_continued_equals_uninterrupted(run_config, tmp_path):
     assert kept[0] == kept[1]
 
 
-@pytest.mark.parametrize("sent, status", [("SIGTERM", 0), ("SIGINT", 130), ("SIGHUP", 0)])
+@pytest.mark.parametrize(
+    "sent, status", [pytest.param("SIGTERM", 0, marks=pytest.mark.extra), ("SIGINT", 130), ("SIGHUP", 0)]
+)
 def test_a_signal_saves_and_ends(run_config, tmp_path, sent, status):
     run_config.priming.steps = 100_000
     run_config.checkpoint.every = 100_000
