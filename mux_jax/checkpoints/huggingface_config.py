@@ -12,7 +12,8 @@ from mux_jax.checkpoints.runs import FORMAT, check_format
 from mux_jax.checkpoints.task_info import TaskInfo
 from mux_jax.errors import InputError
 from mux_jax.files import check_fetched
-from mux_jax.models.config import ARCHITECTURES, ModelConfig
+from mux_jax.models.config import ModelConfig
+from mux_jax.models.families import FAMILIES
 from mux_jax.models.demultiplexers import DEMULTIPLEXERS
 from mux_jax.models.multiplexers import MULTIPLEXERS
 from mux_jax.models.variant import Variant
@@ -96,7 +97,7 @@ def read_config(folder: epath.Path, needs_head: bool = True) -> ModelConfig:
     names = _get(file, theirs, "architectures", list, [])
     name = str((names and names[0]) or _guess_class(folder, theirs))
     architecture, head = _CLASSES.get(name.removeprefix("Muxed"), (_family(name, theirs), ""))
-    if architecture not in ARCHITECTURES:
+    if architecture not in FAMILIES:
         raise InputError(f"{file}: architectures={name!r} is not known here; there are: {_KNOWN}")
     for field, only in _ONLY.items():
         if theirs.get(field, only) != only:
@@ -156,7 +157,7 @@ def _get(file: epath.Path, theirs: Mapping[str, Any], field: str, kind: type, de
 
 def _family(name: str, theirs: Mapping[str, Any]) -> str:
     """bert or electra, or whatever else a model that `name` is the class of says that it is."""
-    named = (family for family in ARCHITECTURES if name.removeprefix("Muxed").lower().startswith(family))
+    named = (family for family in FAMILIES if name.removeprefix("Muxed").lower().startswith(family))
     return str(theirs.get("model_type") or next(named, ""))
 
 
@@ -169,7 +170,7 @@ def _guess_class(folder: epath.Path, theirs: Mapping[str, Any]) -> str:
         return any(part in name for name in names)
 
     family = theirs.get("model_type") or ("electra" if has("electra.") or has("embeddings_project.") else "bert")
-    if family not in ARCHITECTURES or "num_instances" in theirs or not has("embeddings.word_embeddings."):
+    if family not in FAMILIES or "num_instances" in theirs or not has("embeddings.word_embeddings."):
         raise InputError(f"{folder / CONFIG}: architectures is missing; put the model's class there, one of: {_KNOWN}")
     head = next((head for part, head in _CLASS_OF_TENSOR.items() if has(part)), "Model")
     if head == "ForTokenClassification" and has("pooler."):

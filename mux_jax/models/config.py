@@ -11,9 +11,9 @@ import jax
 from mux_jax.errors import InputError
 from mux_jax.fields import check_fields, check_value, described, required
 from mux_jax.models.demultiplexers import DEMULTIPLEXERS, Demultiplexer, Identity
+from mux_jax.models.families import FAMILIES, Family
 from mux_jax.models.multiplexers import MULTIPLEXERS, Multiplexer
 
-ARCHITECTURES = ("bert", "electra")
 HEADS = ("mlm", "rtd", "sequence", "token", "none")
 GENERATORS = ("uniform", "learned")
 DTYPES = ("auto", "float32", "bfloat16")
@@ -53,18 +53,18 @@ class ModelSettings:
     """What a configuration says of a model. Names follow Hugging Face where it has one for the thing.
 
     Attributes:
-      options: values of the options that the multiplexer and the demultiplexer declare, by name. They
-        stand among the other fields in a configuration and in JSON (`from_flat`, `to_flat`).
+      options: values of the options that the family, the multiplexer and the demultiplexer declare, by name.
+        They stand among the other fields in a configuration and in JSON (`from_flat`, `to_flat`).
     """
 
-    architecture: str = described("bert", "the family of the encoder", one_of=ARCHITECTURES)
+    architecture: str = described("bert", "the family of the encoder", one_of=FAMILIES)
     width: int = described(2, "N, how many instances share a row; 1 is the ordinary encoder", at_least=1)
     hidden_size: int = required("D, dimensions of a state", at_least=1)
     num_hidden_layers: int = required("layers of the encoder", at_least=1)
     num_attention_heads: int = required("H, heads of each layer; they divide the hidden size", at_least=1)
     intermediate_size: int = required("F, neurons of a layer's feed-forward part", at_least=1)
-    embedding_size: int = required("E, dimensions of an embedding; in a BERT the hidden size", at_least=1)
-    max_position_embeddings: int = required("the longest row, prefix included", at_least=1)
+    embedding_size: int = required("E, dimensions of an embedding; the hidden size, but in an ELECTRA", at_least=1)
+    max_position_embeddings: int = required("rows of the table of positions: see `max_length`", at_least=1)
     multiplexer: str = described("gaussian", "how N instances become one sequence: a name in MULTIPLEXERS")
     demultiplexer: str = described("rsa", "how N instances are separated again: a name in DEMULTIPLEXERS")
     options: Options = ()
@@ -121,27 +121,36 @@ class ModelConfig(ModelSettings):
                 f"model.hidden_size={self.hidden_size} must be a multiple of "
                 f"model.num_attention_heads={self.num_attention_heads}"
             )
-        if self.embedding_size != self.hidden_size and self.architecture == "bert":
+        if self.embedding_size != self.hidden_size and not self.family.embeddings_projected:
             raise InputError(
-                f"model.embedding_size={self.embedding_size} must equal model.hidden_size={self.hidden_size} in a BERT"
+                f"model.embedding_size={self.embedding_size} must equal model.hidden_size={self.hidden_size} in "
+                f"{self.architecture}"
             )
         if (self.head in ("sequence", "token")) != bool(self.labels):
             raise InputError(f"model.labels={self.labels} do not fit model.head={self.head!r}")
         if self.width > 1:
+            if self.family.not_multiplexed:
+                raise InputError(f"model.width={self.width}: {self.architecture} {self.family.not_multiplexed}")
             self.multiplexer_module().check()
             self.demultiplexer_module().check()
 
     def _all_options(self) -> Options:
-        """Every option of the two classes, with its default where none is given."""
+        """Every option of the three classes, with its default where none is given."""
         given, found = dict(self.options), {}
-        for cls in (MULTIPLEXERS[self.multiplexer], DEMULTIPLEXERS[self.demultiplexer]):
+        if self.architecture not in FAMILIES:
+            raise InputError(
+                f"model.architecture={self.architecture!r} does not exist; there are: {', '.join(FAMILIES)}"
+            )
+        family, multiplexer = FAMILIES[self.architecture], MULTIPLEXERS[self.multiplexer]
+        for cls in (family, multiplexer, DEMULTIPLEXERS[self.demultiplexer]):
             for name, field in cls.options().items():
                 found[name] = given.pop(name, field.default)
                 check_value(field, found[name], f"model.{name}")
         if given:
             raise InputError(
-                f"model has no field {', '.join(sorted(given))}; multiplexer={self.multiplexer} and "
-                f"demultiplexer={self.demultiplexer} have the options: {', '.join(found)}"
+                f"model has no field {', '.join(sorted(given))}; architecture={self.architecture}, "
+                f"multiplexer={self.multiplexer} and demultiplexer={self.demultiplexer} have the options: "
+                f"{', '.join(found)}"
             )
         return tuple(found.items())
 
@@ -159,6 +168,34 @@ class ModelConfig(ModelSettings):
     def prefix_length(self) -> int:
         """The positions that the demultiplexer puts in front of each instance."""
         return self.demultiplexer_module().prefix_length
+
+    @functools.cached_property
+    def family(self) -> Family:
+        """The family of the encoder, with its options."""
+        cls, options = FAMILIES[self.architecture], dict(self.options)
+        return cls(**{name: options[name] for name in cls.options()})
+
+    @property
+    def max_length(self) -> int:
+        """The longest row, prefix included."""
+        return self.max_position_embeddings - self.family.position_offset
+
+    @property
+    def takes_token_types(self) -> bool:
+        """Whether tokens may have a type other than 0; multiplexed ones have not, as released."""
+        return self.width == 1 and self.family.type_vocab_size > 1
+
+    @property
+    def has_pooler(self) -> bool:
+        """Whether the model has a pooler: with a head that does not read it, it would only lie there."""
+        classifies = self.head == "sequence" and self.family.pooler_classifies
+        return self.family.pooler and (self.head == "none" or classifies)
+
+    @property
+    def states_read(self) -> int | None:
+        """How many of a row's first states the head reads; None: all."""
+        first = self.head == "sequence" and self.family.classifier_pooling == "cls"
+        return max(1, self.prefix_length) if first else None
 
     @property
     def head_size(self) -> int:

@@ -83,9 +83,9 @@ class Demultiplexer(Variant):
         """A linear layer to D dimensions."""
         return dense(self.config.hidden_size, ("embed", "mlp"), self.config.compute_dtype, **kwargs)
 
-    def norm(self) -> nn.LayerNorm:
+    def norm(self, **kwargs: Any) -> nn.LayerNorm:
         """A LayerNorm with the model's epsilon."""
-        return layer_norm(self.config.layer_norm_eps, self.config.compute_dtype)
+        return layer_norm(self.config.layer_norm_eps, self.config.compute_dtype, **kwargs)
 
 
 class RSA(Demultiplexer):
@@ -131,11 +131,11 @@ class RSA(Demultiplexer):
     @property
     def retrieval_depth(self) -> int:
         """The layers that retrieval reads: in released MUX-BERTs two, in MUX-ELECTRAs all."""
-        return self.num_demux_layers if self.config.architecture == "electra" else 2
+        return self.num_demux_layers if self.config.family.retrieval_skips else 2
 
     def retrieval(self, hidden_BLD: Hidden, instance: Instance, positions: Positions | None = None) -> States:
         # Released MUX-BERT has no skips here, MUX-ELECTRA has.
-        skip, depth = self.config.architecture == "electra", self.retrieval_depth
+        skip, depth = self.config.family.retrieval_skips, self.retrieval_depth
         x = self.norms[0](self.join(hidden_BLD, instance, positions))
         for layer, norm in zip(self.layers[1:depth], self.norms[1:depth]):
             y = norm(self.act(layer(x)))
@@ -251,13 +251,14 @@ class Prefix(Demultiplexer):
 
 
 class Identity(Demultiplexer):
-    """Width 1: there is nothing to separate. BERT's masked-LM transform serves the vocabulary head.
+    """Width 1: there is nothing to separate. The masked-LM transform of the family serves the vocabulary head.
 
     state = h_j;  for the vocabulary head LN(GELU(h_j W + b))
     """
 
     def setup(self) -> None:
-        self.retrieval_output, self.retrieval_norm = self.dense(), self.norm()
+        biases = self.config.family.biases
+        self.retrieval_output, self.retrieval_norm = self.dense(use_bias=biases), self.norm(use_bias=biases)
 
     def __call__(self, hidden_BLD: Hidden, instance: Instance, positions: Positions | None = None) -> States:
         return select(hidden_BLD, positions)

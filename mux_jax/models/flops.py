@@ -5,19 +5,19 @@ usual. A step of training takes three times the forward pass. All counts are of 
 """
 
 from mux_jax.models.config import ModelConfig
-from mux_jax.models.layers import transformer_layer_flops
 
 
 def classification(config: ModelConfig, length: int) -> int:
     """A forward pass of the heads `sequence` and `token` over instances of `length` tokens."""
     sequence = config.head == "sequence"
     row = length + config.prefix_length
-    states = max(1, config.prefix_length) if sequence else row  # that are read
+    states = config.states_read or row
     N, D, C = config.width, config.hidden_size, len(config.labels)
     read = 1 if sequence else row  # in each instance
     head = N * read * 2 * D * C
-    if sequence and config.architecture == "electra":
-        head += N * 2 * D * D
+    hidden_layers = bool(config.family.hidden_activation) + config.has_pooler
+    if sequence:
+        head += N * hidden_layers * 2 * D * D
     return encoder(config, row, states) + config.demultiplexer_module().flops(read, N * read) + head
 
 
@@ -40,11 +40,11 @@ def pretraining(config: ModelConfig, objective: str, length: int, mask_fraction:
 
 def encoder(config: ModelConfig, row: int, states: int | None = None) -> int:
     """Multiplexer and encoder over `row` positions; of the last layer only `states` are read, or all."""
-    D, E, F = config.hidden_size, config.embedding_size, config.intermediate_size
+    D, E = config.hidden_size, config.embedding_size
     multiplexer = config.multiplexer_module().flops(row) if config.width > 1 else 0
     projection = 2 * row * E * D if E != D else 0
-    layers = (config.num_hidden_layers - 1) * transformer_layer_flops(D, F, row, row)
-    return multiplexer + projection + layers + transformer_layer_flops(D, F, states or row, row)
+    layers = (config.num_hidden_layers - 1) * config.family.layer_flops(config, row, row)
+    return multiplexer + projection + layers + config.family.layer_flops(config, states or row, row)
 
 
 def vocabulary(config: ModelConfig, shared: int, separated: int) -> int:

@@ -1,6 +1,9 @@
 """Heads: demultiplexed states become logits, in float32."""
 
+from collections.abc import Callable
+
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from mux_jax.models.layers import INIT, copy_for_rows, dense, gelu, partitioned, product
@@ -9,7 +12,7 @@ from mux_jax.models.layers import INIT, copy_for_rows, dense, gelu, partitioned,
 class VocabularyHead(nn.Module):
     """The decoder to the vocabulary, for retrieval and masked LM: kernel [S, V, D] and bias [V].
 
-    BERT's kernel is the word embedding, given by the caller; ELECTRA's is its own, as released.
+    A tied kernel is the table of word embeddings, given by the caller.
     S: see `copy_for_rows`.
     """
 
@@ -42,11 +45,14 @@ class DetectionHead(nn.Module):
         return logits.squeeze(-1)
 
 
+_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"gelu": gelu, "relu": nn.relu, "tanh": jnp.tanh}
+
+
 class ClassificationHead(nn.Module):
-    """Logits of classes: [..., D] -> [..., C]. ELECTRA's for sequences has a hidden layer."""
+    """Logits of classes: [..., D] -> [..., C]. There is a hidden layer if it has an `activation`."""
 
     num_classes: int
-    hidden_layer: bool
+    activation: str
     dropout: float
     dtype: str
     deterministic: bool
@@ -57,6 +63,6 @@ class ClassificationHead(nn.Module):
             return nn.Dropout(self.dropout, deterministic=self.deterministic)(x)
 
         x = drop(states)
-        if self.hidden_layer:
-            x = drop(gelu(dense(x.shape[-1], ("embed", "mlp"), self.dtype, "dense")(x)))
+        if self.activation:
+            x = drop(_ACTIVATIONS[self.activation](dense(x.shape[-1], ("embed", "mlp"), self.dtype, "dense")(x)))
         return dense(self.num_classes, ("mlp", None), "float32", "output")(x)

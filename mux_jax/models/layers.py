@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 if TYPE_CHECKING:
     from mux_jax.models.config import ModelConfig
 
 INIT = nn.initializers.normal(0.02)
+_BUCKETS, _FARTHEST = 32, 128  # of distances, as MPNet has them
 
 
 def partitioned(init: nn.initializers.Initializer, *axes: str | None) -> nn.initializers.Initializer:
@@ -82,11 +84,12 @@ def product(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int, dtype: str | N
     return jax.lax.platform_dependent(a, b, cpu=on_cpu, default=plain)
 
 
-def layer_norm(eps: float, dtype: str, name: str | None = None) -> nn.LayerNorm:
+def layer_norm(eps: float, dtype: str, name: str | None = None, use_bias: bool = True) -> nn.LayerNorm:
     """LayerNorm over the last axis; statistics in float32, result in `dtype`."""
     return nn.LayerNorm(
         epsilon=eps,
         dtype=dtype,
+        use_bias=use_bias,
         scale_init=partitioned(nn.initializers.ones, "norm"),
         bias_init=partitioned(nn.initializers.zeros, "norm"),
         name=name,
@@ -176,10 +179,17 @@ class SelfAttention(nn.Module):
     deterministic: bool
 
     @nn.compact
-    def __call__(self, hidden: jax.Array, mask: jax.Array | None, num_positions: int | None = None) -> jax.Array:
+    def __call__(
+        self,
+        hidden: jax.Array,
+        mask: jax.Array | None,
+        num_positions: int | None = None,
+        bias_HLL: jax.Array | None = None,
+    ) -> jax.Array:
         """What the first `num_positions` positions see, [..., num_positions, D], or all of them.
 
-        hidden [..., L, D]; mask bool[..., L], True where a key may be seen, or None.
+        hidden [..., L, D]; mask bool[..., L], True where a key may be seen, or None; bias_HLL float32, by head,
+        query and key, is added to the scores.
         """
         D, H = hidden.shape[-1], self.num_heads
         K = D // H
@@ -192,12 +202,41 @@ class SelfAttention(nn.Module):
         read = hidden[..., :num_positions, :]
         query, key, value = project("query", read), project("key", hidden), project("value", hidden)
         scores = jnp.einsum("...hqk,...htk->...hqt", query * K**-0.5, key, preferred_element_type=jnp.float32)
+        if bias_HLL is not None:
+            scores += bias_HLL[:, :num_positions]
         if mask is not None:
             scores = jnp.where(mask[..., None, None, :], scores, jnp.finfo(scores.dtype).min)
         weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
         weights = nn.Dropout(self.dropout, deterministic=self.deterministic)(weights)
         mixed = jnp.einsum("...hqt,...htk->...hqk", weights, value).swapaxes(-3, -2)
         return dense(D, ("heads", "embed"), self.dtype, "output")(mixed.reshape(read.shape))
+
+
+class RelativeBias(nn.Module):
+    """MPNet's bias of attention, a number for each head and bucket of distances; as in T5 (arXiv 1910.10683, sec. 2.1).
+
+    Half of the buckets are for keys after the query. Of each half, the first half holds one distance each, the rest
+    ever more, up to `_FARTHEST` and all beyond.
+    """
+
+    num_heads: int
+
+    @nn.compact
+    def __call__(self, length: int) -> jax.Array:
+        """float32 [H, L, L], by head, query and key."""
+        table = self.param("table", partitioned(INIT, None, "heads"), (_BUCKETS, self.num_heads))
+        return table[self.buckets(length)].transpose(2, 0, 1)
+
+    @staticmethod
+    def buckets(length: int) -> np.ndarray:
+        """int[L, L]: the bucket of each query and key."""
+        half, exact = _BUCKETS // 2, _BUCKETS // 4
+        place_L = np.arange(length)
+        after_LL = place_L[None] - place_L[:, None]
+        distance_LL = np.abs(after_LL)
+        logarithm_LL = np.log(np.maximum(distance_LL, 1).astype(np.float32) / exact) / math.log(_FARTHEST / exact)
+        far_LL = np.minimum(exact + (logarithm_LL * (half - exact)).astype(int), half - 1)
+        return half * (after_LL > 0) + np.where(distance_LL < exact, distance_LL, far_LL)
 
 
 class TransformerLayer(nn.Module):
@@ -212,7 +251,13 @@ class TransformerLayer(nn.Module):
     deterministic: bool
 
     @nn.compact
-    def __call__(self, hidden: jax.Array, mask: jax.Array | None, num_positions: int | None = None) -> jax.Array:
+    def __call__(
+        self,
+        hidden: jax.Array,
+        mask: jax.Array | None,
+        num_positions: int | None = None,
+        bias_HLL: jax.Array | None = None,
+    ) -> jax.Array:
         def drop(x: jax.Array) -> jax.Array:
             return nn.Dropout(self.hidden_dropout, deterministic=self.deterministic)(x)
 
@@ -222,7 +267,8 @@ class TransformerLayer(nn.Module):
         attention = SelfAttention(
             self.num_heads, self.attention_dropout, self.dtype, self.deterministic, name="attention"
         )
-        hidden = norm(hidden[..., :num_positions, :] + drop(attention(hidden, mask, num_positions)), "attention_norm")
+        attended = attention(hidden, mask, num_positions, bias_HLL)
+        hidden = norm(hidden[..., :num_positions, :] + drop(attended), "attention_norm")
         x = gelu(dense(self.intermediate_size, ("embed", "mlp"), self.dtype, "intermediate")(hidden))
         x = dense(hidden.shape[-1], ("mlp", "embed"), self.dtype, "output")(x)
         return shard_rows(norm(hidden + drop(x), "output_norm"))

@@ -10,8 +10,7 @@ from mux_jax.errors import InputError
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.demultiplexers import Hidden, Instance, Positions, States
 from mux_jax.models.embeddings import Embeddings
-from mux_jax.models.encoder import Encoder
-from mux_jax.models.heads import ClassificationHead, DetectionHead, VocabularyHead, decode
+from mux_jax.models.heads import DetectionHead, VocabularyHead, decode
 from mux_jax.models.layers import by_copy, dense, shard_rows
 
 
@@ -21,7 +20,7 @@ def truncate_for_prefix(config: ModelConfig, tokens_BNL: jax.Array) -> jax.Array
 
 
 class MuxModel(nn.Module):
-    """A multiplexed BERT or ELECTRA (MUX-PLMs, arXiv 2302.12441).
+    """A multiplexed encoder (MUX-PLMs, arXiv 2302.12441); of width 1 an ordinary one.
 
     `model.apply({"params": params}, tokens, mask)` returns the logits of the configured head.
     Training code binds the model and reads only what a loss needs: `encode`, then
@@ -39,18 +38,10 @@ class MuxModel(nn.Module):
 
     def setup(self) -> None:
         config, dtype = self.config, self.config.compute_dtype
-        self.embeddings = Embeddings(
-            vocab_size=config.vocab_size,
-            embedding_size=config.embedding_size,
-            max_position_embeddings=config.max_position_embeddings,
-            dropout=config.hidden_dropout,
-            layer_norm_eps=config.layer_norm_eps,
-            dtype=dtype,
-            deterministic=self.deterministic,
-        )
+        self.embeddings = Embeddings(config, self.deterministic)
         if config.embedding_size != config.hidden_size:
             self.embeddings_project = dense(config.hidden_size, (None, "embed"), dtype)
-        self.encoder = Encoder(config, self.deterministic, self.split_layers)
+        self.encoder = config.family.encoder(config, self.deterministic, self.split_layers)
         if config.width > 1:
             self.multiplexer = config.multiplexer_module(self.deterministic)
         self.demultiplexer = config.demultiplexer_module(self.deterministic)
@@ -59,17 +50,16 @@ class MuxModel(nn.Module):
             self.detection_head = DetectionHead(dtype)
             if config.generator == "learned":
                 self.generator = MuxModel(config.generator_config, self.deterministic)
+        if config.has_pooler:
+            self.pooler = dense(config.hidden_size, ("embed", "mlp"), dtype)
         if config.labels:
-            self.classifier = ClassificationHead(
-                num_classes=len(config.labels),
-                hidden_layer=config.head == "sequence" and config.architecture == "electra",
-                dropout=config.hidden_dropout,
-                dtype=dtype,
-                deterministic=self.deterministic,
-            )
+            self.classifier = config.family.classifier(config, self.deterministic)
 
     def __call__(
-        self, tokens_BNL: Int[ArrayLike, "B N L"], mask_BNL: Bool[ArrayLike, "#B N L"] | None = None
+        self,
+        tokens_BNL: Int[ArrayLike, "B N L"],
+        mask_BNL: Bool[ArrayLike, "#B N L"] | None = None,
+        token_types_BNL: Int[ArrayLike, "B N L"] | None = None,
     ) -> Float[Array, "B N *_"]:
         """What the configured head says of every instance.
 
@@ -80,6 +70,8 @@ class MuxModel(nn.Module):
         Args:
           tokens_BNL: int32[B, N, L], CLS first.
           mask_BNL: bool[B, N, L], True on real tokens; None if there is no padding.
+          token_types_BNL: int32[B, N, L], of models with `config.takes_token_types`: 1 on the second text of a pair;
+            None if all are 0.
 
         Returns:
           float32: logits [B, N, L, V] for the head `mlm`, [B, N, L] for `rtd`, [B, N, C] for
@@ -90,15 +82,14 @@ class MuxModel(nn.Module):
         if config.head in ("mlm", "rtd"):
             tokens_BNL = truncate_for_prefix(config, tokens_BNL)
             mask_BNL = None if mask_BNL is None else truncate_for_prefix(config, mask_BNL)
-        num_positions = max(1, config.prefix_length) if config.head == "sequence" else None
-        hidden_BLD = self.encode(tokens_BNL, mask_BNL, num_positions)
+        hidden_BLD = self.encode(tokens_BNL, mask_BNL, config.states_read, token_types_BNL)
         if config.head == "mlm":
             return self.vocabulary_logits(hidden_BLD, self.all_instances)
         if config.head == "rtd":
             return self.detection_logits(hidden_BLD)
         if config.head == "none":
             return self.demultiplex(hidden_BLD).astype(jnp.float32)
-        return self.class_logits(hidden_BLD)
+        return self.class_logits(hidden_BLD, mask_BNL)
 
     @property
     def all_instances(self) -> jax.Array:
@@ -110,6 +101,7 @@ class MuxModel(nn.Module):
         tokens_BNL: Int[ArrayLike, "B N L"],
         mask_BNL: Bool[ArrayLike, "#B N L"] | None = None,
         num_positions: int | None = None,
+        token_types_BNL: Int[ArrayLike, "B N L"] | None = None,
     ) -> Float[Array, "B P D"]:
         """The encoder's last states on the muxed rows, [B, L, D], or of the first `num_positions` positions.
 
@@ -118,17 +110,19 @@ class MuxModel(nn.Module):
         lengths. Width 1 is masked as in BERT.
 
         Raises:
-          InputError: a row longer than the position embeddings.
+          InputError: a row longer than `config.max_length`, or token types for a model that has none.
         """
         chex.assert_shape(tokens_BNL, (None, self.config.width, None))
         given = None if mask_BNL is None else jnp.asarray(mask_BNL)
         tokens_BNL, mask_BNL = self.demultiplexer.add_prefix(jnp.asarray(tokens_BNL), given)
-        if tokens_BNL.shape[-1] > self.config.max_position_embeddings:
+        if tokens_BNL.shape[-1] > self.config.max_length:
             raise InputError(
                 f"rows of {tokens_BNL.shape[-1]} positions, {self.config.prefix_length} of them prefix, are longer "
-                f"than model.max_position_embeddings={self.config.max_position_embeddings}"
+                f"than the {self.config.max_length} that the model has"
             )
-        embedded_BNLE = self.embeddings(tokens_BNL)
+        if token_types_BNL is not None and not self.config.takes_token_types:
+            raise InputError(f"a model of {self.config.architecture} of width {self.config.width} has no token types")
+        embedded_BNLE = self.embeddings(tokens_BNL, token_types_BNL)
         if self.config.width > 1:
             hidden, mask_BL = self.embeddings.add_positions(self.multiplexer(embedded_BNLE, mask_BNL)), None
         else:
@@ -166,20 +160,32 @@ class MuxModel(nn.Module):
 
     def decoder(self) -> tuple[jax.Array, jax.Array]:
         """The vocabulary's kernel [S, V, D], a copy for each part of the rows, and bias [V]."""
-        return self.vocabulary_head(self.embeddings.word_SVE if self.config.architecture == "bert" else None)
+        return self.vocabulary_head(self.embeddings.word_SVE if self.config.family.tie_word_embeddings else None)
 
     def detection_logits(self, hidden_BLD: Float[Array, "B L D"]) -> Float[Array, "B N L"]:
         """The logit, for every token of every instance, that it was replaced: [B, N, L]."""
         return self.detection_head(self.demultiplex(hidden_BLD))
 
-    def class_logits(self, hidden_BLD: Float[Array, "B L D"]) -> Float[Array, "B N *_"]:
-        """Logits of the classes: [B, N, C] at CLS for the head `sequence`, [B, N, L, C] for `token`."""
+    def class_logits(
+        self, hidden_BLD: Float[Array, "B L D"], mask_BNL: Bool[ArrayLike, "#B N L"] | None = None
+    ) -> Float[Array, "B N *_"]:
+        """Logits of the classes: [B, N, C] for the head `sequence`, [B, N, L, C] for `token`.
+
+        mask_BNL: as in a call; only the mean over states needs it.
+        """
         if self.config.head == "token":
             return self.classifier(self.demultiplex(hidden_BLD))
+        if self.config.family.classifier_pooling == "mean":
+            states_BNLD = self.demultiplex(hidden_BLD)
+            shown = None if mask_BNL is None else jnp.asarray(mask_BNL)[..., None]
+            return self.classifier(jnp.mean(states_BNLD, axis=2, where=shown))
         # CLS comes first, in a prefix last.
         place = max(0, self.config.prefix_length - 1)
         positions_BNP = jnp.full((len(hidden_BLD), self.config.width, 1), place)
-        return self.classifier(self.demultiplexer(hidden_BLD, self.all_instances, positions_BNP))[:, :, 0]
+        states_BND = self.demultiplexer(hidden_BLD, self.all_instances, positions_BNP)[:, :, 0]
+        if self.config.has_pooler:
+            states_BND = jnp.tanh(self.pooler(states_BND))
+        return self.classifier(states_BND)
 
     def init_all(self, tokens_BNL: jax.Array) -> None:
         """Touches every part, so that `model.init(rng, tokens, method="init_all")` makes them all."""
@@ -193,3 +199,5 @@ class MuxModel(nn.Module):
                 self.generator.init_all(tokens_BNL)
         if self.config.labels:
             self.class_logits(hidden_BLD)
+        elif self.config.has_pooler:
+            self.pooler(hidden_BLD)

@@ -26,10 +26,11 @@ class Tensor:
     transposed: bool = False
 
 
-def linear(name: str, ours: str, layer: int | None = None) -> Iterator[Tensor]:
+def linear(name: str, ours: str, layer: int | None = None, bias: bool = True) -> Iterator[Tensor]:
     """A linear layer."""
     yield Tensor(f"{name}.weight", (f"{ours}/kernel",), layer, transposed=True)
-    yield Tensor(f"{name}.bias", (f"{ours}/bias",), layer)
+    if bias:
+        yield Tensor(f"{name}.bias", (f"{ours}/bias",), layer)
 
 
 def keyed_linear(name: str, keys: str, states: str) -> Iterator[Tensor]:
@@ -38,14 +39,15 @@ def keyed_linear(name: str, keys: str, states: str) -> Iterator[Tensor]:
     yield Tensor(f"{name}.bias", (f"{states}/bias",))
 
 
-def norm(name: str, ours: str, layer: int | None = None) -> Iterator[Tensor]:
+def norm(name: str, ours: str, layer: int | None = None, bias: bool = True) -> Iterator[Tensor]:
     """A LayerNorm."""
     yield Tensor(f"{name}.weight", (f"{ours}/scale",), layer)
-    yield Tensor(f"{name}.bias", (f"{ours}/bias",), layer)
+    if bias:
+        yield Tensor(f"{name}.bias", (f"{ours}/bias",), layer)
 
 
 def transformer_layer(name: str, ours: str, layer: int | None = None) -> Iterator[Tensor]:
-    """A Transformer layer."""
+    """A Transformer layer under BERT's names."""
     for part in ("query", "key", "value"):
         yield from linear(f"{name}.attention.self.{part}", f"{ours}/attention/{part}", layer)
     yield from linear(f"{name}.attention.output.dense", f"{ours}/attention/output", layer)
