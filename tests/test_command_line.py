@@ -138,7 +138,7 @@ def bert(**changes):
         ({"model.num_attention_heads": 3}, "must be a multiple"),
         ({"pretraining.objective": "clm"}, "there are: retrieval, mlm, rtd"),
         ({"pretraining.objective": "retrieval", "width": 1}, "width 1 has nothing to separate"),
-        ({"data.sequence_length": 65}, "longer than model.max_position_embeddings=64"),
+        ({"data.sequence_length": 65}, "longer than the 64 positions that the model has"),
         ({"data.sequence_length": 4}, "at least 8"),
         ({"stages": ("primming",)}, "there are: priming, pretraining"),
         ({"stages": ("priming", "priming")}, "each stage once"),

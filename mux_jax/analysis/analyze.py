@@ -53,7 +53,7 @@ def analyze(models: Sequence[str], source: Any, length: int, rows: int, workdir:
     batches = -(-rows // _ROWS)
     given = []
     for found in sources:
-        room = found.config.max_position_embeddings - found.config.prefix_length
+        room = found.config.max_length - found.config.prefix_length
         if not 2 <= length <= room:
             raise InputError(f"--length={length} must be from 2 to {room}, the positions of {found.folder}")
         texts = (text for text, _ in source.documents())

@@ -17,7 +17,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mux_jax.checkpoints import tensor_files
-from mux_jax.checkpoints.huggingface_config import CONFIG, class_name, is_electra_lm, to_json
+from mux_jax.checkpoints.huggingface_config import BODY, CONFIG, class_name, to_json
 from mux_jax.checkpoints.names import tensors
 from mux_jax.checkpoints.task_info import TaskInfo
 from mux_jax.errors import InputError
@@ -26,10 +26,8 @@ from mux_jax.models.model import MuxModel
 from mux_jax.models.released import Tensor
 from mux_jax.progress import say
 
-# What nothing here reads: BERT's pooler and next-sentence head, and buffers of 0, 1, 2, ... and of zeros.
+# What is left where no head reads it: poolers, BERT's next-sentence head, buffers of 0, 1, 2, ... and of zeros.
 _UNREAD = re.compile(r"pooler\.|cls\.seq_relationship\.|.*embeddings\.(position|token_type)_ids$")
-# What is no head: embeddings, encoder, multiplexer, demultiplexer, token retrieval.
-_BODY = re.compile(r"embeddings|encoder\.|instance_embedding|muxing_|demux_|demultiplexer\.|retrieval_head\.")
 
 
 def is_folder(folder: epath.Path) -> bool:
@@ -46,13 +44,12 @@ def read_params(folder: epath.Path, config: ModelConfig) -> Any:
     """
     file = tensor_files.find(folder)
     assert file is not None  # `is_folder` has seen to it
-    prefix = f"{config.architecture}."  # a bare `BertModel` stores its names without it
+    prefix = config.family.tensor_prefix  # a bare `BertModel` stores its names without it
+    names = [dataclasses.replace(tensor, name=tensor.name.removeprefix(prefix)) for tensor in tensors(config)]
+    known = {tensor.name for tensor in names}
     found = {name.removeprefix(prefix): value for name, value in tensor_files.read_tensors(file).items()}
-    unread = [n for n in found if _UNREAD.match(n) or config.head == "none" and not _BODY.match(n)]
+    unread = [n for n in found if n not in known and (_UNREAD.match(n) or config.head == "none" and not BODY.match(n))]
     found = {name: value for name, value in found.items() if name not in unread}
-    words = "embeddings.word_embeddings.weight"
-    if is_electra_lm(config) and words in found:
-        found.setdefault("generator_lm_head.weight", found[words])  # one tensor in theirs, unless they say otherwise
     halves = [name for name, value in found.items() if value.dtype != np.float32]
     if halves:
         say(f"{file}: {len(halves)} of {len(found)} tensors are {found[halves[0]].dtype}; read as float32")
@@ -60,7 +57,6 @@ def read_params(folder: epath.Path, config: ModelConfig) -> Any:
     shapes = parameter_shapes(config)
     params = {path: np.empty(shape, np.float32) for path, shape in shapes.items()}
     read: dict[tuple, str] = {}  # what has been filled, and by which tensor
-    names = [dataclasses.replace(tensor, name=tensor.name.removeprefix(prefix)) for tensor in tensors(config)]
     for tensor in names:
         if tensor.name not in found:
             continue
@@ -75,18 +71,21 @@ def read_params(folder: epath.Path, config: ModelConfig) -> Any:
         key = (tensor.paths, tensor.layer)
         parts = np.split(value, len(views))
         if key in read and not all(np.array_equal(view, part) for view, part in zip(views, parts)):
-            raise InputError(f"{file}: {read[key]} and {tensor.name} differ; in this model they are one parameter")
+            hint = "" if config.width > 1 else ", unless config.json has tie_word_embeddings=false"
+            raise InputError(
+                f"{file}: {read[key]} and {tensor.name} differ; in this model they are one parameter{hint}"
+            )
         read[key] = tensor.name
         for view, part in zip(views, parts):
             view[...] = part
 
     missing = [t.name for t in names if (t.paths, t.layer) not in read]
-    left_over = sorted(found.keys() - {t.name for t in names})
+    left_over = sorted(found.keys() - known)
     if missing or left_over:
         kinds = {"missing": missing, "left over": left_over}
         listed = "; ".join(f"{len(names)} {kind}: {_listed(names)}" for kind, names in kinds.items() if names)
         hint = ""
-        if not any(map(_BODY.match, missing + left_over)):
+        if not any(map(BODY.match, missing + left_over)):
             hint = f'; "architectures": ["{class_name(config.without_head)}"] there reads it without a head'
         raise InputError(f"{file}: not the tensors of the model of config.json; {listed}{hint}")
     unread = [name for name in unread if not name.endswith("_ids")]
@@ -106,9 +105,9 @@ def write(
     values = {}
     for tensor in tensors(config):
         values[tensor.name] = np.ascontiguousarray(_value(tensor, _views(tensor, flat)))
-    bare = config.head == "none" and config.width == 1
-    positions = np.arange(config.max_position_embeddings)[None]
-    values["embeddings.position_ids" if bare else f"{config.architecture}.embeddings.position_ids"] = positions
+    if config.width > 1:
+        positions = np.arange(config.max_position_embeddings)[None]
+        values[f"{config.family.tensor_prefix}embeddings.position_ids"] = positions  # which the released code reads
     (folder / CONFIG).write_text(json.dumps(to_json(config, task, pad_token_id), indent=2) + "\n", encoding="utf-8")
     (folder / tensor_files.WEIGHTS[0]).write_bytes(safetensors.numpy.save(values, metadata={"format": "pt"}))
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,34 +14,15 @@ from mux_jax.checkpoints.task_info import TaskInfo
 from mux_jax.errors import InputError
 from mux_jax.files import check_fetched
 from mux_jax.models.config import ModelConfig
-from mux_jax.models.families import FAMILIES
 from mux_jax.models.demultiplexers import DEMULTIPLEXERS
+from mux_jax.models.families import FAMILIES, Family
 from mux_jax.models.multiplexers import MULTIPLEXERS
 from mux_jax.models.variant import Variant
 from mux_jax.progress import say
 
 CONFIG = "config.json"
+_MUXED = "Muxed"
 
-# Our name of a field of the model; theirs, and its value in the BertConfig of `transformers` where it is missing.
-_FIELDS = {
-    "vocab_size": ("vocab_size", 30522),
-    "hidden_size": ("hidden_size", 768),
-    "num_hidden_layers": ("num_hidden_layers", 12),
-    "num_attention_heads": ("num_attention_heads", 12),
-    "intermediate_size": ("intermediate_size", 3072),
-    "max_position_embeddings": ("max_position_embeddings", 512),
-    "hidden_dropout": ("hidden_dropout_prob", 0.1),
-    "attention_dropout": ("attention_probs_dropout_prob", 0.1),
-    "layer_norm_eps": ("layer_norm_eps", 1e-12),
-}
-# What is another in its ElectraConfig.
-_ELECTRA_DEFAULTS = {"embedding_size": 128, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024}
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "bert": dict(_FIELDS.values()),
-    "electra": dict(_FIELDS.values()) | _ELECTRA_DEFAULTS,
-}
-# Fields that may have one value only, which is their default.
-_ONLY = {"hidden_act": "gelu", "position_embedding_type": "absolute", "type_vocab_size": 2, "is_decoder": False}
 # What the released classes ask for, of options that a variant may not have.
 _RELEASED_DEFAULTS = {
     "num_hidden_demux_layers": 2,
@@ -51,31 +33,31 @@ _RELEASED_DEFAULTS = {
     "retrieval_loss_coeff": 0.1,
     "task_loss_coeff": 0.9,
 }
-# The class of a model, without "Muxed", and what it is here.
-_CLASSES = {
-    "BertModel": ("bert", "none"),
-    "BertForMaskedLM": ("bert", "mlm"),
-    "BertForPreTraining": ("bert", "mlm"),
-    "BertForSequenceClassification": ("bert", "sequence"),
-    "BertForTokenClassification": ("bert", "token"),
-    "ElectraModel": ("electra", "none"),
-    "ElectraForMaskedLM": ("electra", "mlm"),
-    "ElectraForPreTraining": ("electra", "rtd"),
-    "ElectraForSequenceClassification": ("electra", "sequence"),
-    "ElectraForTokenClassification": ("electra", "token"),
-}
 # A part of the name of a tensor, and how the class ends that has it; the first that is found counts.
 _CLASS_OF_TENSOR = {
     "qa_outputs.": "ForQuestionAnswering",
     "cls.predictions.": "ForMaskedLM",
+    "lm_head.": "ForMaskedLM",
+    "vocab_transform.": "ForMaskedLM",
     "cls.seq_relationship.": "ForNextSentencePrediction",
     "discriminator_predictions.": "ForPreTraining",
     "generator_predictions.": "ForMaskedLM",
     "sequence_summary.": "ForMultipleChoice",
+    "pre_classifier.": "ForSequenceClassification",
     "classifier.out_proj.": "ForSequenceClassification",
     "classifier.": "ForTokenClassification",  # or of sequences, if there is a pooler
 }
-_KNOWN = ", ".join(f"{muxed}{name}" for muxed in ("", "Muxed") for name in _CLASSES)
+# What is no head: embeddings, encoder, multiplexer, demultiplexer, token retrieval.
+BODY = re.compile(
+    r"embeddings|encoder\.|transformer\.|layers\.|final_norm\.|instance_embedding|muxing_|demux_|demultiplexer\.|"
+    r"retrieval_head\."
+)
+_HEADLESS = re.compile(rf"({BODY.pattern}|pooler\.)")
+_KNOWN = (
+    f"{', '.join(cls.class_prefix for cls in FAMILIES.values())}, each with Model, ForMaskedLM, "
+    "ForSequenceClassification or ForTokenClassification after it, and with Muxed before it; "
+    "BertForPreTraining, ElectraForPreTraining"
+)
 _TWO_SIZES = (
     "the head of ElectraForMaskedLM goes from hidden_size={hidden_size} to embedding_size={embedding_size}; only equal "
     "sizes can be converted"
@@ -94,34 +76,41 @@ def read_config(folder: epath.Path, needs_head: bool = True) -> ModelConfig:
     """
     file = folder / CONFIG
     theirs = _read(file)
-    names = _get(file, theirs, "architectures", list, [])
-    name = str((names and names[0]) or _guess_class(folder, theirs))
-    architecture, head = _CLASSES.get(name.removeprefix("Muxed"), (_family(name, theirs), ""))
-    if architecture not in FAMILIES:
-        raise InputError(f"{file}: architectures={name!r} is not known here; there are: {_KNOWN}")
-    for field, only in _ONLY.items():
+    classes = _get(file, theirs, "architectures", list, [])
+    name = str((classes and classes[0]) or _guess_class(folder, theirs))
+    architecture = _family(name)
+    if not architecture:
+        code = "; code of its own, which `auto_map` names, is never run" if "auto_map" in theirs else ""
+        raise InputError(f"{file}: architectures={name!r} is not known here{code}; there are: {_KNOWN}")
+    family = FAMILIES[architecture]
+    theirs = dict(family.as_today(theirs))
+    for field, only in family.only.items():
         if theirs.get(field, only) != only:
             raise InputError(f"{file}: {field}={theirs[field]!r} is not supported, only {only!r}")
     width = _get(file, theirs, "num_instances", int, 1)
-    fields = _shape(file, theirs, architecture) | {"width": width}
+    fields = _shape(file, theirs, family) | {"width": width}
     if width > 1:
+        fields.pop("tie_word_embeddings", None)  # as the released ones of the family are
         fields |= _variant(file, theirs, "muxing_variant", "multiplexer", MULTIPLEXERS)
         fields |= _variant(file, theirs, "demuxing_variant", "demultiplexer", DEMULTIPLEXERS)
-
-    problem = "" if head else f"{name} has a head that is not known here"
-    if name == "BertForSequenceClassification" and width == 1:
-        problem = f"{name} classifies by a pooler, which models here do not have"
-    elif (architecture, head, width) == ("electra", "mlm", 1) and fields["embedding_size"] != fields["hidden_size"]:
+    head, problem = family.classes.get(name.removeprefix(_MUXED).removeprefix(family.class_prefix), ""), ""
+    found = {tensor.removeprefix(family.tensor_prefix) for tensor in _tensor_names(folder)}
+    if not head:
+        problem = f"{name} has a head that is not known here"
+    elif head != "none" and (folder / "modules.json").exists() and all(map(_HEADLESS.match, found)):
+        problem, needs_head = f"a model of sentence-transformers, without the tensors of a {name}'s head", False
+    elif (head, width) == ("mlm", 1) and fields["embedding_size"] != fields["hidden_size"]:
         problem = _TWO_SIZES.format(**fields)
     elif head in ("sequence", "token"):
-        fields["labels"] = _labels(file, theirs)
-        if not fields["labels"]:
-            problem = f"id2label has the keys {', '.join(theirs.get('id2label', {}))}; they must be 0, 1, 2, ..."
+        classes, problem = _classes(file, theirs, head)
+        fields |= {} if problem else classes
     if problem and needs_head:
         raise InputError(f"{file}: {problem}; --config.init_from takes its encoder, without the head")
     if problem:
         say(f"{file}: {problem}; taken without its head")
         head = "none"
+    if "pooler" in family.options() and not name.startswith(_MUXED):
+        fields["pooler"] = family.pooler_classifies and head == "sequence" or "pooler.dense.weight" in found
 
     rest = _get(file, theirs, "mux_jax", dict, {})
     if rest:
@@ -155,51 +144,68 @@ def _get(file: epath.Path, theirs: Mapping[str, Any], field: str, kind: type, de
     return value
 
 
-def _family(name: str, theirs: Mapping[str, Any]) -> str:
-    """bert or electra, or whatever else a model that `name` is the class of says that it is."""
-    named = (family for family in FAMILIES if name.removeprefix("Muxed").lower().startswith(family))
-    return str(theirs.get("model_type") or next(named, ""))
+def _family(name: str) -> str:
+    """The family that a class is of; empty if it is none that is known here."""
+    name = name.removeprefix(_MUXED)
+    ends = {"Model", *(f"For{rest}" for rest in name.split("For")[1:]), "LMHeadModel"}
+    return next((key for key, cls in FAMILIES.items() if name.removeprefix(cls.class_prefix) in ends), "")
 
 
 def _guess_class(folder: epath.Path, theirs: Mapping[str, Any]) -> str:
     """The class of an ordinary model whose configuration does not name it, from the names of its tensors."""
-    weights = tensor_files.find(folder)
-    names = tensor_files.read_tensors(weights) if weights else {}
+    names = _tensor_names(folder)
 
     def has(part: str) -> bool:
         return any(part in name for name in names)
 
-    family = theirs.get("model_type") or ("electra" if has("electra.") or has("embeddings_project.") else "bert")
-    if family not in FAMILIES or "num_instances" in theirs or not has("embeddings.word_embeddings."):
-        raise InputError(f"{folder / CONFIG}: architectures is missing; put the model's class there, one of: {_KNOWN}")
+    by_prefix = (key for key, cls in FAMILIES.items() if any(name.startswith(cls.tensor_prefix) for name in names))
+    like_bert = "electra" if has("embeddings_project.") else "bert" if has("token_type_embeddings.") else ""
+    family = theirs.get("model_type") or next(by_prefix, like_bert)
     head = next((head for part, head in _CLASS_OF_TENSOR.items() if has(part)), "Model")
-    if head == "ForTokenClassification" and has("pooler."):
+    known = family in FAMILIES and "num_instances" not in theirs and has("embeddings.")
+    if not known or head not in ("Model", "ForMaskedLM") and has("head.norm."):  # ModernBERT's heads are all alike
+        raise InputError(f"{folder / CONFIG}: architectures is missing; put the model's class there: {_KNOWN}")
+    if head == "ForTokenClassification" and has("pooler.") and FAMILIES[family].pooler_classifies:
         head = "ForSequenceClassification"
-    name = family.title() + head
+    name = FAMILIES[family].class_prefix + head
     say(f"{folder / CONFIG}: architectures is missing; taken to be {name}, by the names of the tensors")
     return name
 
 
-def _shape(file: epath.Path, theirs: Mapping[str, Any], architecture: str) -> dict[str, Any]:
+def _tensor_names(folder: epath.Path) -> list[str]:
+    file = tensor_files.find(folder)
+    return tensor_files.names(file) if file else []
+
+
+def _shape(file: epath.Path, theirs: Mapping[str, Any], family: type[Family]) -> dict[str, Any]:
     """Our fields of sizes and numbers. Those that are missing are printed, with the values they have then."""
-    names = {ours: field for ours, (field, _) in _FIELDS.items()}
-    if architecture == "electra":
-        names["embedding_size"] = "embedding_size"
-    types: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(ModelConfig)}
-    defaults = DEFAULTS[architecture]
-    fields = {ours: _get(file, theirs, field, types[ours], defaults[field]) for ours, field in names.items()}
-    missing = [f"{field}={defaults[field]}" for field in names.values() if field not in theirs]
+    types: dict[str, Any] = {
+        field.name: field.type for cls in (ModelConfig, family) for field in dataclasses.fields(cls)
+    }
+    fields = {ours: _get(file, theirs, field, types[ours], default) for ours, (field, default) in family.fields.items()}
+    options = family.options()
+    missing = [
+        f"{field}={default}"
+        for ours, (field, default) in family.fields.items()
+        if field not in theirs and ours not in options
+    ]
     if missing:
         say(f"{file}: not in it, and so as in transformers: {', '.join(missing)}")
     return {"embedding_size": fields["hidden_size"]} | fields
 
 
-def _labels(file: epath.Path, theirs: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names of the classes; none if their numbers are not 0, 1, 2, ..."""
+def _classes(file: epath.Path, theirs: Mapping[str, Any], head: str) -> tuple[dict[str, Any], str]:
+    """Our fields of the classes of a head; what keeps it from being read, or nothing."""
     unnamed = {str(i): f"LABEL_{i}" for i in range(_get(file, theirs, "num_labels", int, 2))}
     labels = _get(file, theirs, "id2label", dict, unnamed)
     keys = [str(i) for i in range(len(labels))]
-    return tuple(str(labels[key]) for key in keys) if labels.keys() == set(keys) else ()
+    if labels.keys() != set(keys):
+        return {}, f"id2label has the keys {', '.join(labels)}; they must be 0, 1, 2, ..."
+    kind = theirs.get("problem_type") if head == "sequence" else None
+    if kind == "regression" and len(keys) > 1:
+        return {}, f"problem_type={kind} has {len(keys)} labels; only one is supported"
+    multi_label = kind == "multi_label_classification" and len(keys) > 1
+    return {"labels": tuple(str(labels[key]) for key in keys), "multi_label": multi_label}, ""
 
 
 def _variant(
@@ -225,13 +231,10 @@ def check(config: ModelConfig, where: epath.Path) -> None:
         if config.width > 1 and not table[name].released_name:
             known = ", ".join(ours for ours, cls in table.items() if cls.released_name)
             raise InputError(f"{where}: {kind}={name} has no released form; only {known} can be converted")
-    if is_electra_lm(config) and config.embedding_size != config.hidden_size:
+    if (config.head, config.width) == ("mlm", 1) and config.embedding_size != config.hidden_size:
         raise InputError(f"{where}: {_TWO_SIZES.format(**config.to_flat())}")
-
-
-def is_electra_lm(config: ModelConfig) -> bool:
-    """Whether the model's class is `ElectraForMaskedLM`."""
-    return (config.architecture, config.head, config.width) == ("electra", "mlm", 1)
+    if config.head not in config.family.classes.values():
+        raise InputError(f"{where}: {config.architecture} has no class with the head {config.head!r}")
 
 
 def read_task(folder: epath.Path) -> TaskInfo | None:
@@ -250,9 +253,11 @@ def read_task(folder: epath.Path) -> TaskInfo | None:
 
 def class_name(config: ModelConfig) -> str:
     """The released class of a model."""
+    family = config.family
     # Theirs has a pooler before the classes of an ordinary BERT; only the multiplexed class has none.
-    muxed = "Muxed" if config.width > 1 or (config.architecture, config.head) == ("bert", "sequence") else ""
-    return muxed + {value: name for name, value in reversed(_CLASSES.items())}[config.architecture, config.head]
+    no_pooler = family.pooler_classifies and config.head == "sequence" and not family.pooler
+    end = next(end for end, head in family.classes.items() if head == config.head)
+    return (_MUXED if config.width > 1 or no_pooler else "") + family.class_prefix + end
 
 
 def to_json(config: ModelConfig, task: TaskInfo | None, pad_token_id: int) -> dict[str, Any]:
@@ -260,24 +265,17 @@ def to_json(config: ModelConfig, task: TaskInfo | None, pad_token_id: int) -> di
 
     `task`: of a fine-tuned model.
     """
-    result = {
-        "architectures": [class_name(config)],
-        "model_type": config.architecture,
-        "hidden_act": "gelu",
-        "position_embedding_type": "absolute",
-        "type_vocab_size": 2,
-        "pad_token_id": pad_token_id,
-    }
-    ours = config.to_flat()
-    result |= {field: ours.pop(name) for name, (field, _) in _FIELDS.items()}
-    embedding_size = ours.pop("embedding_size")
-    if config.architecture == "electra":
-        result["embedding_size"] = embedding_size
-    if is_electra_lm(config):
-        result["tie_word_embeddings"] = False  # the decoder has weights of its own
+    family, ours = config.family, config.to_flat()
+    result = {"architectures": [class_name(config)], "model_type": config.architecture, "pad_token_id": pad_token_id}
+    known = [name for name in family.fields if config.width == 1 or name != "tie_word_embeddings"]
+    result |= {**family.only} | {family.fields[name][0]: ours.pop(name) for name in known}
+    if "embedding_size" not in family.fields:
+        del ours["embedding_size"]
     if config.labels:
         result["id2label"] = {str(i): label for i, label in enumerate(config.labels)}
         result["label2id"] = {label: i for i, label in enumerate(config.labels)}
+    if config.multi_label:
+        result["problem_type"] = "multi_label_classification"
     if config.width > 1:
         result |= {"num_instances": ours.pop("width")} | _RELEASED_DEFAULTS
         for kind, field, table in (
@@ -287,7 +285,7 @@ def to_json(config: ModelConfig, task: TaskInfo | None, pad_token_id: int) -> di
             cls = table[ours.pop(kind)]
             result[field] = cls.released_name
             result |= {theirs: ours.pop(name) for name, theirs in cls.released_options.items()}
-    for name in ("architecture", "head", "labels"):
+    for name in ("architecture", "head", "labels", "multi_label"):
         del ours[name]
     ours |= {"format": FORMAT} | ({"task": task.to_json()} if task else {})
     return result | {"mux_jax": ours}

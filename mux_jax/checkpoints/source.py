@@ -108,7 +108,7 @@ class ModelSource:
         """
         if self.task:
             return self.task.bucket_lengths
-        room = self.config.max_position_embeddings - self.config.prefix_length
+        room = self.config.max_length - self.config.prefix_length
         if self.config.width > 1:
             length = min(128, room)
             say(

@@ -73,6 +73,10 @@ def read_tensors(file: epath.Path) -> dict[str, np.ndarray]:
     return result
 
 
+def names(file: epath.Path) -> list[str]:
+    return list(read_tensors(file))
+
+
 def _read_safetensors(file: epath.Path) -> dict[str, np.ndarray]:
     """The tensors of a `model.safetensors`; the NumPy reader that comes with it knows no bfloat16."""
     try:

@@ -81,8 +81,8 @@ def compress(
     """
     found = open_model(model)
     config = multiplexed(found.config, width)
-    if not 2 <= length <= config.max_position_embeddings:
-        raise InputError(f"--length={length} must be from 2 to {config.max_position_embeddings}, the model's positions")
+    if not 2 <= length <= config.max_length:
+        raise InputError(f"--length={length} must be from 2 to {config.max_length}, the model's positions")
     if sequences < 1:
         raise InputError(f"--sequences={sequences} must be at least 1")
     for name, value in (("steps", steps), ("seed", seed)):
@@ -111,7 +111,7 @@ def compress(
         params |= {"demultiplexer": fit_demultiplexer(exact, fresh["demultiplexer"], mixed_BLD, state_SLD)}
         explained = _explained(exact, ordinary, params, heldout_SL)
     if config.labels:
-        params |= {"classifier": ordinary["classifier"]}
+        params |= {name: ordinary[name] for name in ("pooler", "classifier") if name in ordinary}
     say(f"{explained:.0%} of the variance of the last states of {model} is read from mixtures of {width}")
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
     result = {"result.json": json.dumps({"explained": explained}) + "\n"}
@@ -160,8 +160,11 @@ def multiplexed(config: ModelConfig, width: int) -> ModelConfig:
             "each instance gets at least one"
         )
     changes = dict(multiplexer="low_rank_orthogonal", demultiplexer="rsa", num_demux_layers=2)
-    head = config.head if config.labels else "rtd" if config.architecture == "electra" else "mlm"
+    head = config.head if config.labels else "rtd" if "rtd" in config.family.classes.values() else "mlm"
     kept = {name: value for name, value in config.to_flat().items() if name not in dict(config.options)}
+    kept |= config.family_options(width)
+    if config.labels and config.has_pooler:
+        kept["pooler"] = True  # which its classes are read from
     return ModelConfig.from_flat(kept | changes | dict(width=width, head=head, generator="uniform"))
 
 

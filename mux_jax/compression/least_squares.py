@@ -18,6 +18,8 @@ In the encoder that `fit` returns:
 - Kernels are block-diagonal with N equal blocks, and biases repeat. All that is between blocks is exactly 0, so
   instances meet in LayerNorms alone, whose mean and variance are the whole row's.
 - Heads keep K = D // H dimensions. No head and no neuron serves two instances.
+- A bias by distance (MPNet's) is one for all layers. So all layers then keep the heads that the first one has chosen,
+  with their biases.
 - Where N does not divide D, H or F, the last D % N dimensions, H % N heads and F % N neurons are left over. They
   keep fresh random weights and read all instances; only LayerNorms carry anything back.
 - Arrays are float32, and so are products where the caller sets JAX's matmul precision to "highest".
@@ -35,7 +37,7 @@ import numpy as np
 from mux_jax.compression.regression import Params, Regression, linear, moments_about_means
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.encoder import split_layers
-from mux_jax.models.layers import SelfAttention, TransformerLayer, gelu, transformer_layer
+from mux_jax.models.layers import RelativeBias, SelfAttention, TransformerLayer, gelu, transformer_layer
 from mux_jax.models.model import MuxModel
 
 # What is added to a signal x to open a GELU or to shut it, and the root mean square of x. All are plain choices.
@@ -72,7 +74,8 @@ def fit(
     """
     config = dataclasses.replace(config, dtype="float32")
     N, D = config.width, config.hidden_size
-    layers, fresh_layers = (list(split_layers(params)["encoder"].values()) for params in (ordinary, fresh))
+    layers, fresh_layers = (_layers(params, config.num_hidden_layers) for params in (ordinary, fresh))
+    bias_HLL = new_bias_HLL = _relative_bias(config, ordinary["encoder"], tokens_SL.shape[-1])
     model = MuxModel(config)
 
     def embed(params: Params, tokens_BNL: np.ndarray, mix: bool) -> jax.Array:
@@ -89,7 +92,7 @@ def fit(
     covariance, state = np.zeros((D, D)), embedded_SLD
     for i, layer in enumerate(layers):
         report(0.3 * i / len(layers), "directions")
-        attended, state = _sublayers(config, layer, state)
+        attended, state = _sublayers(config, layer, state, bias_HLL)
         for x in (attended, state):
             moment = jax.device_get(moments_about_means(x, x)[1][0])
             covariance += moment / moment.trace()
@@ -103,17 +106,25 @@ def fit(
     keys_NEE = _keys(directions_Dd, N, ordinary["embeddings"]["norm"]["scale"])
     params = unfitted | {"multiplexer": {"keys": keys_NEE}}
     mixed_BLD, state = embed(params, tokens_BNL, mix=True), embedded_SLD
-    fitted = []
+    fitted, heads, encoder = [], [], {}
     for i, (layer, new) in enumerate(zip(layers, fresh_layers)):
         report(0.3 + 0.7 * i / len(layers), f"layer {i + 1} of {len(layers)}")
-        attended, following = _sublayers(config, layer, state)
-        new = new | _fit_attention(config, layer, new, state, target(attended), parts(mixed_BLD, N))
-        parts_SLd = parts(_sublayers(config, new, mixed_BLD)[0], N)
+        attended, following = _sublayers(config, layer, state, bias_HLL)
+        parts_SLd = parts(mixed_BLD, N)
+        found, chosen = _fit_attention(config, layer, new, state, target(attended), parts_SLd, bias_HLL, heads)
+        if bias_HLL is not None and not heads:
+            heads = chosen
+            table = np.array(fresh["encoder"]["relative_bias"]["table"])
+            table[:, : N * len(heads)] = np.tile(ordinary["encoder"]["relative_bias"]["table"][:, heads], N)
+            encoder = {"relative_bias": {"table": table}}
+            new_bias_HLL = _relative_bias(config, encoder, tokens_SL.shape[-1])
+        new = new | found
+        parts_SLd = parts(_sublayers(config, new, mixed_BLD, new_bias_HLL)[0], N)
         new = new | _fit_feed_forward(N, layer, new, attended, target(following), parts_SLd)
-        mixed_BLD = _sublayers(config, new, mixed_BLD)[1]
+        mixed_BLD = _sublayers(config, new, mixed_BLD, new_bias_HLL)[1]
         state = following
         fitted.append(new)
-    params["encoder"] = {"layers": jax.tree.map(lambda *x: np.stack(x), *fitted)}
+    params["encoder"] = encoder | {"layers": jax.tree.map(lambda *x: np.stack(x), *fitted)}
     return params, Regression(parts(mixed_BLD, N), state).solve()
 
 
@@ -181,13 +192,29 @@ def parts(mixed_BLD: jax.Array, N: int) -> jax.Array:
     return mixed_BLD[..., : D // N * N].reshape(B, L, N, -1).swapaxes(1, 2).reshape(B * N, L, -1)
 
 
+def _layers(params: Params, count: int) -> list[Params]:
+    split = split_layers(params)["encoder"]
+    return [split[f"layers_{i}"] for i in range(count)]
+
+
+def _relative_bias(config: ModelConfig, encoder: Params, length: int) -> jax.Array | None:
+    """The bias of attention by head, query and key, of a family that has one."""
+    if not config.family.relative_bias:
+        return None
+    found: Any = RelativeBias(config.num_attention_heads).apply({"params": encoder["relative_bias"]}, length)
+    return found
+
+
 @functools.partial(jax.jit, static_argnames="config")
-def _sublayers(config: ModelConfig, layer: Params, state: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _sublayers(
+    config: ModelConfig, layer: Params, state: jax.Array, bias_HLL: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
     """The states after attention and its LayerNorm, and after the layer; both [..., L, D]."""
     following, captured = TransformerLayer(**transformer_layer(config, deterministic=True)).apply(
         {"params": layer},
         state,
         None,
+        bias_HLL=bias_HLL,
         capture_intermediates=lambda module, _: module.name == "attention_norm",
         mutable=["intermediates"],
     )
@@ -195,9 +222,10 @@ def _sublayers(config: ModelConfig, layer: Params, state: jax.Array) -> tuple[ja
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def _attention(config: ModelConfig, params: Params, state: jax.Array) -> jax.Array:
+def _attention(config: ModelConfig, params: Params, state: jax.Array, bias_HLL: jax.Array | None) -> jax.Array:
     """Self-attention without what follows it, the residual and LayerNorm; [..., L, D] -> [..., L, D]."""
-    found: Any = SelfAttention(config.num_attention_heads, 0.0, "float32", True).apply({"params": params}, state, None)
+    attention = SelfAttention(config.num_attention_heads, 0.0, "float32", True)
+    found: Any = attention.apply({"params": params}, state, None, bias_HLL=bias_HLL)
     return found
 
 
@@ -248,16 +276,23 @@ def _keys(directions_Dd: np.ndarray, N: int, scale_E: np.ndarray) -> np.ndarray:
 
 
 def _fit_attention(
-    config: ModelConfig, layer: Params, new: Params, state_SLD: jax.Array, target_SLd: jax.Array, parts_SLd: jax.Array
-) -> Params:
+    config: ModelConfig,
+    layer: Params,
+    new: Params,
+    state_SLD: jax.Array,
+    target_SLd: jax.Array,
+    parts_SLd: jax.Array,
+    bias_HLL: jax.Array | None,
+    heads: list[int],
+) -> tuple[Params, list[int]]:
     """The attention of an instance: H // N of the ordinary heads, those that explain most together.
 
       [q k v] = part W + b             ~ the ordinary layer's projections of `state_SLD`, all H heads
       a = softmax(q k' / sqrt(K)) v    [S, L, D], each head by itself
       a[chosen] W + b                  ~ target - part, as the residual adds the part
 
-    Heads are chosen one by one, each time the one that explains most together with those chosen before.
-    `layer`, the ordinary one, reads state_SLD; `new` reads parts_SLd and should give target_SLd after LayerNorm.
+    Heads, unless they are given, are chosen one by one, each time the one that explains most together with those
+    chosen before; they are returned, too. `layer`, the ordinary one, reads state_SLD; `new` reads parts_SLd and should give target_SLd after LayerNorm.
     """
     N, D, H = config.width, config.hidden_size, config.num_attention_heads
     names, attention = ("query", "key", "value"), layer["attention"]
@@ -269,17 +304,17 @@ def _fit_attention(
     padded = {n: p | {"kernel": np.pad(p["kernel"], ((0, D - parts_SLd.shape[-1]), (0, 0)))} for n, p in fits.items()}
     identity = {"kernel": np.eye(D, dtype=np.float32), "bias": np.zeros(D, np.float32)}
     state = jnp.pad(parts_SLd, ((0, 0), (0, 0), (0, D - parts_SLd.shape[-1])))
-    regression = Regression(_attention(config, padded | {"output": identity}, state), target_SLd - parts_SLd)
+    regression = Regression(_attention(config, padded | {"output": identity}, state, bias_HLL), target_SLd - parts_SLd)
 
     dimensions = np.arange(D).reshape(H, -1)  # of each head
-    chosen: list[int] = []
-    for _ in range(H // N):
+    chosen = list(heads)
+    while len(chosen) < H // N:
         left = [head for head in range(H) if head not in chosen]
         chosen.append(max(left, key=lambda head: regression.explained(dimensions[[*chosen, head]].ravel())))
     used = dimensions[chosen].ravel()
     tiled = {name: _tile({k: v[..., used] for k, v in fits[name].items()}, new["attention"][name], N) for name in names}
     tiled["output"] = _tile(regression.solve(used), new["attention"]["output"], N)
-    return {"attention": tiled, "attention_norm": _tiled_norm(target_SLd, new["attention_norm"])}
+    return {"attention": tiled, "attention_norm": _tiled_norm(target_SLd, new["attention_norm"])}, chosen
 
 
 def _fit_feed_forward(

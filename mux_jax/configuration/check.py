@@ -67,10 +67,9 @@ def _check_pretraining(config: PretrainConfig) -> None:
     if length - model.prefix_length < 8:
         prefix = f": the prefix takes {model.prefix_length}" if model.prefix_length else ""
         raise InputError(f"data.sequence_length={length} must be at least {8 + model.prefix_length}{prefix}")
-    if length > model.max_position_embeddings:
+    if length > model.max_length:
         raise InputError(
-            f"data.sequence_length={length} is longer than "
-            f"model.max_position_embeddings={model.max_position_embeddings}"
+            f"data.sequence_length={length} is longer than the {model.max_length} positions that the model has"
         )
 
 

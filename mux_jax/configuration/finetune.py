@@ -111,9 +111,12 @@ class FinetuneConfig:
     def task_model(self, init: ModelConfig, labels: tuple[str, ...]) -> ModelConfig:
         """The model to fine-tune: `init` with the head of the task."""
         head = "token" if get_task(self.data).kind == "token" else "sequence"
-        kept = init.to_flat()
+        kept, width = init.to_flat(), self.model.width
         if (init.multiplexer, init.demultiplexer) != (self.model.multiplexer, self.model.demultiplexer):
             kept = {name: value for name, value in kept.items() if name not in dict(init.options)}
+        kept |= init.family_options(width)
+        if width == 1 and init.family.pooler_classifies and init.head != "sequence":
+            kept["pooler"] = True  # so that others can serve it
         return ModelConfig.from_flat(kept | self.model.to_flat() | dict(head=head, labels=labels, generator="uniform"))
 
 

@@ -13,6 +13,7 @@ from mux_jax.errors import InputError
 from mux_jax.fields import TEXT_OR_LIST, described
 from mux_jax.models.config import SIZES, ModelConfig, ModelSettings
 from mux_jax.models.demultiplexers import DEMULTIPLEXERS
+from mux_jax.models.families import FAMILIES
 from mux_jax.models.multiplexers import MULTIPLEXERS
 from mux_jax.objectives.stages import PretrainStage, Stage
 
@@ -81,7 +82,8 @@ def pretraining(
         attention_dropout=0.0 if tiny else 0.1,
         scan_layers=sizes[size]["num_hidden_layers"] > 4,  # a loop compiles sooner; without one a step is faster
     )
-    options = {k: f.default for _, name, table in tables for k, f in table[name].options().items()}
+    classes = (FAMILIES[architecture], *(table[name] for _, name, table in tables))
+    options = {name: field.default for cls in classes for name, field in cls.options().items()}
     config = PretrainConfig(
         name=f"mux_{architecture}_{size}_n{width}",
         stages=("priming", "pretraining") if width > 1 else ("pretraining",),

@@ -1,5 +1,7 @@
 """From what a person wrote to what a run does: fields that follow from others and from the model it starts from."""
 
+import dataclasses
+
 import ml_collections
 
 from mux_jax.configuration.check import check
@@ -8,6 +10,7 @@ from mux_jax.configuration.finetune import FinetuneConfig
 from mux_jax.configuration.pretrain import PretrainConfig
 from mux_jax.errors import InputError
 from mux_jax.models.config import ModelConfig
+from mux_jax.models.families import FAMILIES
 from mux_jax.progress import say
 
 RunConfig = PretrainConfig | FinetuneConfig
@@ -73,7 +76,7 @@ def _resolve_finetuning(config: FinetuneConfig, init: ModelConfig) -> None:
         if muxed and given not in ("", 0, known):
             raise InputError(f"model.{name}={given}, but init_from={config.init_from} has {name} {known}")
         setattr(config.model, name, given or known)
-    kept = dict(init.options) if muxed else {}
+    kept = dict(init.options) if muxed else init.family_options(config.model.width)
     for name, value in config.model.options.items():
         # Its layers may be more or fewer: the paper pre-trains with two and fine-tunes with three.
         if muxed and value != kept.get(name, value) and name != "num_demux_layers":
@@ -84,7 +87,7 @@ def _resolve_finetuning(config: FinetuneConfig, init: ModelConfig) -> None:
     for section, name in ((config.finetuning, "warmup_steps"), (config.eval, "every"), (config.checkpoint, "every")):
         if getattr(section, name) == -1:
             setattr(section, name, tenth)
-    room = init.max_position_embeddings - config.task_model(init, ("", "")).prefix_length
+    room = init.max_length - config.task_model(init, ("", "")).prefix_length
     if config.data.sequence_length > room:
         say(f"data.sequence_length={room}: the model has no positions for {config.data.sequence_length}")
         config.data.sequence_length = room
@@ -92,6 +95,14 @@ def _resolve_finetuning(config: FinetuneConfig, init: ModelConfig) -> None:
 
 def _take_backbone(config: PretrainConfig, init: ModelConfig) -> None:
     fields = {name: getattr(init, name) for name in _BACKBONE_FIELDS}
+    options = dict(config.model.options)
+    family = FAMILIES[config.model.architecture]
+    own = {name: options.pop(name) for name in family.options() if name in options}
+    if family(**own).encodes_like(init.family):
+        fields |= own
+    else:
+        fields |= {"architecture": init.architecture} | init.family_options(config.model.width)
+    config.model = dataclasses.replace(config.model, options=tuple(options.items()))
     if init.width > 1 and init.demultiplexer == config.model.demultiplexer:
         depth = dict(init.options).get("num_demux_layers")
         fields |= {"num_demux_layers": depth} if depth else {}  # all of them are one function

@@ -104,6 +104,7 @@ class ModelConfig(ModelSettings):
     labels: tuple[str, ...] = described(
         tuple[str, ...](), "classes of sequence and token heads; one alone: a regression"
     )
+    multi_label: bool = described(False, "whether a text may have several of the labels, or none")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", tuple(self.labels))  # JSON has lists
@@ -125,6 +126,12 @@ class ModelConfig(ModelSettings):
             raise InputError(
                 f"model.embedding_size={self.embedding_size} must equal model.hidden_size={self.hidden_size} in "
                 f"{self.architecture}"
+            )
+        decodes = self.width > 1 or self.head == "mlm"
+        if decodes and self.family.tie_word_embeddings and self.embedding_size != self.hidden_size:
+            raise InputError(
+                f"model.tie_word_embeddings needs model.embedding_size={self.embedding_size} to be "
+                f"model.hidden_size={self.hidden_size}"
             )
         if (self.head in ("sequence", "token")) != bool(self.labels):
             raise InputError(f"model.labels={self.labels} do not fit model.head={self.head!r}")
@@ -174,6 +181,17 @@ class ModelConfig(ModelSettings):
         """The family of the encoder, with its options."""
         cls, options = FAMILIES[self.architecture], dict(self.options)
         return cls(**{name: options[name] for name in cls.options()})
+
+    def family_options(self, width: int) -> dict[str, Any]:
+        """The options of the family in a model of `width` that starts from this one.
+
+        A multiplexed model has a decoder as the released ones of the family have it, and no pooler.
+        """
+        options = self.family.options()
+        kept = {name: getattr(self.family, name) for name in options}
+        if width > 1 and self.width == 1:
+            kept |= {name: options[name].default for name in ("tie_word_embeddings", "pooler") if name in options}
+        return kept
 
     @property
     def max_length(self) -> int:

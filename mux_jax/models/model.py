@@ -122,7 +122,8 @@ class MuxModel(nn.Module):
             )
         if token_types_BNL is not None and not self.config.takes_token_types:
             raise InputError(f"a model of {self.config.architecture} of width {self.config.width} has no token types")
-        embedded_BNLE = self.embeddings(tokens_BNL, token_types_BNL)
+        types_BNL = None if token_types_BNL is None else jnp.asarray(token_types_BNL)
+        embedded_BNLE = self.embeddings(tokens_BNL, types_BNL)
         if self.config.width > 1:
             hidden, mask_BL = self.embeddings.add_positions(self.multiplexer(embedded_BNLE, mask_BNL)), None
         else:
@@ -167,7 +168,7 @@ class MuxModel(nn.Module):
         return self.detection_head(self.demultiplex(hidden_BLD))
 
     def class_logits(
-        self, hidden_BLD: Float[Array, "B L D"], mask_BNL: Bool[ArrayLike, "#B N L"] | None = None
+        self, hidden_BLD: Float[Array, "B L D"], mask_BNL: Bool[ArrayLike, "#B N _"] | None = None
     ) -> Float[Array, "B N *_"]:
         """Logits of the classes: [B, N, C] for the head `sequence`, [B, N, L, C] for `token`.
 

@@ -46,8 +46,8 @@ def check(found: ModelSource, model: ModelConfig, tokenizer: Tokenizer, sequence
         problem = f"its labels are {shown(teacher.labels)}; the task's are {shown(model.labels)}"
         if set(teacher.labels) == set(model.labels):
             problem += f"; give their order: data.labels={','.join(teacher.labels)}"
-    elif teacher.max_position_embeddings < sequence_length:
-        problem = f"it has {teacher.max_position_embeddings} positions for data.sequence_length={sequence_length}"
+    elif teacher.max_length < sequence_length:
+        problem = f"it has {teacher.max_length} positions for data.sequence_length={sequence_length}"
     elif found.tokenizer().get_vocab() != tokenizer.get_vocab():
         problem = "it has another vocabulary than init_from"
     if problem:

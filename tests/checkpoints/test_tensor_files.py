@@ -25,7 +25,7 @@ def test_a_truncated_file_is_named(folder, size):
 
 
 def test_ordinary_bert_files_of_all_ages(tmp_path, capsys):
-    """Poolers are left out, LayerNorm's old names and names with `bert.` are understood, halves widened."""
+    """Heads of pre-training are left out, LayerNorm's old names and names with `bert.` are understood, halves widened."""
     folder, _, params = ordinary(tmp_path, head="none")
 
     def change(found):
@@ -33,13 +33,13 @@ def test_ordinary_bert_files_of_all_ages(tmp_path, capsys):
             value = found.pop(name)
             name = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
             found[f"bert.{name}"] = value.astype(np.float16) if value.dtype == np.float32 else value
-        found["bert.pooler.dense.weight"] = np.zeros((32, 32), np.float16)
+        found["cls.seq_relationship.weight"] = np.zeros((2, 32), np.float16)
 
     change_tensors(folder, change)
     back = load(folder)[1]
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, np.float32(np.float16(b))), back, params)
     printed = capsys.readouterr().out
-    assert "not used: pooler.dense.weight" in printed and "float16; read as float32" in printed
+    assert "not used: cls.seq_relationship.weight" in printed and "float16; read as float32" in printed
 
 
 @pytest.mark.parametrize("wrapper", ["module.", "model.", "_orig_mod.module.", "auto_model."])

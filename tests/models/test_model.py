@@ -23,7 +23,7 @@ def test_logits_have_the_documented_shapes(width, multiplexer):
     model, params = init(config)
     tokens = draw_tokens(config)
     assert apply(model, params, tokens).shape == (3, width, 12, 64)
-    config = dataclasses.replace(config, architecture="electra", head="rtd")
+    config = small_model(architecture="electra", head="rtd", width=config.width, multiplexer=config.multiplexer)
     model, params = init(config)
     assert apply(model, params, tokens, tokens > 0).shape == (3, width, 12)
 
@@ -142,7 +142,7 @@ def test_pretraining_rows_keep_their_length_and_others_grow_by_the_prefix():
     ):
         model, params = init(prefix_model(head=head, **changes))
         assert apply(model, params, tokens).shape == shape
-    with pytest.raises(InputError, match="rows of 17 positions, 4 of them prefix, are longer than .*=16"):
+    with pytest.raises(InputError, match="rows of 17 positions, 4 of them prefix, are longer than the 16"):
         apply(model, params, draw_tokens(prefix_model(), length=13))
 
 

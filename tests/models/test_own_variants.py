@@ -85,7 +85,7 @@ def test_the_model_asks_the_class_for_checks_flops_and_options(own):
         small_model(multiplexer="shifted", width=5)
     with pytest.raises(mux_jax.InputError, match="model.scale=0.0 must be positive"):
         small_model(multiplexer="shifted", scale=0.0)
-    with pytest.raises(mux_jax.InputError, match="model has no field key_norm; .*: learn_keys, scale, num_demux"):
+    with pytest.raises(mux_jax.InputError, match="model has no field key_norm; .*, learn_keys, scale, num_demux"):
         small_model(multiplexer="shifted", key_norm=1.0)
     plain, shifted = small_model(), small_model(multiplexer="shifted")
     assert flops.encoder(shifted, 12) == flops.encoder(plain, 12) + 7 * 12

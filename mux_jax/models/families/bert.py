@@ -76,9 +76,9 @@ class Electra(Family):
         "ForTokenClassification": "token",
     }
     tensor_prefix: ClassVar[str] = "electra."
-    # Values where a field is missing are those of ElectraConfig. Tied or not, a decoder is read into its own kernel.
+    # Values where a field is missing are those of ElectraConfig. Ordinary models tie the decoder, multiplexed ones do not.
     fields: ClassVar[Mapping[str, tuple[str, Any]]] = {
-        **{name: field for name, field in FIELDS.items() if name != "tie_word_embeddings"},
+        **FIELDS,
         "embedding_size": ("embedding_size", 128),
         "hidden_size": ("hidden_size", 256),
         "num_attention_heads": ("num_attention_heads", 4),

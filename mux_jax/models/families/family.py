@@ -94,6 +94,11 @@ class Family:
     def position_offset(self) -> int:
         return 0
 
+    def encodes_like(self, other: "Family") -> bool:
+        """Whether embeddings and encoder of the other family do what this one's do, as BERT's and ELECTRA's."""
+        parts = ("type_vocab_size", "position_offset", "position_table", "relative_bias", "biases")
+        return all(getattr(self, part) == getattr(other, part) for part in parts)
+
     def encoder(self, config: "ModelConfig", deterministic: bool, split: bool) -> nn.Module:
         """The encoder; its arguments are those of `Encoder`."""
         return Encoder(config, deterministic, split)
