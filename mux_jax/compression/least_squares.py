@@ -106,7 +106,8 @@ def fit(
     keys_NEE = _keys(directions_Dd, N, ordinary["embeddings"]["norm"]["scale"])
     params = unfitted | {"multiplexer": {"keys": keys_NEE}}
     mixed_BLD, state = embed(params, tokens_BNL, mix=True), embedded_SLD
-    fitted, heads, encoder = [], [], {}
+    heads: list[int] = []
+    fitted, encoder = [], {}
     for i, (layer, new) in enumerate(zip(layers, fresh_layers)):
         report(0.3 + 0.7 * i / len(layers), f"layer {i + 1} of {len(layers)}")
         attended, following = _sublayers(config, layer, state, bias_HLL)
@@ -292,7 +293,8 @@ def _fit_attention(
       a[chosen] W + b                  ~ target - part, as the residual adds the part
 
     Heads, unless they are given, are chosen one by one, each time the one that explains most together with those
-    chosen before; they are returned, too. `layer`, the ordinary one, reads state_SLD; `new` reads parts_SLd and should give target_SLd after LayerNorm.
+    chosen before; they are returned, too. `layer`, the ordinary one, reads state_SLD; `new` reads parts_SLd and should
+    give target_SLd after LayerNorm.
     """
     N, D, H = config.width, config.hidden_size, config.num_attention_heads
     names, attention = ("query", "key", "value"), layer["attention"]

@@ -1,6 +1,5 @@
 """Parameters on a mesh: described, made in place."""
 
-import functools
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ from mux_jax.parallel.mesh import param_shardings
 
 def abstract_params(model: MuxModel, mesh: Mesh) -> Any:
     """Shapes, dtypes and shardings of the model's parameters, without making them."""
-    boxed = jax.eval_shape(functools.partial(_init, model), jax.random.key(0))
+    boxed = jax.eval_shape(lambda: _init(model, jax.random.key(0)))
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         nn.meta.unbox(boxed),

@@ -1,6 +1,8 @@
 """Files of tensors are read as people have them: in shards, of all ages and types; damaged ones are named."""
 
+import json
 import sys
+import tracemalloc
 import types
 
 import jax
@@ -11,6 +13,7 @@ import safetensors.numpy
 from etils import epath
 
 from mux_jax import load_pretrained
+from mux_jax.checkpoints import tensor_files
 from mux_jax.data.tokenizer import load_tokenizer
 from mux_jax.errors import InputError
 from tests.checkpoints.folders import assert_identical, change_tensors, load, ordinary, shard, tensors_of
@@ -24,8 +27,98 @@ def test_a_truncated_file_is_named(folder, size):
         load(folder)
 
 
+DTYPES = [np.float64, np.float32, np.float16, jnp.bfloat16, np.int64, np.int32]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: np.dtype(dtype).name)
+@pytest.mark.parametrize("parts", [1, 2])
+def test_tensors_are_read_from_disks_and_object_stores(dtype, parts, tmp_path, bucket):
+    tensors = {
+        "a": np.arange(-6, 6).reshape(3, 4).astype(dtype),
+        "b.scalar": np.array(7).astype(dtype),
+        "c.empty": np.zeros((0, 2), dtype),
+        "d": np.arange(5000).astype(dtype),
+    }
+    for folder in (epath.Path(tmp_path), bucket):
+        folder.mkdir(exist_ok=True)
+        files = ["model-1.safetensors", "model-2.safetensors"] if parts == 2 else ["model.safetensors"]
+        for i, name in enumerate(files):
+            (folder / name).write_bytes(safetensors.numpy.save(dict(list(tensors.items())[i::parts])))
+        if parts == 2:
+            weight_map = {name: files[i % parts] for i, name in enumerate(tensors)}
+            (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+        file = tensor_files.find(folder)
+        found = tensor_files.read_tensors(file)
+
+        assert tensor_files.names(file) == sorted(found) == sorted(tensors)
+        for name, value in tensors.items():
+            assert (found[name].shape, found[name].dtype) == (value.shape, value.dtype)
+            np.testing.assert_array_equal(found[name].read(), value, strict=True)
+
+
+def test_a_safetensors_file_stays_on_the_disk_until_a_tensor_is_read(tmp_path):
+    file, size = epath.Path(tmp_path / "model.safetensors"), 1 << 22
+    safetensors.numpy.save_file({"a": np.ones(size // 4, np.float32), "b": np.zeros(9)}, file)
+    tracemalloc.start()
+    names, found = tensor_files.names(file), tensor_files.read_tensors(file)
+    assert tracemalloc.get_traced_memory()[1] < size // 4
+    tracemalloc.stop()
+    assert names == ["a", "b"] and found["a"].read().sum() == size // 4
+
+
+@pytest.mark.parametrize("size", [0, 5000])
+def test_a_file_that_is_cut_after_it_was_opened_is_named(size, folder):
+    file = folder / "model.safetensors"
+    found = tensor_files.read_tensors(file)
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(InputError, match="model.safetensors: truncated"):
+        for tensor in found.values():
+            tensor.read()
+
+
+@pytest.mark.parametrize("size", [0, 4, 100])
+def test_a_truncated_file_in_an_object_store_is_named(size, folder, bucket):
+    bucket.mkdir()
+    file = bucket / "model.safetensors"
+    file.write_bytes((folder / "model.safetensors").read_bytes()[:size])
+    for read in (tensor_files.names, tensor_files.read_tensors):
+        with pytest.raises(InputError, match="gs://bucket/model.safetensors: truncated"):
+            read(file)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x02\0\0\0", b"\x02" + bytes(7) + b"[]", b"version of something", b"\xff" * 20]
+)
+def test_what_is_no_safetensors_file_has_no_names(content, tmp_path):
+    file = epath.Path(tmp_path / "model.safetensors")
+    file.write_bytes(content)
+    for read in (tensor_files.names, tensor_files.read_tensors):
+        with pytest.raises(InputError, match="model.safetensors: truncated, or not a safetensors file"):
+            read(file)
+
+
+def test_names_are_known_without_what_they_name(folder):
+    """From the header of a file that is cut behind it, and from an index whose shards are not there."""
+    file = folder / "model.safetensors"
+    expected = sorted(tensor_files.read_tensors(file))
+    change_tensors(folder, lambda found: [found.update({f"module.{name}": found.pop(name)}) for name in list(found)])
+    whole = file.read_bytes()
+    file.write_bytes(whole[: 8 + int.from_bytes(whole[:8], "little")])
+    assert tensor_files.names(file) == expected
+    file.write_bytes(whole)
+    for part in shard(folder):
+        part.unlink()
+    assert tensor_files.names(folder / "model.safetensors.index.json") == expected
+
+
+def test_parameters_reach_a_cpu_without_a_copy(folder):
+    for value in jax.tree.leaves(load(folder)[1]):
+        assert jax.device_put(value, jax.devices("cpu")[0]).unsafe_buffer_pointer() == value.ctypes.data
+
+
 def test_ordinary_bert_files_of_all_ages(tmp_path, capsys):
-    """Heads of pre-training are left out, LayerNorm's old names and names with `bert.` are understood, halves widened."""
+    """The next-sentence head is left out, LayerNorm's old names and `bert.` are understood, halves widened."""
     folder, _, params = ordinary(tmp_path, head="none")
 
     def change(found):
@@ -117,6 +210,10 @@ def test_pytorch_files_are_read_without_running_code(folder):
     file = folder / "pytorch_model.bin"
     torch.save(state, file)
     assert_identical(load(folder)[1], expected)
+    assert tensor_files.names(file) == sorted(state)
+    torch.save({name: value.to(torch.bfloat16) for name, value in state.items()}, file)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b.astype(jnp.bfloat16)), load(folder)[1], expected)
+    torch.save(state, file)
     whole = file.read_bytes()
     for size in (0, 10, 10000, len(whole) - 10):
         file.write_bytes(whole[:size])

@@ -76,7 +76,7 @@ class Electra(Family):
         "ForTokenClassification": "token",
     }
     tensor_prefix: ClassVar[str] = "electra."
-    # Values where a field is missing are those of ElectraConfig. Ordinary models tie the decoder, multiplexed ones do not.
+    # Values where a field is missing are those of ElectraConfig. Multiplexed models do not tie the decoder.
     fields: ClassVar[Mapping[str, tuple[str, Any]]] = {
         **FIELDS,
         "embedding_size": ("embedding_size", 128),
