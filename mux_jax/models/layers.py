@@ -203,7 +203,7 @@ class SelfAttention(nn.Module):
         query, key, value = project("query", read), project("key", hidden), project("value", hidden)
         scores = jnp.einsum("...hqk,...htk->...hqt", query * K**-0.5, key, preferred_element_type=jnp.float32)
         if bias_HLL is not None:
-            scores += bias_HLL[:, :num_positions]
+            scores += broadcast_to_rank(bias_HLL[:, :num_positions], scores.ndim)
         if mask is not None:
             scores = jnp.where(mask[..., None, None, :], scores, jnp.finfo(scores.dtype).min)
         weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
