@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from mux_jax.data.examples import Example
 from mux_jax.data.rows import Slots, compose, pad
 from mux_jax.data.task_data import TaskData
-from mux_jax.data.tasks import Example
 
 # Of a slot that only fills, or of a text that only the teacher labels.
 _NO_LABEL = {"sequence": -1, "regression": np.nan, "token": np.empty(0, np.int32)}

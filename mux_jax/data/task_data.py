@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from tokenizers import Tokenizer
 
 from mux_jax.data.encoding import Encoded, Encoder
+from mux_jax.data.examples import Example, read, read_file
 from mux_jax.data.labels import alike, parse_names, shown
 from mux_jax.data.metrics import SPAN_TAG
 from mux_jax.data.sections import TaskSection
-from mux_jax.data.tasks import Example, Task, describe, get_task, read, read_file
+from mux_jax.data.tasks import Task, describe, get_task
 from mux_jax.data.tokenizer import SpecialTokens, special_tokens
 from mux_jax.errors import InputError
 from mux_jax.paths import absolute

@@ -14,9 +14,9 @@ from jax.sharding import Mesh
 from mux_jax.checkpoints.source import ModelSource
 from mux_jax.configuration import FinetuneConfig
 from mux_jax.data.encoding import Encoder
+from mux_jax.data.examples import read_unlabelled
 from mux_jax.data.task_batches import TaskBatches
 from mux_jax.data.task_data import TaskData, load_task, text_digest
-from mux_jax.data.tasks import read_unlabelled
 from mux_jax.data.tokenizer import SpecialTokens
 from mux_jax.errors import InputError
 from mux_jax.inference.batch_runner import BatchRunner

@@ -9,8 +9,9 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from mux_jax.data import builtin, formats
+from mux_jax.data.examples import read, read_unlabelled
 from mux_jax.data.metrics import METRICS
-from mux_jax.data.tasks import TASKS, get_task, read, read_unlabelled
+from mux_jax.data.tasks import TASKS, get_task
 from mux_jax.errors import InputError
 from tests.tfds_folder import write_prepared
 

@@ -13,7 +13,8 @@ from scipy.special import log_softmax, softmax
 import mux_jax
 from mux_jax import configuration
 from mux_jax.checkpoints.source import open_model
-from mux_jax.data import tasks
+from mux_jax.data.examples import read_unlabelled
+from mux_jax.data.tasks import TASKS
 from mux_jax.data.tokenizer import special_tokens
 from mux_jax.errors import InputError
 from mux_jax.objectives import objectives
@@ -177,9 +178,9 @@ def test_unlabelled_texts_of_a_task_on_pairs_are_pairs(tmp_path):
     pairs, texts = tmp_path / "pairs.jsonl", tmp_path / "texts.txt"
     pairs.write_text('{"sentence1": "a b", "sentence2": "c"}\n')
     texts.write_text("a b c")
-    assert tasks.read_unlabelled(tasks.TASKS["rte"], str(pairs)) == [("a b", "c")]
+    assert read_unlabelled(TASKS["rte"], str(pairs)) == [("a b", "c")]
     with pytest.raises(InputError, match="texts.txt: no column 'sentence1'; there are: 'text'"):
-        tasks.read_unlabelled(tasks.TASKS["rte"], str(texts))
+        read_unlabelled(TASKS["rte"], str(texts))
 
 
 @pytest.mark.extra
