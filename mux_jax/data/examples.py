@@ -10,7 +10,7 @@ from etils import epath
 
 from mux_jax.data import builtin, formats
 from mux_jax.data.encoding import Text
-from mux_jax.data.labels import NO_AGREEMENT, is_inference, name_of, parse_names, to_label
+from mux_jax.data.labels import NO_AGREEMENT, is_inference, is_one, name_of, parse_names, to_label, to_labels
 from mux_jax.data.sections import TaskSection
 from mux_jax.data.sources import open_tfds
 from mux_jax.data.tasks import Task
@@ -32,7 +32,8 @@ class Example:
 
     Attributes:
       text: a text, a pair of texts or the words of a sentence.
-      label: the name of its class, a number, or a list of tags; None where there are no labels.
+      label: the name of its class, a number, or a list: of tags, or of the labels that it has; None where there are no
+        labels.
       where: file and line.
       index: the benchmark's number of an example without a label, if it is there.
     """
@@ -83,15 +84,15 @@ def read_file(
     header = task.header if path.suffix == ".tsv" else ()
     if header and set(task.text) <= set(formats.column_names(path)):
         header = ()  # GLUE's CoLA has a header line in its test set alone
-    words = task.kind == "token"
+    words, label_columns = task.kind == "token", task.label_columns or (task.label,)
     delimiter = _delimiter_of(path, delimiter)
     if not words:
-        columns = (*task.text, task.label) if labelled else task.text
+        columns = (*task.text, *label_columns) if labelled else task.text
         hint = _NO_SCORE if path.stem.startswith("test") else ""
         formats.find_columns(path, columns, header=header, hint=hint, delimiter=delimiter)
     examples: list[Example] = []
     broken: list[str] = []
-    used = (*task.text, *([task.label] if labelled else ["index", "id"]))
+    used = (*task.text, *(label_columns if labelled else ("index", "id")))
     for record in formats.read(path, header, words=words, delimiter=delimiter, on_note=say, used=used):
         if record.error and task.broken and labelled:
             broken.append(record.where)
@@ -139,6 +140,8 @@ def to_example(task: Task, record: formats.Record, names: tuple[str, ...] = (), 
         label = number
     elif task.kind == "sequence":
         label = _label(label, names, record.where, task.label)
+    elif task.kind == "multi_label":
+        label = _labels(task, record, names)
     else:
         if isinstance(text, list) and label is None:
             raise InputError(f"{record.where}: words, and no tags in column {task.label!r}")
@@ -149,6 +152,20 @@ def to_example(task: Task, record: formats.Record, names: tuple[str, ...] = (), 
             raise InputError(f"{record.where}: {counts}")
         label = [_label(tag, names, f"{record.where}, word {i}", task.label) for i, tag in enumerate(label, start=1)]
     return Example(text, label, record.where)
+
+
+def _labels(task: Task, record: formats.Record, names: tuple[str, ...]) -> list[str]:
+    column = task.label
+    try:
+        if not task.label_columns:
+            return to_labels(record.fields.get(column), names)
+        found: list[str] = []
+        for column in task.label_columns:
+            if is_one(record.fields.get(column)):
+                found.append(column)
+        return found
+    except ValueError as e:
+        raise InputError(f"{record.where}: {e} in column {column!r}") from e
 
 
 def _label(value: Any, names: tuple[str, ...], where: str, column: str) -> str:
@@ -202,7 +219,7 @@ def _from_tfds(task: Task, data: TaskSection, splits: tuple[str, ...], labelled:
                     if value == -1:
                         raise ValueError("no label")
                     value = float(value)
-                elif task.kind == "token":
+                elif task.kind in ("token", "multi_label"):
                     value = [name_of(v, classes) if classes else to_label(v) for v in value]
                 else:
                     value = name_of(value, classes) if classes else to_label(value)

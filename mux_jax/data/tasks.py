@@ -17,10 +17,11 @@ class Task:
     """What is learned and judged, and where its examples are.
 
     Attributes:
-      kind: `sequence`, `regression` or `token`.
-      metric: what the task is judged by: a name in `metrics.METRICS`.
+      kind: a name in `metrics.OF_KIND`.
+      metric: what the task is judged by: one of that kind.
       text: the column of the text, or the columns of both texts of a pair.
-      label: the column of the label.
+      label: the column of the label; of `multi_label` of all the labels of a text.
+      label_columns: in its place, of `multi_label`: a column of 0 and 1 for each label, called as the label.
       header: the columns of files without a header line.
       dev: the splits to evaluate on, of which the first counts.
       tfds: the data set of TensorFlow Datasets.
@@ -45,6 +46,7 @@ class Task:
     steps: int = 10_000
     builtin: str = ""
     broken: bool = False
+    label_columns: tuple[str, ...] = ()
 
 
 _PAIR = ("sentence1", "sentence2")
@@ -92,7 +94,7 @@ def get_task(data: TaskSection) -> Task:
         raise InputError(f"data.kind={data.kind!r} does not exist; there are: {', '.join(OF_KIND)}")
     if not data.folder:
         raise InputError("task=custom needs data=FOLDER, with files train and dev")
-    metric = data.metric or OF_KIND[data.kind][0]
+    metric = data.metric or next(iter(OF_KIND[data.kind]))
     text, label = data.text_columns, data.label_column
     if data.kind == "token":  # whose columns are called otherwise, unless they are named
         text, label = ("words" if text == "text" else text), ("tags" if label == "label" else label)
@@ -100,7 +102,19 @@ def get_task(data: TaskSection) -> Task:
     most = 1 if data.kind == "token" else 2
     if len(columns) > most:
         raise InputError(f"data.text_columns={text!r}: a {data.kind} task has at most {most}")
-    return Task(data.kind, metric, columns, label)
+    return Task(data.kind, metric, columns, label, label_columns=_label_columns(data))
+
+
+def _label_columns(data: TaskSection) -> tuple[str, ...]:
+    """The columns of 0 and 1 of a task with several labels a text; none if one column has all of them."""
+    columns = tuple(data.label_column.split(","))
+    if data.kind != "multi_label" or len(columns) == 1:
+        return ()
+    if not all(columns) or len(set(columns)) < len(columns):
+        raise InputError(f"data.label_column={data.label_column!r} must name each column once, a comma between two")
+    if data.labels:
+        raise InputError(f"data.labels={data.labels!r}: the labels are the columns {data.label_column!r}")
+    return columns
 
 
 def describe(data: TaskSection) -> str:

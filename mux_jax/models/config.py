@@ -104,6 +104,7 @@ class ModelConfig(ModelSettings):
     labels: tuple[str, ...] = described(
         tuple[str, ...](), "classes of sequence and token heads; one alone: a regression"
     )
+    multi_label: bool = described(False, "whether a text may have several of the labels, or none")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", tuple(self.labels))  # JSON has lists
@@ -127,6 +128,11 @@ class ModelConfig(ModelSettings):
             )
         if (self.head in ("sequence", "token")) != bool(self.labels):
             raise InputError(f"model.labels={self.labels} do not fit model.head={self.head!r}")
+        if self.multi_label and (self.head != "sequence" or len(self.labels) < 2):
+            raise InputError(
+                f"model.multi_label=True needs model.head='sequence', not {self.head!r}, and two labels or more, "
+                f"not {len(self.labels)}"
+            )
         if self.width > 1:
             self.multiplexer_module().check()
             self.demultiplexer_module().check()
@@ -175,7 +181,7 @@ class ModelConfig(ModelSettings):
     @property
     def without_head(self) -> "ModelConfig":
         """The same model without a head."""
-        return dataclasses.replace(self, head="none", labels=(), generator="uniform")
+        return dataclasses.replace(self, head="none", labels=(), multi_label=False, generator="uniform")
 
     @property
     def generator_config(self) -> "ModelConfig":

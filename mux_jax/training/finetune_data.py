@@ -93,7 +93,8 @@ class FinetuneData:
         if model.config not in self.runners:
             lengths = self.config.bucket_lengths()
             self.runners[model.config] = BatchRunner(model, mesh, self.config.rows, lengths, self.special.pad)
-        return Scorer(self.examples, self.runners[model.config], self.config.ensemble, self.config.seed)
+        config, runner = self.config, self.runners[model.config]
+        return Scorer(self.examples, runner, config.ensemble, config.seed, config.threshold)
 
 
 def load_finetune_data(

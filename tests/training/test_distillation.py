@@ -94,6 +94,16 @@ def test_tokens_that_are_padding_are_not_taught_and_numbers_by_squared_error():
     np.testing.assert_allclose(outputs["teacher_loss"], ((logits - 1) ** 2).mean(), rtol=1e-4)
 
 
+def test_each_of_several_labels_is_taught_by_itself():
+    config = small_model(head="sequence", labels=("a", "b", "c"), multi_label=True)
+    wanted = np.random.default_rng(0).normal(size=(3, 2, 3)).astype(np.float32)
+    _, outputs, logits = losses(config, jnp.full((3, 2, 3), -1), wanted, draw_tokens(config))
+    p, q = (1 / (1 + np.exp(-x / 3.0)) for x in (wanted, logits))
+    expected = 3.0**2 * (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q)))
+    np.testing.assert_allclose(outputs["teacher_loss"], expected.mean(), rtol=1e-4)
+    assert outputs["label_loss"] == 0
+
+
 @pytest.mark.parametrize("mesh", [dict(data=4), dict(data=2, fsdp=2)])
 @pytest.mark.parametrize("name", ["teacher", "word_teacher"])
 def test_a_teacher_says_of_each_text_what_it_says_of_it_alone(folders, name, mesh):
