@@ -28,9 +28,7 @@ def main() -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it holds predictions")
     parser.add_argument("--rows", type=int, default=32, help="multiplexed rows of a batch (32)")
     parser.add_argument("--ensemble", type=int, default=1, metavar="K", help="slots for each text, up to the width (1)")
-    parser.add_argument(
-        "--stride", type=int, default=0, metavar="N", help="windows of long texts share N tokens (0: cut)"
-    )
+    parser.add_argument("--stride", type=int, default=0, metavar="N", help="windows of long texts share N tokens (0)")
     parser.add_argument("--threshold", type=float, default=0.5, metavar="P", help="of each of several labels (0.5)")
     arguments = parser.parse_args()
 
