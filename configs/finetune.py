@@ -1,4 +1,4 @@
-"""Fine-tuning on a task: classification of sentences, pairs or tokens, or regression.
+"""Fine-tuning on a task: one label or several of sentences or pairs, tags of words, or regression.
 
     python launch/finetune.py --config=configs/finetune.py --config.init_from=runs/mux_electra_tiny_n2
     python launch/finetune.py --config=configs/finetune.py:task=sst2,data=FOLDER --config.init_from=MODEL --workdir=DIR

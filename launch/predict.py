@@ -9,8 +9,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Writes the predictions of a fine-tuned model for every record of a file, in its order.",
         epilog="FILE of texts: .txt (a text a line; for tags also CoNLL), .tsv, .csv, .jsonl, .parquet, .conll, "
-        ".conllu. Output: .jsonl (label, probabilities; score; or words, tags), .tsv, .parquet. All records are "
-        "checked first. The output appears when it is whole.",
+        ".conllu. Output: .jsonl (label or labels, probabilities; score; or words, tags), .tsv, .parquet. All records "
+        "are checked first. The output appears when it is whole.",
     )
     parser.add_argument("--model", required=True, metavar="DIR", help="a fine-tuned run, a folder or id of the hub")
     parser.add_argument("--texts", required=True, metavar="FILE")
@@ -28,9 +28,8 @@ def main() -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it holds predictions")
     parser.add_argument("--rows", type=int, default=32, help="multiplexed rows of a batch (32)")
     parser.add_argument("--ensemble", type=int, default=1, metavar="K", help="slots for each text, up to the width (1)")
-    parser.add_argument(
-        "--stride", type=int, default=0, metavar="N", help="long texts in windows that share N tokens (0: they are cut)"
-    )
+    parser.add_argument("--stride", type=int, default=0, metavar="N", help="windows of long texts share N tokens (0)")
+    parser.add_argument("--threshold", type=float, default=0.5, metavar="P", help="of each of several labels (0.5)")
     arguments = parser.parse_args()
 
     from mux_jax.data.formats import parse_delimiter
@@ -45,7 +44,8 @@ def main() -> None:
     output = check_output(arguments.output, arguments.texts, arguments.overwrite)
     # The model, slow to load, says which columns if none are wanted.
     check_input(arguments.texts, (), wanted, delimiter, keep)
-    predictor = Predictor(arguments.model, rows=arguments.rows, ensemble=arguments.ensemble, stride=arguments.stride)
+    options = ("rows", "ensemble", "stride", "threshold")
+    predictor = Predictor(arguments.model, **{name: getattr(arguments, name) for name in options})
     source, columns = check_input(arguments.texts, predictor.text_columns, wanted, delimiter)
     max_errors = arguments.max_errors if arguments.on_error == "skip" else 0.0
     counts = predict_file(

@@ -84,6 +84,13 @@ def _check_task(config: FinetuneConfig) -> None:
     config.class_weights()
     if config.finetuning.class_weights and task.kind == "regression":
         raise InputError(f"finetuning.class_weights={config.finetuning.class_weights!r}: a regression has no classes")
+    if task.kind == "multi_label" and config.finetuning.class_weights:
+        raise InputError(
+            f"finetuning.class_weights={config.finetuning.class_weights!r}: a multi_label task has none; "
+            "each of its labels is a yes or no of its own"
+        )
+    if task.kind != "multi_label" and config.threshold != 0.5:
+        raise InputError(f"threshold={config.threshold}: a {task.kind} task has none, only multi_label")
     if not 1 <= config.ensemble <= config.model.width:
         raise InputError(f"ensemble={config.ensemble} must be from 1 to model.width={config.model.width}")
     if config.data.unlabelled and not config.teacher:

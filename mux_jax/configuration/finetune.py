@@ -76,6 +76,9 @@ class FinetuneConfig:
     finetuning: FinetuneStage = described(FinetuneStage, "the stage")
     num_compositions: int = described(5, "draws of which texts share rows, that the final score is over", at_least=1)
     ensemble: int = described(1, "slots that each text is put in when it is evaluated, up to N", at_least=1)
+    threshold: float = described(
+        0.5, "of data.kind=multi_label: the probability from which on a text has a label", above=0, below=1
+    )
     patience: int = described(0, "evaluations without a better score that end the run; 0: none do", at_least=0)
     optimizer: OptimizerSection = described(OptimizerSection, "the optimiser")
     mesh: MeshSection = described(MeshSection, "devices")
@@ -110,14 +113,15 @@ class FinetuneConfig:
 
     def task_model(self, init: ModelConfig, labels: tuple[str, ...]) -> ModelConfig:
         """The model to fine-tune: `init` with the head of the task."""
-        head = "token" if get_task(self.data).kind == "token" else "sequence"
+        kind = get_task(self.data).kind
+        head = dict(head="token" if kind == "token" else "sequence", labels=labels, multi_label=kind == "multi_label")
         kept, width = init.to_flat(), self.model.width
         if (init.multiplexer, init.demultiplexer) != (self.model.multiplexer, self.model.demultiplexer):
             kept = {name: value for name, value in kept.items() if name not in dict(init.options)}
         kept |= init.family_options(width)
         if width == 1 and init.family.pooler_classifies and init.head != "sequence":
             kept["pooler"] = True  # so that others can serve it
-        return ModelConfig.from_flat(kept | self.model.to_flat() | dict(head=head, labels=labels, generator="uniform"))
+        return ModelConfig.from_flat(kept | self.model.to_flat() | head | dict(generator="uniform"))
 
 
 def finetuning(task: str, data: str, width: int) -> ml_collections.ConfigDict:

@@ -9,6 +9,7 @@ from mux_jax.errors import InputError
 NO_AGREEMENT = "-"  # of annotators of a pair, as SNLI has it
 _INFERENCE = {"entailment", "neutral", "contradiction"}
 _MOST_SHOWN = 20
+_ZERO_OR_ONE = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 
 
 def to_label(value: Any, names: Sequence[str] = ()) -> str:
@@ -30,6 +31,43 @@ def to_label(value: Any, names: Sequence[str] = ()) -> str:
         raise ValueError(f"label {value!r} is not a text, a whole number or a boolean")
     text = str(value)
     return name_of(int(text), names) if names and _is_number(text) and not any(map(_is_number, names)) else text
+
+
+def to_labels(value: Any, names: Sequence[str] = ()) -> list[str]:
+    """The labels of a text, several or none: of a list, or of a text with commas between them and blanks around them.
+
+    Args:
+      names: as of `to_label`.
+
+    Raises:
+      ValueError: there are none such; the message says what there is.
+    """
+    if isinstance(value, str) and value.strip().startswith("["):
+        raise ValueError(f"{value!r} is a list as text; write names with commas between them, without brackets,")
+    if isinstance(value, str):
+        value = [name.strip() for name in value.split(",")] if value.strip() else []
+    if not isinstance(value, list):
+        raise ValueError(f"{value!r} is no list of labels, and no text with commas between them,")
+    labels = [to_label(label, names) for label in value]
+    for label in labels:
+        if "," in label:
+            raise ValueError(f"label {label!r} holds a comma, which stands between labels in tables,")
+        if labels.count(label) > 1:
+            hint = "; for a 0 or 1 a label, name a column for each" if set(labels) <= {"0", "1"} else ""
+            raise ValueError(f"label {label!r} twice{hint}")
+    return labels
+
+
+def is_one(value: Any) -> bool:
+    """Whether a value of a file is 1, true or 1.0, and not 0, false or 0.0; texts may say so, too.
+
+    Raises:
+      ValueError: it is something else.
+    """
+    found = _ZERO_OR_ONE.get(str(value).strip().lower())
+    if found is None:
+        raise ValueError(f"{value!r} is not 0 or 1, nor false or true,")
+    return found
 
 
 def name_of(number: int, names: Sequence[str]) -> str:

@@ -12,15 +12,15 @@ SPAN_TAG = re.compile("O|[BIESLUM](-.*)?", re.DOTALL)
 _SEQEVAL = {"L": "E", "U": "S", "M": "I"}  # which knows B, I, O, E and S and takes two U- in a row for one span
 
 
-def compute(metric: str, gold: Sequence, predicted: Sequence, labels: Sequence[str]) -> dict[str, float]:
-    """The figures of a task that is judged by `metric`; that one comes first.
+def compute(kind: str, metric: str, gold: Sequence, predicted: Sequence, labels: Sequence[str]) -> dict[str, float]:
+    """The figures of a task of some kind that is judged by `metric`; that one comes first.
 
     Args:
-      gold: labels by name, numbers, or lists of tags.
+      gold: labels by name, numbers, or lists: of tags, or of the labels of a text.
       predicted: the same; None in a list of tags for a word without a prediction, which is an error.
       labels: the names of the classes.
     """
-    return METRICS[metric](gold, predicted, labels)
+    return OF_KIND[kind][metric](gold, predicted, labels)
 
 
 def _accuracy(gold: Sequence, predicted: Sequence, labels: Sequence[str]) -> dict[str, float]:
@@ -76,21 +76,31 @@ def _span_f1(gold: Sequence, predicted: Sequence, labels: Sequence[str]) -> dict
     return {"span_f1": score, "precision": precision, "recall": recall}
 
 
+def _micro_f1_of_sets(gold: Sequence, predicted: Sequence, labels: Sequence[str]) -> dict[str, float]:
+    """F1 over all labels of all texts; beside it the mean F1 of labels, and the part of texts without an error."""
+    from sklearn.metrics import f1_score
+
+    ours, wanted = (  # int [texts, C]: whether a text has a label
+        np.array([[label in found for label in labels] for found in sets], int) for sets in (predicted, gold)
+    )
+    micro, macro = (f1_score(wanted, ours, average=name, zero_division=0) for name in ("micro", "macro"))
+    exact = (ours == wanted).all(axis=1).mean()
+    return {"micro_f1": float(micro), "macro_f1": float(macro), "subset_accuracy": float(exact)}
+
+
+def _macro_f1_of_sets(gold: Sequence, predicted: Sequence, labels: Sequence[str]) -> dict[str, float]:
+    figures = _micro_f1_of_sets(gold, predicted, labels)
+    return {"macro_f1": figures["macro_f1"]} | figures
+
+
 def _flat(values: Sequence) -> list:
     return [x for v in values for x in v] if values and isinstance(values[0], list) else list(values)
 
 
-METRICS = {
-    "accuracy": _accuracy,
-    "f1": _f1,
-    "macro_f1": _macro_f1,
-    "matthews": _matthews,
-    "pearson_spearman": _pearson_spearman,
-    "span_f1": _span_f1,
-}
 # The kinds of tasks, and what each can be judged by, its default first.
 OF_KIND = {
-    "sequence": ("accuracy", "f1", "macro_f1", "matthews"),
-    "regression": ("pearson_spearman",),
-    "token": ("accuracy", "f1", "macro_f1", "span_f1"),
+    "sequence": {"accuracy": _accuracy, "f1": _f1, "macro_f1": _macro_f1, "matthews": _matthews},
+    "multi_label": {"micro_f1": _micro_f1_of_sets, "macro_f1": _macro_f1_of_sets},
+    "regression": {"pearson_spearman": _pearson_spearman},
+    "token": {"accuracy": _accuracy, "f1": _f1, "macro_f1": _macro_f1, "span_f1": _span_f1},
 }

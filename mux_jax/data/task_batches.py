@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from mux_jax.data.examples import Example
 from mux_jax.data.rows import Slots, compose, pad
 from mux_jax.data.task_data import TaskData
-from mux_jax.data.tasks import Example
 
 # Of a slot that only fills, or of a text that only the teacher labels.
 _NO_LABEL = {"sequence": -1, "regression": np.nan, "token": np.empty(0, np.int32)}
@@ -49,10 +49,11 @@ class TaskBatches:
         self._ids = self._split.encoded.ids
         numbers = {label: i for i, label in enumerate(data.labels)}
         self._labels = [self._encode(i, example, numbers) for i, example in enumerate(self._split.examples)]
+        self._no_label = np.full(len(numbers), -1) if self._kind == "multi_label" else _NO_LABEL[self._kind]
         self._unlabelled, self._class_weights = unlabelled, class_weights
         joined = taught and not isinstance(self._split.examples[0].text, tuple)  # pairs are not
         self._new = min(len(unlabelled), len(self._ids)) or (len(self._ids) if joined else 0)  # in an epoch
-        self._labels += [_NO_LABEL[self._kind]] * self._new
+        self._labels += [self._no_label] * self._new
         self._epoch = functools.lru_cache(maxsize=2)(self._compose)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -80,8 +81,9 @@ class TaskBatches:
             labels = pad(self._labels, examples, slots.length, self._width, -1)
             labels = np.where(real.reshape(-1, self._width, 1), labels, -1)
         else:
-            labels = np.array([self._labels[e] if r else _NO_LABEL[self._kind] for e, r in zip(examples, real)])
-            labels = labels.reshape(-1, self._width).astype(np.float32 if self._kind == "regression" else np.int32)
+            labels = np.array([self._labels[e] if r else self._no_label for e, r in zip(examples, real)])
+            labels = labels.reshape(-1, self._width, *labels.shape[1:])
+            labels = labels.astype(np.float32 if self._kind == "regression" else np.int32)
         batch = {"tokens": tokens, "labels": labels}
         if self._class_weights is not None:
             batch["weights"] = self._class_weights[labels]  # -1 has some weight, which the objective leaves out
@@ -105,6 +107,8 @@ class TaskBatches:
             return example.label
         if self._kind == "sequence":
             return numbers[example.label]
+        if self._kind == "multi_label":
+            return np.array([label in example.label for label in numbers], int)
         places = self._split.encoded.places
         assert places is not None  # texts are lists of words
         labels = np.full(len(self._ids[index]), -1, np.int32)

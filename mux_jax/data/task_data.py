@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from tokenizers import Tokenizer
 
 from mux_jax.data.encoding import Encoded, Encoder
+from mux_jax.data.examples import Example, read, read_file
 from mux_jax.data.labels import alike, parse_names, shown
 from mux_jax.data.metrics import SPAN_TAG
 from mux_jax.data.sections import TaskSection
-from mux_jax.data.tasks import Example, Task, describe, get_task, read, read_file
+from mux_jax.data.tasks import Task, describe, get_task
 from mux_jax.data.tokenizer import SpecialTokens, special_tokens
 from mux_jax.errors import InputError
 from mux_jax.paths import absolute
@@ -87,6 +88,8 @@ def load_task(
         examples = read(task, data, task.dev if labels else ("train", *task.dev), labelled)
     among = "data.labels" if names and not labels else "those trained on"
     labels = labels or _training_labels(task, examples["train"], names)
+    if task.label_columns and labelled and set(task.label_columns) != set(labels):
+        raise InputError(f"data.label_column={data.label_column!r} must name the labels of the model: {shown(labels)}")
     for part in examples.values() if labelled else ():
         _check_labels(task, part, labels, among)
     if task.metric == "span_f1":
@@ -102,7 +105,7 @@ def load_task(
 
 
 def _labels_of(task: Task, example: Example) -> list[str]:
-    return example.label if task.kind == "token" else [example.label]
+    return example.label if task.kind in ("token", "multi_label") else [example.label]
 
 
 def _training_labels(task: Task, examples: list[Example], names: tuple[str, ...]) -> tuple[str, ...]:
@@ -110,11 +113,13 @@ def _training_labels(task: Task, examples: list[Example], names: tuple[str, ...]
     if task.kind == "regression":
         return (task.label,)
     found = sorted({label for example in examples for label in _labels_of(task, example)})
-    labels = names or tuple(found)
+    labels = names or task.label_columns or tuple(found)
     if len(labels) < 2:
         raise InputError(f"the training data has the label {shown(labels)} and no other; two are the least")
-    if missing := [name for name in names if name not in found]:
-        say(f"data.labels: no example to train on has {shown(missing)}")
+    if missing := [label for label in labels if label not in found]:
+        say(f"data.label{'s' if names else '_column'}: no example to train on has {shown(missing)}")
+    if task.kind == "multi_label" and all(len(example.label) == 1 for example in examples):
+        say("every example to train on has exactly one label; data.kind=sequence is for tasks in which that is so")
     if similar := alike(labels):
         say(f"labels that differ by blanks, case or a final .0 alone are classes of their own: {shown(similar)}")
     if found == ["-1", "0", "1", "2"]:  # as SNLI is exported

@@ -7,10 +7,12 @@ from typing import Any
 
 import jax
 import numpy as np
+import scipy.special
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mux_jax.data.encoding import Encoded
 from mux_jax.data.rows import Slots, compose, pad
+from mux_jax.models.config import ModelConfig
 from mux_jax.models.model import MuxModel
 from mux_jax.parallel.compiled import CompiledByShape
 from mux_jax.parallel.mesh import rows_multiple, split_batch
@@ -126,15 +128,31 @@ def join_windows(logits: list[np.ndarray], windows: list[int], words: bool) -> l
     return [np.concatenate(group) if words else np.mean(group, axis=0) for group in groups]
 
 
-def labels_from_logits(logits: list[np.ndarray], labels: tuple[str, ...], words: bool) -> list[Any]:
-    """Labels by name; numbers of a model with one label; lists of tags, None for words without logits."""
-    if words:
+def labels_from_logits(logits: list[np.ndarray], config: ModelConfig, threshold: float) -> list[Any]:
+    """Labels by name; numbers of a model with one label; lists of tags, None for words without logits.
+
+    Of a model with several labels a text lists of those whose probability is the `threshold` or more.
+    """
+    labels = config.labels
+    if config.head == "token":
         return [
             [None if missing else labels[best] for missing, best in zip(np.isnan(x[:, 0]), _argmax(x))] for x in logits
         ]
     if len(labels) == 1:
         return [float(x[0]) for x in logits]
+    if config.multi_label:
+        reached = probabilities(logits, config) >= threshold
+        return [[label for label, enough in zip(labels, row) if enough] for row in reached]
     return [labels[int(x.argmax())] for x in logits]
+
+
+def probabilities(logits: list[np.ndarray], config: ModelConfig) -> np.ndarray:
+    """The probabilities of the labels, float64 [texts, C], by the logits [C] of each text.
+
+    Those of a text sum to 1, unless it may have several labels.
+    """
+    logits_TC = np.array(logits, float)
+    return scipy.special.expit(logits_TC) if config.multi_label else scipy.special.softmax(logits_TC, axis=-1)
 
 
 def _argmax(x: np.ndarray) -> np.ndarray:

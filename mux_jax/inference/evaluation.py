@@ -36,7 +36,7 @@ def final_scores(
         result, labelled = scorer.score_compositions(split_layers(params), config.num_compositions, report)
 
     def draw() -> None:
-        if scorer.data.task.kind != "regression" and hosts.is_first():
+        if scorer.data.task.kind in ("sequence", "token") and hosts.is_first():
             plot_confusion(*labelled, scorer.data.labels, folder / "confusion.png")
 
     return {"task": config.data.task} | result, draw
@@ -154,7 +154,7 @@ def _scorer(found: ModelSource, resolved: FinetuneConfig, data: TaskData, mesh: 
         resolved.bucket_lengths(),
         data.special.pad,
     )
-    return Scorer(data, runner, resolved.ensemble, resolved.seed)
+    return Scorer(data, runner, resolved.ensemble, resolved.seed, resolved.threshold)
 
 
 def _check_head(found: ModelSource, config: ml_collections.ConfigDict) -> None:
@@ -164,6 +164,9 @@ def _check_head(found: ModelSource, config: ml_collections.ConfigDict) -> None:
         raise InputError(
             f"{found.folder}: its head is {found.config.head!r}; task={config.data.task} is a {task.kind} task"
         )
+    if found.config.multi_label != (task.kind == "multi_label"):
+        gives = "several labels a text or none" if found.config.multi_label else "one label a text"
+        raise InputError(f"{found.folder} gives {gives}; task={config.data.task} is a {task.kind} task")
     if (len(found.config.labels) == 1) != (task.kind == "regression"):
         raise InputError(f"{found.folder}: its labels are {shown(found.config.labels)}; the task is {task.kind}")
 

@@ -13,7 +13,7 @@ from mux_jax.errors import InputError
 from mux_jax.files import whole_or_absent
 from mux_jax.inference.predictor import Predictor
 from mux_jax.inference.spans import require_tags
-from mux_jax.inference.writer import OUTPUTS, are_predictions, is_written, kind, open_writer
+from mux_jax.inference.writer import OUTPUTS, are_predictions, check_labels, is_written, kind, open_writer
 from mux_jax.paths import absolute
 from mux_jax.progress import progress, say
 
@@ -93,10 +93,11 @@ def predict_file(
 
     Raises:
       InputError: more bad records, by file and line; `output` is being written by another process; spans
-        of a model without, columns to keep of a file of words.
+        of a model without, columns to keep of a file of words, labels that a table cannot hold.
     """
     if spans:
         require_tags(predictor.config)
+    check_labels(output, predictor.config)
     with locks.hold(output.parent / f".{output.name}.lock", str(output)) as lock:
         if output.exists() and not overwrite:  # by now
             raise InputError(f"{output} exists; --overwrite replaces it")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from mux_jax.data.tasks import Example
+from mux_jax.data.examples import Example
 from mux_jax.errors import InputError
 
 # The files of a task's submission, one for each of its test sets.

@@ -9,14 +9,13 @@ from typing import Any
 
 import jax
 import numpy as np
-import scipy.special
 from tokenizers import Tokenizer
 
 from mux_jax.checkpoints.source import open_model
 from mux_jax.data.encoding import Encoder, Text, split_words
 from mux_jax.data.tokenizer import special_tokens
 from mux_jax.errors import InputError
-from mux_jax.inference.batch_runner import BatchRunner, join_windows, labels_from_logits
+from mux_jax.inference.batch_runner import BatchRunner, join_windows, labels_from_logits, probabilities
 from mux_jax.inference.spans import find_spans, require_tags
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.encoder import split_layers
@@ -46,10 +45,10 @@ class LoadedModel:
     may_know_token_types: bool = False
 
 
-def _load(path: str, rows: int, ensemble: int) -> tuple[str, LoadedModel]:
+def _load(path: str, rows: int, ensemble: int, threshold: float) -> tuple[str, LoadedModel]:
     """The model at `path`, on all devices of this host, and how to find it again from any folder."""
     found = open_model(path)
-    _check(found.config, rows, ensemble, f"{found.folder}: ")
+    _check(found.config, rows, ensemble, threshold, f"{found.folder}: ")
     elsewhere = found.task is None and found.config.width == 1
     tokenizer, lengths = found.tokenizer(), found.bucket_lengths()
     params = found.params(make_mesh(devices=jax.local_devices()))
@@ -77,7 +76,16 @@ class Predictor:
       truncated: texts that were cut at the limit, over all calls.
     """
 
-    def __init__(self, model: str | LoadedModel, *, rows: int = 32, ensemble: int = 1, seed: int = 0, stride: int = 0):
+    def __init__(
+        self,
+        model: str | LoadedModel,
+        *,
+        rows: int = 32,
+        ensemble: int = 1,
+        seed: int = 0,
+        stride: int = 0,
+        threshold: float = 0.5,
+    ):
         """Args:
           model: a fine-tuned run's folder, a Hugging Face folder, an id of its hub, or a model in memory.
           rows: multiplexed rows of a batch.
@@ -85,25 +93,28 @@ class Predictor:
           seed: of the draws of which texts share a row.
           stride: tokens that the windows share in which a text over the limit is predicted on; with 0 it is cut. Logits
             are averaged over windows; a word has those of the window in which it stands farthest from the edges.
+          threshold: of a model with several labels a text: the probability from which on a text has a label.
 
         Raises:
-          InputError: no such model, or one without a classification head; a stride not smaller than the limit.
+          InputError: no such model, or one without a classification head; a stride not smaller than the limit; a
+            threshold not between 0 and 1, or of a model with one label a text.
         """
-        self._made_by: dict[str, Any] = {"rows": rows, "ensemble": ensemble, "seed": seed, "stride": stride}
+        options = dict(rows=rows, ensemble=ensemble, seed=seed, stride=stride, threshold=threshold)
+        self._made_by: dict[str, Any] = options
         self._path, self._process, self._lock = None, os.getpid(), threading.Lock()
         if isinstance(model, str):
-            self._path, loaded = _load(model, rows, ensemble)
+            self._path, loaded = _load(model, rows, ensemble, threshold)
         else:
             loaded = model
         self.config, self.text_columns, self.truncated = loaded.model.config, loaded.text_columns, 0
-        _check(self.config, rows, ensemble)
+        _check(self.config, rows, ensemble, threshold)
         lengths, pad_id = loaded.bucket_lengths, special_tokens(loaded.tokenizer).pad
         mesh = jax.tree.leaves(loaded.params)[0].sharding.mesh
         self._encode = Encoder(loaded.tokenizer, lengths[-1])
         self._encode_windows = Encoder(loaded.tokenizer, lengths[-1], stride) if stride else None
         self._runner = BatchRunner(loaded.model, mesh, rows, lengths, pad_id)
         self._params = split_layers(loaded.params)
-        self._ensemble, self._seed = ensemble, seed
+        self._ensemble, self._seed, self._threshold = ensemble, seed, threshold
         self._may_know_token_types = loaded.may_know_token_types
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -124,8 +135,9 @@ class Predictor:
           spans: whether token classification gives `spans`, too (see `find_spans`).
 
         Returns:
-          For each text `label` and `probabilities` by label; `score` of a regression; for token
-          classification `words` and `tags`, None for words beyond the length limit.
+          For each text `label` and `probabilities` by label; where a text may have several labels, `labels`, those
+          whose probability reaches the threshold; `score` of a regression; for token classification `words` and `tags`,
+          None for words beyond the length limit.
 
         Raises:
           InputError: a text, a dictionary or a set instead of a list; something that is no text, by its index; a
@@ -190,7 +202,7 @@ class Predictor:
         rng = np.random.default_rng(self._seed)
         logits = self._runner(self._params, encoded, rng, self._ensemble, report)
         logits = join_windows(logits, encoded.windows, words)
-        decisions = labels_from_logits(logits, labels, words)
+        decisions = labels_from_logits(logits, self.config, self._threshold)
         if words:
             found = [{"words": text, "tags": tags} for text, tags in zip(texts, decisions)]
             if spans:
@@ -198,11 +210,12 @@ class Predictor:
             return found
         if len(labels) == 1:
             return [{"score": score} for score in decisions]
-        probabilities = scipy.special.softmax(np.array(logits, float), axis=-1).tolist()
-        return [{"label": label, "probabilities": dict(zip(labels, p))} for label, p in zip(decisions, probabilities)]
+        name = "labels" if self.config.multi_label else "label"
+        shares = probabilities(logits, self.config).tolist()
+        return [{name: found, "probabilities": dict(zip(labels, p))} for found, p in zip(decisions, shares)]
 
 
-def _check(config: ModelConfig, rows: int, ensemble: int, where: str = "") -> None:
+def _check(config: ModelConfig, rows: int, ensemble: int, threshold: float, where: str = "") -> None:
     if config.head not in ("sequence", "token"):
         raise InputError(
             f"{where}the model has the head {config.head!r}; one for `sequence` or `token` classification is "
@@ -212,3 +225,7 @@ def _check(config: ModelConfig, rows: int, ensemble: int, where: str = "") -> No
         raise InputError(f"ensemble={ensemble} must be from 1 to the model's width {config.width}")
     if rows < 1:
         raise InputError(f"rows={rows} must be at least 1")
+    if not 0 < threshold < 1:
+        raise InputError(f"threshold={threshold} must be between 0 and 1")
+    if threshold != 0.5 and not config.multi_label:
+        raise InputError(f"{where}threshold={threshold} is of models with several labels a text; this one has none")

@@ -20,12 +20,14 @@ class Scorer:
       runner: the model.
       ensemble: slots that each example is put in.
       seed: of the draws of which examples share rows.
+      threshold: where a text may have several labels: the probability from which on it has one.
     """
 
     data: TaskData
     runner: BatchRunner
     ensemble: int
     seed: int
+    threshold: float
 
     def score(self, params: Any) -> dict[str, float]:
         """The figures on the first split to evaluate on, in one composition; `score` is the task's own metric."""
@@ -79,11 +81,12 @@ class Scorer:
         return self.runner(params, split.encoded, np.random.default_rng(seed), self.ensemble)
 
     def _predicted(self, logits: list[np.ndarray]) -> list[Any]:
-        return labels_from_logits(logits, self.data.labels, self.data.task.kind == "token")
+        return labels_from_logits(logits, self.runner.config, self.threshold)
 
     def _figures(self, split: Split, logits: list[np.ndarray]) -> dict[str, float]:
         gold, predicted = [e.label for e in split.examples], self._predicted(logits)
-        return metrics.compute(self.data.task.metric, gold, predicted, self.data.labels)
+        task = self.data.task
+        return metrics.compute(task.kind, task.metric, gold, predicted, self.data.labels)
 
     def _labelled(self, split: Split, logits: list[np.ndarray]) -> tuple[list, list]:
         gold, predicted = [e.label for e in split.examples], self._predicted(logits)

@@ -12,10 +12,11 @@ from etils import epath
 
 from mux_jax.data import formats
 from mux_jax.data.encoding import split_words
+from mux_jax.errors import InputError
 from mux_jax.models.config import ModelConfig
 
 OUTPUTS = (".jsonl", ".tsv", ".parquet")
-_COLUMNS = ("label", "probabilities", "score", "words", "tags", "spans", "error")
+_COLUMNS = ("label", "labels", "probabilities", "score", "words", "tags", "spans", "error")
 Row = dict[str, Any]
 
 
@@ -29,6 +30,13 @@ def are_predictions(names: Sequence[str]) -> bool:
     carried = next((i for i, name in enumerate(names) if is_written(name)), len(names))
     own = names[carried:]
     return bool(own) and all(map(is_written, own)) and (not carried or len(own) > 1 and own[-1] == "error")
+
+
+def check_labels(path: epath.Path, config: ModelConfig) -> None:
+    """Raises `InputError` if a table would hold commas both in labels and between the several labels of a text."""
+    label = next((label for label in config.labels if "," in label), None)
+    if label is not None and config.multi_label and path.suffix == ".tsv":
+        raise InputError(f"{path}: commas stand between labels, and the label {label!r} holds one; write .jsonl")
 
 
 def kind(value: Any) -> str:
@@ -51,7 +59,7 @@ def open_writer(
     if config.head == "token":
         names = ["words", "tags", "spans"] if spans else ["words", "tags"]
     else:
-        names = ["score"] if len(config.labels) == 1 else ["label", "probabilities"]
+        names = ["score"] if len(config.labels) == 1 else ["labels" if config.multi_label else "label", "probabilities"]
     if path.suffix == ".parquet":
         writer = _parquet(path, _flat_names(names, config, kinds), kinds)
     elif path.suffix == ".tsv":
@@ -93,6 +101,8 @@ def _tsv(path: epath.Path, names: list[str], kinds: dict[str, set[str]]) -> Iter
 
         def write(rows: list[Row]) -> None:
             for row in map(_flat, rows):
+                if "labels" in row:
+                    row["labels"] = ",".join(row["labels"])
                 table.writerow([_cell(_as_text(row.get(n)) if n in as_text else row.get(n)) for n in names])
 
         yield write
@@ -102,7 +112,7 @@ def _tsv(path: epath.Path, names: list[str], kinds: dict[str, set[str]]) -> Iter
 def _parquet(path: epath.Path, names: list[str], kinds: dict[str, set[str]]) -> Iterator[Callable[[list[Row]], None]]:
     pyarrow = formats.import_pyarrow(path)
     string = pyarrow.string()
-    types = {"label": string, "error": string} | dict.fromkeys(("words", "tags"), pyarrow.list_(string))
+    types = {"label": string, "error": string} | dict.fromkeys(("labels", "words", "tags"), pyarrow.list_(string))
     places = {"label": string, "start": pyarrow.int64(), "end": pyarrow.int64(), "text": string}
     types["spans"] = pyarrow.list_(pyarrow.struct(places | {"score": pyarrow.float64()}))
     for name, found in kinds.items():

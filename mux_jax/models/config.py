@@ -135,6 +135,11 @@ class ModelConfig(ModelSettings):
             )
         if (self.head in ("sequence", "token")) != bool(self.labels):
             raise InputError(f"model.labels={self.labels} do not fit model.head={self.head!r}")
+        if self.multi_label and (self.head != "sequence" or len(self.labels) < 2):
+            raise InputError(
+                f"model.multi_label=True needs model.head='sequence', not {self.head!r}, and two labels or more, "
+                f"not {len(self.labels)}"
+            )
         if self.width > 1:
             if self.family.not_multiplexed:
                 raise InputError(f"model.width={self.width}: {self.architecture} {self.family.not_multiplexed}")
@@ -230,7 +235,7 @@ class ModelConfig(ModelSettings):
     @property
     def without_head(self) -> "ModelConfig":
         """The same model without a head."""
-        return dataclasses.replace(self, head="none", labels=(), generator="uniform")
+        return dataclasses.replace(self, head="none", labels=(), multi_label=False, generator="uniform")
 
     @property
     def generator_config(self) -> "ModelConfig":

@@ -24,11 +24,14 @@ def classification(
     """Cross-entropy of the labels, in nats, or squared error of a model with one label.
 
     The batch holds `tokens` int32[B, N, L], padded, and `labels`: int32[B, N] of sequences, float32
-    for regression, or int32[B, N, L] of tokens; -1 where there is none, NaN for regression. If it
-    holds `weights`, one a label, their loss is the sum of weighted losses over the sum of weights, as
-    in PyTorch's `CrossEntropyLoss(weight)`. If it holds a `teacher`'s logits, these are learned from
-    too, by every text or every token that is no padding, all alike. With a `retrieval_coefficient`
-    the retrieval of all tokens that are no padding is an auxiliary loss.
+    for regression, or int32[B, N, L] of tokens; -1 where there is none, NaN for regression. Where a text
+    may have several labels, they are int32[B, N, C]: 1 of those that it has, 0 of the others, and all -1
+    where they are not known. The loss is then the mean binary cross-entropy over texts and labels, as in
+    PyTorch's `BCEWithLogitsLoss`. If the batch holds `weights`, one a label, their loss is the sum of
+    weighted losses over the sum of weights, as in PyTorch's `CrossEntropyLoss(weight)`. If it holds
+    a `teacher`'s logits, these are learned from too, by every text or every token that is no padding,
+    all alike. With a `retrieval_coefficient` the retrieval of all tokens that are no padding is an
+    auxiliary loss.
     """
     tokens, labels = batch["tokens"], batch["labels"]
     rngs = jax.random.split(rng)
@@ -41,6 +44,9 @@ def classification(
     if len(model.config.labels) == 1:
         known = ~jnp.isnan(labels)
         losses = (logits[..., 0] - jnp.where(known, labels, 0.0)) ** 2
+    elif model.config.multi_label:
+        known = labels >= 0
+        losses = optax.sigmoid_binary_cross_entropy(logits, labels)
     else:
         known = labels >= 0
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
@@ -49,7 +55,8 @@ def classification(
         part = stage.distillation_coefficient
         taught = real if model.config.head == "token" else jnp.ones_like(known)
         outputs["label_loss"] = outputs["task_loss"]
-        outputs["teacher_loss"] = _mean(_distance(logits, batch["teacher"], stage.temperature), taught)
+        distance = _distance(logits, batch["teacher"], stage.temperature, model.config.multi_label)
+        outputs["teacher_loss"] = _mean(distance, taught)
         outputs["task_loss"] = (1 - part) * outputs["label_loss"] + part * outputs["teacher_loss"]
     loss = with_retrieval(bound, outputs["task_loss"], hidden_BLD, tokens, rngs[1], stage, outputs, real)
     return loss, outputs
@@ -60,9 +67,14 @@ def _mean(losses: jax.Array, weights: jax.Array) -> jax.Array:
     return jnp.where(weights > 0, weights * losses, 0.0).sum() / jnp.where(total > 0, total, 1)
 
 
-def _distance(logits: jax.Array, teacher: jax.Array, temperature: float) -> jax.Array:
-    """How far logits [..., C] are from the teacher's: KL divergence times temperature²; of numbers, squared error."""
+def _distance(logits: jax.Array, teacher: jax.Array, temperature: float, multi_label: bool) -> jax.Array:
+    """How far logits [..., C] are from the teacher's: KL divergence times temperature²; of numbers, squared error.
+
+    [...], or with `multi_label` [..., C]: of each label by itself, to have it or not.
+    """
     if logits.shape[-1] == 1:
         return (logits[..., 0] - teacher[..., 0]) ** 2
+    if multi_label:  # sigmoid(x) is the first of softmax([x, 0])
+        logits, teacher = (jnp.stack([x, jnp.zeros_like(x)], axis=-1) for x in (logits, teacher))
     ours, wanted = (jax.nn.log_softmax(x / temperature) for x in (logits, teacher))
     return temperature**2 * optax.losses.kl_divergence_with_log_targets(ours, wanted)

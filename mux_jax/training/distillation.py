@@ -42,6 +42,9 @@ def check(found: ModelSource, model: ModelConfig, tokenizer: Tokenizer, sequence
         problem = f"its width is {teacher.width}; it must be an ordinary model, of width 1"
     elif teacher.head != model.head:
         problem = f"its head is {teacher.head!r}; the task's is {model.head!r}"
+    elif teacher.multi_label != model.multi_label:
+        several, one = ("it gives", "the task has") if teacher.multi_label else ("the task has", "it gives")
+        problem = f"{several} several labels a text or none; {one} one"
     elif teacher.labels != model.labels:
         problem = f"its labels are {shown(teacher.labels)}; the task's are {shown(model.labels)}"
         if set(teacher.labels) == set(model.labels):

@@ -14,9 +14,9 @@ from jax.sharding import Mesh
 from mux_jax.checkpoints.source import ModelSource
 from mux_jax.configuration import FinetuneConfig
 from mux_jax.data.encoding import Encoder
+from mux_jax.data.examples import read_unlabelled
 from mux_jax.data.task_batches import TaskBatches
 from mux_jax.data.task_data import TaskData, load_task, text_digest
-from mux_jax.data.tasks import read_unlabelled
 from mux_jax.data.tokenizer import SpecialTokens
 from mux_jax.errors import InputError
 from mux_jax.inference.batch_runner import BatchRunner
@@ -93,7 +93,8 @@ class FinetuneData:
         if model.config not in self.runners:
             lengths = self.config.bucket_lengths()
             self.runners[model.config] = BatchRunner(model, mesh, self.config.rows, lengths, self.special.pad)
-        return Scorer(self.examples, self.runners[model.config], self.config.ensemble, self.config.seed)
+        config, runner = self.config, self.runners[model.config]
+        return Scorer(self.examples, runner, config.ensemble, config.seed, config.threshold)
 
 
 def load_finetune_data(

@@ -5,7 +5,7 @@ from typing import Any
 from etils import epath
 from rich.table import Table
 
-from mux_jax.data.metrics import METRICS
+from mux_jax.data.metrics import OF_KIND
 from mux_jax.inference.reports import print_score
 from mux_jax.plots import drawing, pyplot, save_figure
 from mux_jax.progress import console, say
@@ -21,7 +21,7 @@ FIGURES = (
     "rtd_loss",
     "rtd_roc_auc",
     "rtd_f1",
-    *METRICS,
+    *dict.fromkeys(metric for metrics in OF_KIND.values() for metric in metrics),
 )
 
 

@@ -24,6 +24,7 @@ _FREE = (
     "data.workers",
     "model.scan_layers",
     "model.remat",
+    "threshold",
 )
 
 

@@ -1,6 +1,8 @@
 """Scores against values worked out by hand."""
 
+import numpy as np
 import pytest
+from sklearn.metrics import accuracy_score, f1_score
 
 from mux_jax.data.metrics import compute
 
@@ -65,12 +67,32 @@ BINARY = ("0", "1")
     ],
 )
 def test_scores_worked_out_by_hand(metric, gold, predicted, expected):
-    found = compute(metric, gold, predicted, BINARY)
+    kind = "token" if isinstance(gold[0], list) else "regression" if metric == "pearson_spearman" else "sequence"
+    found = compute(kind, metric, gold, predicted, BINARY)
     assert next(iter(found)) == metric
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-6)
 
 
 def test_f1_is_of_the_positive_class_however_it_is_called():
     gold, predicted = ["duplicate", "not_duplicate"], ["duplicate", "duplicate"]
-    assert compute("f1", gold, predicted, ("duplicate", "not_duplicate"))["f1"] == pytest.approx(2 / 3)
-    assert compute("f1", list("ab"), list("bb"), ("a", "b"))["f1"] == pytest.approx(2 / 3)
+    assert compute("sequence", "f1", gold, predicted, ("duplicate", "not_duplicate"))["f1"] == pytest.approx(2 / 3)
+    assert compute("sequence", "f1", list("ab"), list("bb"), ("a", "b"))["f1"] == pytest.approx(2 / 3)
+
+
+def test_several_labels_a_text_are_scored_label_by_label():
+    # Of a: 1 found and right, 1 missed: F1 2/3. Of b: 1 right, 1 wrong: 2/3. Of c, which nobody has: 0. In all 2 right,
+    # 1 wrong, 1 missed: 4/6. The second and the third of four texts are without an error.
+    gold, predicted = [["a"], ["b"], [], ["a"]], [[], ["b"], [], ["b", "a"]]
+    expected = {"micro_f1": 2 / 3, "macro_f1": 4 / 9, "subset_accuracy": 1 / 2}
+    for metric in ("micro_f1", "macro_f1"):
+        found = compute("multi_label", metric, gold, predicted, ("a", "b", "c"))
+        assert next(iter(found)) == metric and found == pytest.approx(expected)
+    assert compute("multi_label", "micro_f1", [[]], [[]], BINARY)["micro_f1"] == 0.0  # as scikit-learn has it
+
+    rng = np.random.default_rng(0)
+    names = tuple("abcdef")
+    ours, theirs = rng.integers(0, 2, (2, 50, 6))
+    sets = [[[names[i] for i in np.flatnonzero(row)] for row in rows] for rows in (ours, theirs)]
+    found = compute("multi_label", "micro_f1", *sets, names)
+    expected = {f"{name}_f1": f1_score(ours, theirs, average=name) for name in ("micro", "macro")}
+    assert found == pytest.approx(expected | {"subset_accuracy": accuracy_score(ours, theirs)})

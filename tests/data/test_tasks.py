@@ -9,8 +9,9 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from mux_jax.data import builtin, formats
-from mux_jax.data.metrics import METRICS
-from mux_jax.data.tasks import TASKS, get_task, read, read_unlabelled
+from mux_jax.data.examples import read, read_unlabelled
+from mux_jax.data.metrics import OF_KIND
+from mux_jax.data.tasks import TASKS, get_task
 from mux_jax.errors import InputError
 from tests.tfds_folder import write_prepared
 
@@ -55,7 +56,7 @@ def test_glue_as_distributed(task, tmp_path):
     for found in examples(tmp_path, task).values():
         assert [e.text for e in found] == texts
         assert [e.label for e in found] == labels
-    assert all(task.metric in METRICS for task in TASKS.values())
+    assert all(task.metric in OF_KIND[task.kind] for task in TASKS.values())
 
 
 def test_conll_2003_and_files_with_a_lone_tab_between_sentences(tmp_path):

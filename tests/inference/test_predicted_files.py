@@ -102,7 +102,21 @@ def test_columns_have_types_in_parquet_or_are_strings(model, tmp_path):
 
 
 def test_training_data_is_not_taken_for_predictions():
-    for names in (["words", "tags"], ["error"], ["id", "score", "error"], ["label", "probability_a"]):
+    for names in (
+        ["words", "tags"],
+        ["error"],
+        ["id", "score", "error"],
+        ["label", "probability_a"],
+        ["labels", "error"],
+    ):
         assert writer.are_predictions(names), names
-    for names in ([], ["id"], ["id", "text", "label"], ["id", "words", "tags"], ["id", "error"], ["label", "x"]):
+    for names in (
+        [],
+        ["id"],
+        ["id", "text", "label"],
+        ["id", "words", "tags"],
+        ["id", "error"],
+        ["label", "x"],
+        ["text", "labels"],
+    ):
         assert not writer.are_predictions(names), names

@@ -59,6 +59,30 @@ def test_token_loss_with_a_prefix_and_regression():
     np.testing.assert_allclose(loss, jnp.nanmean((logits - numbers) ** 2), rtol=1e-5)
 
 
+def test_each_of_several_labels_is_a_yes_or_no_of_its_own():
+    config = small_model(head="sequence", labels=("a", "b", "c"), multi_label=True)
+    labels = np.array([[[1, 0, 1], [0, 0, 0]], [[1, 1, 1], [-1, -1, -1]], [[0, 1, 0], [0, 0, 1]]])
+    tokens = draw_tokens(config)
+    model, params, loss, _ = run_objective(config, tokens, jnp.array(labels))
+    shares = 1 / (1 + np.exp(-np.asarray(model.apply({"params": params}, tokens))))
+    losses = -labels * np.log(shares) - (1 - labels) * np.log(1 - shares)
+    np.testing.assert_allclose(loss, losses[labels[..., 0] >= 0].mean(), rtol=1e-5)
+    _, _, nothing, _ = run_objective(config, tokens, jnp.full(labels.shape, -1))
+    assert nothing == 0.0
+
+
+@pytest.mark.extra
+def test_the_loss_of_several_labels_equals_pytorchs():
+    import torch
+
+    config = small_model(head="sequence", labels=("a", "b", "c"), multi_label=True)
+    labels = np.array([[[1, 0, 1], [0, 0, 0]], [[1, 1, 1], [0, 1, 0]], [[0, 1, 0], [0, 0, 1]]])
+    model, params, loss, _ = run_objective(config, draw_tokens(config), jnp.array(labels))
+    logits = np.array(model.apply({"params": params}, draw_tokens(config)))
+    expected = torch.nn.BCEWithLogitsLoss()(torch.tensor(logits), torch.tensor(labels, dtype=torch.float32))
+    np.testing.assert_allclose(loss, expected.item(), rtol=1e-5)
+
+
 def weighted(labels, weights=(0.5, 2.0, 0.0)):
     """The objective with class weights: (loss, logits)."""
     config = small_model(head="sequence", labels=("a", "b", "c"))

@@ -13,7 +13,8 @@ from scipy.special import log_softmax, softmax
 import mux_jax
 from mux_jax import configuration
 from mux_jax.checkpoints.source import open_model
-from mux_jax.data import tasks
+from mux_jax.data.examples import read_unlabelled
+from mux_jax.data.tasks import TASKS
 from mux_jax.data.tokenizer import special_tokens
 from mux_jax.errors import InputError
 from mux_jax.objectives import objectives
@@ -91,6 +92,16 @@ def test_tokens_that_are_padding_are_not_taught_and_numbers_by_squared_error():
     wanted, labels = np.ones((3, 2, 1), np.float32), jnp.full((3, 2), jnp.nan)
     _, outputs, logits = losses(config, labels, wanted, draw_tokens(config))
     np.testing.assert_allclose(outputs["teacher_loss"], ((logits - 1) ** 2).mean(), rtol=1e-4)
+
+
+def test_each_of_several_labels_is_taught_by_itself():
+    config = small_model(head="sequence", labels=("a", "b", "c"), multi_label=True)
+    wanted = np.random.default_rng(0).normal(size=(3, 2, 3)).astype(np.float32)
+    _, outputs, logits = losses(config, jnp.full((3, 2, 3), -1), wanted, draw_tokens(config))
+    p, q = (1 / (1 + np.exp(-x / 3.0)) for x in (wanted, logits))
+    expected = 3.0**2 * (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q)))
+    np.testing.assert_allclose(outputs["teacher_loss"], expected.mean(), rtol=1e-4)
+    assert outputs["label_loss"] == 0
 
 
 @pytest.mark.parametrize("mesh", [dict(data=4), dict(data=2, fsdp=2)])
@@ -177,9 +188,9 @@ def test_unlabelled_texts_of_a_task_on_pairs_are_pairs(tmp_path):
     pairs, texts = tmp_path / "pairs.jsonl", tmp_path / "texts.txt"
     pairs.write_text('{"sentence1": "a b", "sentence2": "c"}\n')
     texts.write_text("a b c")
-    assert tasks.read_unlabelled(tasks.TASKS["rte"], str(pairs)) == [("a b", "c")]
+    assert read_unlabelled(TASKS["rte"], str(pairs)) == [("a b", "c")]
     with pytest.raises(InputError, match="texts.txt: no column 'sentence1'; there are: 'text'"):
-        tasks.read_unlabelled(tasks.TASKS["rte"], str(texts))
+        read_unlabelled(TASKS["rte"], str(texts))
 
 
 @pytest.mark.extra
