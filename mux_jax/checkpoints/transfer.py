@@ -11,7 +11,7 @@ from mux_jax.errors import InputError
 from mux_jax.models.config import ModelConfig
 from mux_jax.progress import say
 
-# What an ordinary BERT or ELECTRA gives to a multiplexed model.
+# What an ordinary model gives to a multiplexed one.
 _BACKBONE = ("embeddings", "embeddings_project", "encoder")
 
 
@@ -28,7 +28,7 @@ def transfer_params(init: ModelSource, config: ModelConfig, params: Any) -> Any:
       InputError: nothing fits.
     """
     mesh = jax.tree.leaves(params)[0].sharding.mesh
-    same_head = (init.config.head, init.config.labels) == (config.head, config.labels)
+    same_head = all(getattr(init.config, part) == getattr(config, part) for part in ("head", "labels", "multi_label"))
     beyond_backbone = init.config.width > 1 or config.width == 1
     found = init.params(mesh, with_head=same_head and beyond_backbone)
     taken: list[str] = []

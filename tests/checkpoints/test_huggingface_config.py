@@ -7,8 +7,9 @@ import pytest
 from etils import epath
 
 from mux_jax.checkpoints.huggingface import read_params
-from mux_jax.checkpoints.huggingface_config import DEFAULTS, read_config
+from mux_jax.checkpoints.huggingface_config import read_config
 from mux_jax.errors import InputError
+from mux_jax.models.families import FAMILIES
 from tests.checkpoints.folders import assert_identical, change_config, change_tensors, load, ordinary
 
 
@@ -20,9 +21,9 @@ from tests.checkpoints.folders import assert_identical, change_config, change_te
         (dict(muxing_variant=None), "muxing_variant=None is not known"),
         (
             dict(architectures=["GPT2LMHeadModel"], model_type="gpt2"),
-            "architectures='GPT2LMHeadModel' is not known here; there are: BertModel",
+            "architectures='GPT2LMHeadModel' is not known here; there are: Bert, Electra",
         ),
-        (dict(architectures=None), "architectures is missing; put the model's class there, one of: BertModel, .*Muxed"),
+        (dict(architectures=None), "architectures is missing; put the model's class there: Bert, .*Muxed"),
         (dict(architectures="BertModel"), "architectures is 'BertModel'; it must be of type list"),
         (dict(hidden_size="32"), "hidden_size is '32'; it must be of type int"),
         (dict(hidden_size=None), r"has the shape \[160, 32\], the model of config.json \[160, 768\]"),
@@ -30,14 +31,14 @@ from tests.checkpoints.folders import assert_identical, change_config, change_te
         (dict(position_embedding_type="relative_key"), "only 'absolute'"),
         (dict(is_decoder=True), "is_decoder=True is not supported, only False"),
         (dict(num_attention_heads=5), "config.json: model.hidden_size=32 must be a multiple"),
-        (dict(mux_jax={"format": 1, "depth": 3}), "model has no field depth; .* have the options: learn_keys"),
+        (dict(mux_jax={"format": 1, "depth": 3}), "model has no field depth; .* have the options: tie_word"),
         (dict(mux_jax={"dtype": "auto"}), "another version of mux_jax .no format number; this version reads 1"),
         (dict(mux_jax={"format": 99}), "another version of mux_jax .format 99; this version reads 1"),
         (
             dict(architectures=["MuxedBertForTokenClassification"], id2label={"0": "O", "x": "B"}),
             "config.json: id2label has the keys 0, x; they must be 0, 1, 2",
         ),
-        (dict(num_instances=1, architectures=["BertForSequenceClassification"]), "pooler"),
+        (dict(num_instances=1, architectures=["BertForSequenceClassification"]), "missing: pooler.dense.weight"),
     ],
 )
 def test_configurations_that_are_not_known_are_refused(folder, fields, message):
@@ -84,9 +85,10 @@ def test_an_empty_configuration_is_a_bert_or_an_electra_of_the_default_size(tmp_
 def test_the_defaults_are_those_of_transformers():
     import transformers
 
-    for name, ours in DEFAULTS.items():
-        theirs = transformers.AutoConfig.for_model(name).to_dict()
-        assert {field: theirs[field] for field in ours} == ours
+    for name, family in FAMILIES.items():
+        theirs = family.as_today(transformers.AutoConfig.for_model(name).to_dict())
+        ours = dict(family.fields.values()) | family.only
+        assert {field: theirs.get(field, value) for field, value in ours.items()} == ours
 
 
 @pytest.mark.parametrize(
@@ -125,8 +127,8 @@ def test_a_class_that_is_not_named_is_told_by_the_tensors(changes, name, tmp_pat
 
 def test_tensors_of_another_model_are_no_guess(tmp_path):
     folder = ordinary(tmp_path)[0]
-    change_config(folder, architectures=None, model_type="roberta")
-    with pytest.raises(InputError, match="architectures is missing; put the model's class there, one of: BertModel"):
+    change_config(folder, architectures=None, model_type="gpt2")
+    with pytest.raises(InputError, match="architectures is missing; put the model's class there: Bert"):
         load(folder)
     change_config(folder, model_type=None)
     change_tensors(folder, lambda found: found.pop("bert.embeddings.word_embeddings.weight"))
