@@ -78,7 +78,7 @@ def read_config(folder: epath.Path, needs_head: bool = True) -> ModelConfig:
     theirs = _read(file)
     classes = _get(file, theirs, "architectures", list, [])
     name = str((classes and classes[0]) or _guess_class(folder, theirs))
-    architecture = _family(name)
+    architecture = _family(name, theirs)
     if not architecture:
         code = "; code of its own, which `auto_map` names, is never run" if "auto_map" in theirs else ""
         raise InputError(f"{file}: architectures={name!r} is not known here{code}; there are: {_KNOWN}")
@@ -98,7 +98,7 @@ def read_config(folder: epath.Path, needs_head: bool = True) -> ModelConfig:
     if not head:
         problem = f"{name} has a head that is not known here"
     elif head != "none" and (folder / "modules.json").exists() and all(map(_HEADLESS.match, found)):
-        problem, needs_head = f"a model of sentence-transformers, without the tensors of a {name}'s head", False
+        problem, needs_head = f"a model of sentence-transformers; no tensor of the head of {name} is there", False
     elif (head, width) == ("mlm", 1) and fields["embedding_size"] != fields["hidden_size"]:
         problem = _TWO_SIZES.format(**fields)
     elif head in ("sequence", "token"):
@@ -144,11 +144,13 @@ def _get(file: epath.Path, theirs: Mapping[str, Any], field: str, kind: type, de
     return value
 
 
-def _family(name: str) -> str:
-    """The family that a class is of; empty if it is none that is known here."""
+def _family(name: str, theirs: Mapping[str, Any]) -> str:
+    """The family of a class, or else of `model_type`, of which there are many classes; empty if it is none of ours."""
     name = name.removeprefix(_MUXED)
-    ends = {"Model", *(f"For{rest}" for rest in name.split("For")[1:]), "LMHeadModel"}
-    return next((key for key, cls in FAMILIES.items() if name.removeprefix(cls.class_prefix) in ends), "")
+    by_class = (key for key, cls in FAMILIES.items() if name.removeprefix(cls.class_prefix) in cls.classes)
+    by_name = (key for key, cls in FAMILIES.items() if name.startswith(cls.class_prefix))
+    family = next(by_class, "") or str(theirs.get("model_type") or next(by_name, ""))
+    return family if family in FAMILIES else ""
 
 
 def _guess_class(folder: epath.Path, theirs: Mapping[str, Any]) -> str:

