@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict, unflatten_dict
+from etils import epath
 
 from mux_jax.errors import InputError
 from mux_jax.models import flops
@@ -14,7 +14,7 @@ from mux_jax.models.encoder import split_layers
 from mux_jax.models.families.modernbert import ModernBert
 from mux_jax.models.model import MuxModel
 from mux_jax.models.modernbert import rotary_angles, rotary_frequencies, rotate
-from mux_jax.models.released import Tensor, linear, norm
+from tests.checkpoints.folders import load
 from tests.conftest import apply, draw_tokens, init, small_model
 from tests.models.test_flops import LENGTH, WIDE, counted
 
@@ -186,39 +186,6 @@ def of_transformers(name, **fields):
     return model.eval()
 
 
-def of_ours(model):
-    """The same model here, and its parameters, by what the family says of configurations and tensors."""
-    theirs = ModernBert.as_today(model.config.to_dict())
-    assert {field: theirs[field] for field in ModernBert.only} == ModernBert.only
-    head = ModernBert.classes[type(model).__name__.removeprefix("ModernBert")]
-    labels = tuple(theirs["id2label"].values()) if head in ("sequence", "token") else ()
-    fields = {ours: theirs[field] for ours, (field, _) in ModernBert.fields.items()}
-    fields |= dict(head=head, labels=labels, embedding_size=fields["hidden_size"])
-    config = small_model(architecture="modernbert", width=1, **fields)
-    state = {key: value.numpy() for key, value in model.state_dict().items()}
-    params = {path: np.ones(x.shape, np.float32) for path, x in flatten_dict(init(config)[1], sep="/").items()}
-    for tensor in tensors(config):
-        value = state.pop(tensor.name)
-        ours = params[tensor.paths[0]]
-        ours[... if tensor.layer is None else tensor.layer] = value.T if tensor.transposed else value
-    assert not state
-    return config, unflatten_dict(params, sep="/")
-
-
-def tensors(config):
-    """The tensors of a model, of which the family names all but the decoder."""
-    family = config.family
-    yield from family.backbone_tensors(config, "" if config.head == "none" else family.tensor_prefix)
-    if config.labels:
-        yield from family.classifier_tensors(config)
-    if config.head == "mlm":
-        names = family.vocabulary_names
-        yield from linear(names.dense, "demultiplexer/retrieval_output", bias=False)
-        yield from norm(names.norm, "demultiplexer/retrieval_norm", bias=False)
-        kernel = "embeddings/word" if family.tie_word_embeddings else "vocabulary_head/kernel"
-        yield from (Tensor(f"{names.decoder}.weight", (kernel,)), Tensor(names.bias, ("vocabulary_head/bias",)))
-
-
 @pytest.mark.extra
 @pytest.mark.parametrize(
     "name, fields",
@@ -232,11 +199,12 @@ def tensors(config):
     ],
     ids=str,
 )
-def test_a_model_says_what_it_says_there(name, fields):
+def test_a_model_says_what_it_says_there(name, fields, tmp_path):
     import torch
 
     model = of_transformers(name, **fields)
-    config, params = of_ours(model)
+    model.save_pretrained(tmp_path)
+    config, params = load(epath.Path(tmp_path))
     tokens = draw_tokens(config, length=40)
     with torch.no_grad():
         given = (torch.tensor(np.asarray(x)[:, 0], dtype=int) for x in (tokens, PADDED))
