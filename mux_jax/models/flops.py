@@ -15,9 +15,8 @@ def classification(config: ModelConfig, length: int) -> int:
     N, D, C = config.width, config.hidden_size, len(config.labels)
     read = 1 if sequence else row  # in each instance
     head = N * read * 2 * D * C
-    hidden_layers = bool(config.family.hidden_activation) + config.has_pooler
-    if sequence:
-        head += N * hidden_layers * 2 * D * D
+    hidden = bool(config.family.hidden_activation) and (sequence or config.family.hidden_for_tokens)
+    head += N * read * (hidden + config.has_pooler) * 2 * D * D
     return encoder(config, row, states) + config.demultiplexer_module().flops(read, N * read) + head
 
 

@@ -88,6 +88,16 @@ def test_orthogonal_multiplexers_shard_as_well():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), found[1], expected[1])
 
 
+@pytest.mark.extra
+def test_the_layers_of_modernbert_shard_as_well():
+    fields = dict(hidden_dropout=0.1, attention_dropout=0.1, remat=True, num_hidden_layers=2, local_attention=4)
+    config = small_model(architecture="modernbert", width=1, **fields)
+    one, many = make_mesh(devices=jax.devices()[:1]), make_mesh(2, 2, 2)
+    expected, found = one_step(config, "mlm", one), one_step(config, "mlm", many)
+    np.testing.assert_allclose(found[0]["loss"], expected[0]["loss"], rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), found[1], expected[1])
+
+
 def test_accumulated_gradients_are_the_means_of_the_parts():
     config, one = small_model(), make_mesh(devices=jax.devices()[:1])
     metrics, gradients, _ = one_step(config, "retrieval", one, grad_accumulation_steps=4)

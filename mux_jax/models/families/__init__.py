@@ -6,6 +6,7 @@ A new one is a class here with a line in `FAMILIES`, under the name that it has 
 from mux_jax.models.families.bert import Bert, Electra
 from mux_jax.models.families.distilbert import DistilBert
 from mux_jax.models.families.family import Family
+from mux_jax.models.families.modernbert import ModernBert
 from mux_jax.models.families.mpnet import MPNet
 from mux_jax.models.families.roberta import Camembert, Roberta, XlmRoberta
 
@@ -17,4 +18,5 @@ FAMILIES: dict[str, type[Family]] = {
     "xlm-roberta": XlmRoberta,
     "camembert": Camembert,
     "mpnet": MPNet,
+    "modernbert": ModernBert,
 }

@@ -54,6 +54,7 @@ class Family:
       biases: whether linear layers and LayerNorms have any.
       embeddings_projected: whether embeddings may be of another size than states.
       hidden_activation: of the hidden layer before classes of sequences; empty: there is none.
+      hidden_for_tokens: whether classes of tokens have that hidden layer, too.
       retrieval_skips: whether RSA has skips in retrieval and reads all its layers there, as released.
       not_multiplexed: what a multiplexed model would need; empty if there can be one.
     """
@@ -81,6 +82,7 @@ class Family:
     biases: ClassVar[bool] = True
     embeddings_projected: ClassVar[bool] = False
     hidden_activation: ClassVar[str] = ""
+    hidden_for_tokens: ClassVar[bool] = False
     pooler_classifies: ClassVar[bool] = False
     retrieval_skips: ClassVar[bool] = False
     not_multiplexed: ClassVar[str] = ""
