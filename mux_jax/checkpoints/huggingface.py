@@ -57,6 +57,9 @@ def read_params(folder: epath.Path, config: ModelConfig) -> Any:
 
     shapes = parameter_shapes(config)
     params = {path: _aligned_empty(shape) for path, shape in shapes.items()}
+    for path, array in params.items():
+        if path.endswith("/scale"):
+            array.fill(1.0)  # ModernBERT's first layer has no LayerNorm, only its place among the others
     read: dict[tuple, str] = {}  # what has been filled, and by which tensor
     for tensor in names:
         if tensor.name not in found:

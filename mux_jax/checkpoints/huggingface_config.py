@@ -83,7 +83,10 @@ def read_config(folder: epath.Path, needs_head: bool = True) -> ModelConfig:
         code = "; code of its own, which `auto_map` names, is never run" if "auto_map" in theirs else ""
         raise InputError(f"{file}: architectures={name!r} is not known here{code}; there are: {_KNOWN}")
     family = FAMILIES[architecture]
-    theirs = dict(family.as_today(theirs))
+    try:
+        theirs = dict(family.as_today(theirs))
+    except InputError as e:
+        raise InputError(f"{file}: {e}") from e
     for field, only in family.only.items():
         if theirs.get(field, only) != only:
             raise InputError(f"{file}: {field}={theirs[field]!r} is not supported, only {only!r}")

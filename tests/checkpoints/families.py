@@ -77,8 +77,7 @@ def make(folder: Path) -> None:
         model = getattr(transformers, prefix + end)(config).eval()
         for parameter in model.parameters():
             parameter.data.add_(0.3 * torch.randn_like(parameter))  # biases and norms, too
-        model = model.half()
-        model.save_pretrained(folder / name)
+        model.half().save_pretrained(folder / name)
         pad = config.pad_token_id
         tokens = np.random.default_rng(i).integers(3, 24, (len(LENGTHS), max(LENGTHS)))
         mask = np.arange(max(LENGTHS)) < np.array(LENGTHS)[:, None]
@@ -87,9 +86,11 @@ def make(folder: Path) -> None:
             second = (np.arange(len(LENGTHS)) > 1)[:, None] & (np.arange(max(LENGTHS)) >= 3)
             inputs["types"] = (mask & second).astype(np.int32)
         names = {"tokens": "input_ids", "mask": "attention_mask", "types": "token_type_ids"}
+        # Read again, as half() has rounded the frequencies of rotary positions, too.
+        model = type(model).from_pretrained(folder / name, dtype=torch.float32).eval()
         with torch.no_grad():
             given = {names[key]: torch.from_numpy(value.astype(np.int64)) for key, value in inputs.items()}
-            out = model.float()(**given)
+            out = model(**given)
         output = next(value for value in out.values() if value is not None).numpy()
         if output.shape[:2] == mask.shape:
             output = output * mask.reshape(*mask.shape, *[1] * (output.ndim - 2))

@@ -98,14 +98,19 @@ class ModernBert(Family):
         """
         result = dict(theirs)
         types = theirs.get("layer_types")
+        if types and not isinstance(types, list):
+            raise InputError(f"layer_types is {types!r}; it must be a list")
         if types:
             every = types.index("full_attention", 1) if "full_attention" in types[1:] else len(types)
             if types != ["sliding_attention" if i % every else "full_attention" for i in range(len(types))]:
                 raise InputError(f"layer_types={types} is not supported, only one full_attention every few layers")
             result["global_attn_every_n_layers"] = every
         for kind, ours in (("full_attention", "global_rope_theta"), ("sliding_attention", "local_rope_theta")):
-            rope = (theirs.get("rope_parameters") or {}).get(kind) or {}
-            for scaling in (rope, theirs.get("rope_scaling") or {}):
+            parameters, scaled = (theirs.get(field) or {} for field in ("rope_parameters", "rope_scaling"))
+            rope = parameters.get(kind) or {} if isinstance(parameters, dict) else None
+            if not isinstance(rope, dict) or not isinstance(scaled, dict):
+                raise InputError(f"rope_parameters={parameters!r} and rope_scaling={scaled!r} must be objects")
+            for scaling in (rope, scaled):
                 rope_type = scaling.get("rope_type", scaling.get("type", "default"))
                 if rope_type != "default":
                     raise InputError(f"rope_type={rope_type!r} is not supported, only 'default'")
