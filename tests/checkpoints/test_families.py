@@ -10,8 +10,13 @@ from etils import epath
 import mux_jax
 from mux_jax.checkpoints import huggingface
 from mux_jax.checkpoints.huggingface_config import class_name
+from mux_jax.models.config import ModelConfig
+from mux_jax.models.families import FAMILIES
+from mux_jax.training.loop import train
 from tests.checkpoints.families import FOLDER, SHAPES, cases, difference
 from tests.checkpoints.folders import assert_identical, change_config, load
+from tests.conftest import apply, draw_tokens, init, small_model, small_run
+from tests.tasks import write_model
 
 NAMES = [name for name, *_ in cases()]
 # One head is enough for layers that are taken apart: that is done alike before all of them.
@@ -143,7 +148,7 @@ def test_a_decoder_that_is_not_tied_is_read_and_written(tmp_path):
     with pytest.raises(mux_jax.InputError, match="1 missing: cls.predictions.decoder.weight"):
         load(folder)
     config, params = load(epath.Path(FOLDER / "bert_mlm"))
-    untied = mux_jax.models.config.ModelConfig.from_flat(config.to_flat() | dict(tie_word_embeddings=False))
+    untied = ModelConfig.from_flat(config.to_flat() | dict(tie_word_embeddings=False))
     kernel = np.random.default_rng(0).normal(size=params["embeddings"]["word"].shape).astype(np.float32)
     params["vocabulary_head"]["kernel"] = kernel
     huggingface.write(folder, untied, params)
@@ -173,3 +178,39 @@ def test_token_types_of_a_model_without_them_are_refused():
     tokens = np.full((1, 1, 4), 5)
     with pytest.raises(mux_jax.InputError, match="a model of roberta of width 1 has no token types"):
         model.apply({"params": params}, tokens, None, np.zeros((1, 1, 4), np.int32))
+
+
+MULTIPLEXED = [name for name, cls in FAMILIES.items() if not cls.not_multiplexed]
+
+
+@pytest.mark.parametrize("family", MULTIPLEXED)
+def test_every_family_starts_a_multiplexed_run(family, text_file, tmp_path, one_device):
+    """By the configuration of a MUX-BERT; a step of rate 0 leaves what it started from."""
+    folder = write_model(tmp_path / "model", architecture=family, width=1, vocab_size=170)
+    config = small_run("bert", text_file, tmp_path)
+    config.init_from, config.stages = str(folder), ("priming",)
+    config.priming.update(steps=1, warmup_steps=1)
+    train(config, str(tmp_path / "run"))
+    (model, params), (plain, given) = (mux_jax.load_pretrained(str(path)) for path in (tmp_path / "run", folder))
+    like_bert = plain.config.family.encodes_like(FAMILIES["bert"]())
+    assert model.config.architecture == ("bert" if like_bert else family)
+    assert (model.config.width, model.config.max_length) == (2, plain.config.max_length)
+    for part in ("embeddings", "encoder"):
+        assert_identical(params[part], given[part])
+
+
+@pytest.mark.parametrize("family", MULTIPLEXED)
+def test_rows_of_a_multiplexed_model_count_positions_from_0_whatever_is_padding(family):
+    model, params = init(small_model(architecture=family, width=2))
+    tokens = draw_tokens(model.config, length=8)
+    padded = tokens.at[:, 0, 5:].set(1)
+    states = apply(model, params, padded, padded != 1, method="encode")
+    np.testing.assert_array_equal(states, apply(model, params, padded, method="encode"))
+    moved = params["embeddings"]["position"].at[model.config.family.position_offset + 8 :].add(1.0)
+    other = params | {"embeddings": params["embeddings"] | {"position": moved}}
+    np.testing.assert_array_equal(states, apply(model, other, padded, method="encode"))
+
+
+def test_a_modernbert_is_not_multiplexed_and_says_why():
+    with pytest.raises(mux_jax.InputError, match="model.width=2: modernbert exists at width 1 only; .* LayerNorm"):
+        small_model(architecture="modernbert", width=2)

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 import mux_jax
 from mux_jax import configuration
@@ -16,6 +17,7 @@ from mux_jax.checkpoints.source import open_model
 from mux_jax.data.sources import TextFiles
 from mux_jax.errors import InputError
 from mux_jax.training import loop
+from tests.checkpoints.folders import change_tensors
 from tests.conftest import apply, draw_tokens, init
 from tests.tasks import finetuning, sentences, write_model, write_sentences, write_words
 
@@ -105,6 +107,28 @@ def test_what_is_left_over_can_be_trained(made):
     used = width * (model.config.num_attention_heads // width) * head
     assert (np.abs(attention["query"]["kernel"][..., used:]).max((0, 1)) > 0).all()
     assert not attention["output"]["kernel"][:, used:, : 32 // width * width].any()
+
+
+@pytest.mark.parametrize("family", ["distilbert", "roberta", "mpnet"])
+def test_models_of_other_families_are_read_from_mixtures(family, text, tmp_path):
+    folder = write_model(tmp_path / "model", architecture=family, width=1)
+    if family == "mpnet":  # whose bias shall matter
+
+        def enlarge(found):
+            found["mpnet.encoder.relative_attention_bias.weight"] *= 50
+
+        change_tensors(epath.Path(folder), enlarge)
+    assert make(folder, text, tmp_path / "out") > 0.7
+    assert mux_jax.load_pretrained(str(tmp_path / "out"))[0].config.architecture == family
+
+
+def test_a_classifier_keeps_the_pooler_that_it_reads(text, tmp_path):
+    folder = write_model(tmp_path / "model", width=1, head="sequence", labels=("a", "b"), pooler=True)
+    make(folder, text, tmp_path / "out")
+    (_, given), (model, params) = (mux_jax.load_pretrained(str(path)) for path in (folder, tmp_path / "out"))
+    assert model.config.has_pooler
+    for part in ("pooler", "classifier"):
+        jax.tree.map(np.testing.assert_array_equal, params[part], given[part])
 
 
 def test_a_run_takes_the_model_as_it_is(made, tmp_path):
