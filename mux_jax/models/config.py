@@ -161,6 +161,11 @@ class ModelConfig(ModelSettings):
         return self.demultiplexer_module().prefix_length
 
     @property
+    def takes_token_types(self) -> bool:
+        """Whether the model tells the texts of a pair apart by token types; a multiplexed one sees type 0 alone."""
+        return self.width == 1
+
+    @property
     def head_size(self) -> int:
         """K, dimensions of an attention head."""
         return self.hidden_size // self.num_attention_heads

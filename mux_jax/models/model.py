@@ -69,7 +69,10 @@ class MuxModel(nn.Module):
             )
 
     def __call__(
-        self, tokens_BNL: Int[ArrayLike, "B N L"], mask_BNL: Bool[ArrayLike, "#B N L"] | None = None
+        self,
+        tokens_BNL: Int[ArrayLike, "B N L"],
+        mask_BNL: Bool[ArrayLike, "#B N L"] | None = None,
+        token_types_BNL: Int[ArrayLike, "B N L"] | None = None,
     ) -> Float[Array, "B N *_"]:
         """What the configured head says of every instance.
 
@@ -80,6 +83,7 @@ class MuxModel(nn.Module):
         Args:
           tokens_BNL: int32[B, N, L], CLS first.
           mask_BNL: bool[B, N, L], True on real tokens; None if there is no padding.
+          token_types_BNL: int32[B, N, L], of width 1 the types 0 or 1 of tokens; None: all are 0.
 
         Returns:
           float32: logits [B, N, L, V] for the head `mlm`, [B, N, L] for `rtd`, [B, N, C] for
@@ -91,7 +95,7 @@ class MuxModel(nn.Module):
             tokens_BNL = truncate_for_prefix(config, tokens_BNL)
             mask_BNL = None if mask_BNL is None else truncate_for_prefix(config, mask_BNL)
         num_positions = max(1, config.prefix_length) if config.head == "sequence" else None
-        hidden_BLD = self.encode(tokens_BNL, mask_BNL, num_positions)
+        hidden_BLD = self.encode(tokens_BNL, mask_BNL, num_positions, token_types_BNL)
         if config.head == "mlm":
             return self.vocabulary_logits(hidden_BLD, self.all_instances)
         if config.head == "rtd":
@@ -110,6 +114,7 @@ class MuxModel(nn.Module):
         tokens_BNL: Int[ArrayLike, "B N L"],
         mask_BNL: Bool[ArrayLike, "#B N L"] | None = None,
         num_positions: int | None = None,
+        token_types_BNL: Int[ArrayLike, "B N L"] | None = None,
     ) -> Float[Array, "B P D"]:
         """The encoder's last states on the muxed rows, [B, L, D], or of the first `num_positions` positions.
 
@@ -128,7 +133,8 @@ class MuxModel(nn.Module):
                 f"rows of {tokens_BNL.shape[-1]} positions, {self.config.prefix_length} of them prefix, are longer "
                 f"than model.max_position_embeddings={self.config.max_position_embeddings}"
             )
-        embedded_BNLE = self.embeddings(tokens_BNL)
+        types_BNL = None if token_types_BNL is None else jnp.asarray(token_types_BNL)
+        embedded_BNLE = self.embeddings(tokens_BNL, types_BNL)
         if self.config.width > 1:
             hidden, mask_BL = self.embeddings.add_positions(self.multiplexer(embedded_BNLE, mask_BNL)), None
         else:
