@@ -24,7 +24,8 @@ def classification(
     """Cross-entropy of the labels, in nats, or squared error of a model with one label.
 
     The batch holds `tokens` int32[B, N, L], padded, and `labels`: int32[B, N] of sequences, float32
-    for regression, or int32[B, N, L] of tokens; -1 where there is none, NaN for regression. If it
+    for regression, or int32[B, N, L] of tokens; -1 where there is none, NaN for regression. `token_types`
+    int32[B, N, L], if it holds them, tell the texts of pairs apart, where the model takes them. If it
     holds `weights`, one a label, their loss is the sum of weighted losses over the sum of weights, as
     in PyTorch's `CrossEntropyLoss(weight)`. If it holds a `teacher`'s logits, these are learned from
     too, by every text or every token that is no padding, all alike. With a `retrieval_coefficient`
@@ -34,7 +35,8 @@ def classification(
     rngs = jax.random.split(rng)
     bound = model.bind({"params": params}, rngs={"dropout": rngs[0]})
     real = tokens != special.pad
-    hidden_BLD = bound.encode(tokens, real)
+    token_types = batch.get("token_types") if model.config.takes_token_types else None
+    hidden_BLD = bound.encode(tokens, real, token_types_BNL=token_types)
     logits = bound.class_logits(hidden_BLD)
     if model.config.head == "token":
         logits = logits[:, :, model.config.prefix_length :]

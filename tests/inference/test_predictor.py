@@ -70,13 +70,6 @@ def test_texts_and_pairs_and_the_same_answer_twice(predictor):
             predictor.predict([text])
 
 
-def test_it_says_once_that_pairs_have_no_token_types_with_a_model_from_elsewhere(tmp_path, capsys):
-    predictor = mux_jax.Predictor(str(write_model(tmp_path / "m", **SEQUENCE | dict(width=1))), rows=1)
-    for texts in (["time"], [("time", "river")], [("time", "river")]):
-        predictor.predict(texts)
-    assert capsys.readouterr().out.count("pairs: token types are 0 for both texts") == 1
-
-
 def classifier(folder, rows=2, devices=1):
     found = open_model(str(folder))
     mesh = make_mesh(devices=jax.devices()[:devices])
