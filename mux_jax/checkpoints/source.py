@@ -85,8 +85,8 @@ class ModelSource:
         tokenizer = own or other
         if tokenizer is None:
             raise InputError(
-                f"{self.folder} has no tokenizer; put its vocab.txt there, or name it: --config.data.tokenizer=FILE in "
-                "training and evaluation, --tokenizer=FILE in converting"
+                f"{self.folder} has no tokenizer; put its tokenizer.json or vocab.txt there, or name it: "
+                "--config.data.tokenizer=FILE in training and evaluation, --tokenizer=FILE in converting"
             )
         self.check_size(tokenizer)
         return tokenizer

@@ -139,3 +139,21 @@ def test_a_run_on_pairs_keeps_its_token_types_and_so_do_its_copies(folders, tmp_
     (tmp_path / "run" / "tokenizer_config.json").unlink()  # as a run of an older version
     found = mux_jax.Predictor(str(tmp_path / "run")).predict(PAIRS)
     np.testing.assert_allclose(probabilities(found), directly(tmp_path / "native", types=False), atol=1e-5)
+
+
+@pytest.mark.extra
+def test_an_exported_classifier_of_pairs_says_the_same_in_transformers(tmp_path):
+    import torch
+    import transformers
+
+    write_model(tmp_path / "model", width=1, architecture="electra", head="sequence", labels=LABELS)
+    convert(str(tmp_path / "model"), str(tmp_path / "native"))
+    convert(str(tmp_path / "native"), str(tmp_path / "exported"))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "exported")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "exported")
+    inputs = tokenizer(*zip(*PAIRS), padding=True, return_tensors="pt")
+    assert inputs["token_type_ids"].any()
+    with torch.no_grad():
+        wanted = model(**inputs).logits.softmax(-1).numpy()
+    found = mux_jax.Predictor(str(tmp_path / "native"), rows=2).predict(PAIRS)
+    np.testing.assert_allclose(probabilities(found), wanted, atol=1e-5)
