@@ -65,8 +65,9 @@ class Encoder:
         places = [p for group, text in zip(windows, texts) for p in _places(group, len(text))] if words else None
         truncated = 0 if self._stride else sum(bool(encoding.overflowing) for encoding in found)
         types = None
-        if self._token_types and any(1 in window.type_ids for group in windows for window in group):
+        if self._token_types and texts and isinstance(texts[0], tuple):
             types = [np.array(window.type_ids, np.int32) for group in windows for window in group]
+            types = types if any(x.any() for x in types) else None
         return Encoded(ids, places, truncated, [len(group) for group in windows], types)
 
 
