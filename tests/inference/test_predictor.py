@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,6 +69,16 @@ def test_texts_and_pairs_and_the_same_answer_twice(predictor):
     for text in ("half \ud83d", ("a", "\ude00")):
         with pytest.raises(InputError, match=r"texts\[0\]: half of a surrogate pair, which is no character"):
             predictor.predict([text])
+
+
+def test_a_tokenizer_without_a_mask_token_will_do(double, predictor, tmp_path, one_device):
+    shutil.copytree(double, tmp_path / "m")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        text = (double / name).read_text().replace('"mask_token": "[MASK]",', "").replace("[MASK]", "[unused]")
+        (tmp_path / "m" / name).write_text(text)
+    texts = sentences(5)
+    assert open_model(str(tmp_path / "m")).tokenizer().special.mask is None
+    assert mux_jax.Predictor(str(tmp_path / "m"), rows=4).predict(texts) == predictor.predict(texts)
 
 
 def classifier(folder, rows=2, devices=1):
