@@ -5,7 +5,8 @@ from etils import epath
 
 from mux_jax import configuration
 from mux_jax.checkpoints import huggingface
-from mux_jax.data.tokenizer import save_tokenizer, train_tokenizer
+from mux_jax.data.tokenizer import save_tokenizer
+from mux_jax.data.vocabulary import train_tokenizer
 from tests.conftest import WORDS, init, small_model
 
 LABELS = ("fruit", "stone")
@@ -14,7 +15,7 @@ LABELS = ("fruit", "stone")
 def write_model(folder, **changes):
     """A Hugging Face folder with a model of random weights and a tokenizer for WORDS."""
     tokenizer = train_tokenizer([" ".join(WORDS)] * 20, 150)
-    fields = dict(vocab_size=tokenizer.get_vocab_size(), max_position_embeddings=40, width=2)
+    fields = dict(vocab_size=tokenizer.backend.get_vocab_size(), max_position_embeddings=40, width=2)
     model, params = init(small_model(**fields | changes), seed=3)
     folder.mkdir(parents=True)
     huggingface.write(epath.Path(folder), model.config, params)

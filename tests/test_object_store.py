@@ -105,6 +105,7 @@ def test_a_run_lives_in_a_bucket(object_store, run_config, tmp_path):
         "result.json",
         "tensorboard",
         "tokenizer.json",
+        "tokenizer_config.json",
     }
     assert len(list((bucket / "run" / "tensorboard").iterdir())) == 2
     exported = f"{bucket}/exported"

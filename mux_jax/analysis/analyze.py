@@ -13,11 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
-from tokenizers import Tokenizer
 
 from mux_jax.checkpoints.source import ModelSource, open_model
 from mux_jax.data.packing import cut
-from mux_jax.data.tokenizer import special_tokens
+from mux_jax.data.tokenizer import ModelTokenizer
 from mux_jax.errors import InputError
 from mux_jax.files import write_atomically
 from mux_jax.models.encoder import split_layers
@@ -74,16 +73,16 @@ def analyze(models: Sequence[str], source: Any, length: int, rows: int, workdir:
     return results
 
 
-def pack(texts: Iterable[str], tokenizer: Tokenizer, rows: int, width: int, length: int) -> np.ndarray:
+def pack(texts: Iterable[str], tokenizer: ModelTokenizer, rows: int, width: int, length: int) -> np.ndarray:
     """int32[rows, N, L]: CLS, then text; texts follow each other with a SEP between them.
 
     Which sequences share a row, and in which of its slots, is drawn at random.
     """
-    special = special_tokens(tokenizer)
+    special = tokenizer.special
     ids: list[int] = []
     wanted = rows * width * (length - 1)
     for text in texts:
-        ids += [*tokenizer.encode(text, add_special_tokens=False).ids, special.sep]
+        ids += [*tokenizer.backend.encode(text, add_special_tokens=False).ids, special.sep]
         if len(ids) >= wanted:
             sequences = cut(np.array(ids[:wanted], np.int32), length, special.cls)
             return np.random.default_rng(0).permutation(sequences).reshape(rows, width, length)

@@ -20,7 +20,8 @@ from mux_jax.checkpoints.source import open_model
 from mux_jax.data import formats
 from mux_jax.data.encoding import Encoder
 from mux_jax.data.rows import lengths_up_to
-from mux_jax.data.tokenizer import BERT_TOKENS, special_tokens, train_tokenizer
+from mux_jax.data.tokenizer import BERT_TOKENS
+from mux_jax.data.vocabulary import train_tokenizer
 from mux_jax.errors import InputError
 from mux_jax.inference.batch_runner import BatchRunner, compile_logits
 from mux_jax.inference.files import check_input
@@ -191,23 +192,23 @@ def end_to_end(settings: Settings, texts: list[str]) -> Iterator[Case]:
         model = MuxModel(_classifier_config(settings, "sequence", multiplexer, width))
         params = init_params(model, mesh, seed=0)
         predictor = Predictor(LoadedModel(model, params, tokenizer, lengths), rows=settings.rows)
-        runner = BatchRunner(model, mesh, settings.rows, lengths, special_tokens(tokenizer).pad)
-        ids = Encoder(tokenizer, settings.length)(texts).ids
-        batches = [split_batch(x, mesh) for _, x in runner.batches(ids, np.random.default_rng(0))]
+        runner = BatchRunner(model, mesh, settings.rows, lengths, tokenizer.special.pad)
+        encoded = Encoder(tokenizer, settings.length)(texts)
+        batches = [split_batch(x, mesh) for _, x in runner.batches(encoded, np.random.default_rng(0))]
         params = split_layers(params)
 
         def predict(predictor: Predictor = predictor) -> None:
             predictor.predict(texts)
 
         def alone(runner: BatchRunner = runner, params: Any = params, batches: list = batches) -> None:
-            jax.block_until_ready([runner.logits(params, tokens) for tokens in batches])
+            jax.block_until_ready([runner.logits(params, *arrays) for arrays in batches])
 
         for name, run in (("Predictor", predict), ("model alone", alone)):
             case = _name(name, multiplexer, width)
             yield Case(case, "sequence", multiplexer, width, run, len(texts), baseline=_name(name, "", 1))
     with tempfile.TemporaryDirectory() as folder:
         files = {"tokenizer": f"{folder}/tokenizer.json", "texts": f"{folder}/texts.json"}
-        tokenizer.save(files["tokenizer"])
+        tokenizer.backend.save(files["tokenizer"])
         Path(files["texts"]).write_text(json.dumps(texts), encoding="utf-8")
         pipeline = torch_baseline("pipeline", dataclasses.asdict(settings) | {"task": "sequence"} | files)
         if pipeline:

@@ -1,18 +1,18 @@
 """Models written: runs as Hugging Face folders and the other way round, and models that are no run."""
 
+import dataclasses
 import json
 from typing import Any
 
 import jax
 from etils import epath
-from tokenizers import Tokenizer
 
 from mux_jax import locks
 from mux_jax.checkpoints import huggingface, huggingface_config
 from mux_jax.checkpoints.runs import Checkpoints, checkpoint_folder
 from mux_jax.checkpoints.source import open_model
 from mux_jax.checkpoints.task_info import TaskInfo
-from mux_jax.data.tokenizer import load_tokenizer, save_tokenizer, special_tokens
+from mux_jax.data.tokenizer import ModelTokenizer, load_tokenizer, save_tokenizer
 from mux_jax.errors import InputError
 from mux_jax.files import whole_or_absent, write_atomically
 from mux_jax.models.config import ModelConfig
@@ -58,7 +58,7 @@ def save_model(
     target: epath.Path,
     config: ModelConfig,
     params: Any,
-    vocabulary: Tokenizer | None,
+    vocabulary: ModelTokenizer | None,
     source: str,
     overwrite: bool,
     task: TaskInfo | None,
@@ -91,11 +91,12 @@ def save_model(
                 described = {"source": source, "model": model}
                 write_atomically(folder / "config.json", json.dumps(described, indent=2) + "\n")
             else:
-                pad = special_tokens(vocabulary).pad if vocabulary else 0
+                pad = vocabulary.special.pad if vocabulary else 0
                 huggingface.write(folder, config, params, task, pad)
             if vocabulary is not None:
-                # What was fine-tuned here has seen token types of 0 alone.
-                save_tokenizer(vocabulary, folder, for_transformers=not to_native, token_types=task is None)
+                types = vocabulary.token_types and config.takes_token_types
+                vocabulary = dataclasses.replace(vocabulary, token_types=types)
+                save_tokenizer(vocabulary, folder, for_transformers=not to_native)
             for name, text in (others or {}).items():
                 write_atomically(folder / name, text)
             lock.check()

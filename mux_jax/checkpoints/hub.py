@@ -14,7 +14,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidat
 from mux_jax.checkpoints import tensor_files
 from mux_jax.checkpoints.huggingface_config import CONFIG
 from mux_jax.checkpoints.tensor_files import WEIGHTS
-from mux_jax.data.tokenizer import has_tokenizer
+from mux_jax.data.tokenizer import OLD_FILES, has_tokenizer
 from mux_jax.errors import InputError
 from mux_jax.progress import say
 
@@ -81,8 +81,7 @@ def fetch(model: HubModel) -> epath.Path:
         say(f"{HubModel(model.name, cached.name)}: from the cache of the Hugging Face hub, {cached}")
         if not has_tokenizer(cached) and not is_released(model.name):
             with contextlib.suppress(InputError):  # whoever needs a tokenizer says that there is none
-                for name in _TOKENIZER:
-                    _download(HubModel(model.name, cached.name), name)
+                _download_tokenizer(HubModel(model.name, cached.name))
         return cached
     folder = _download(model, CONFIG)
     exact = HubModel(model.name, folder.name) if folder else model  # all files of one commit
@@ -90,8 +89,9 @@ def fetch(model: HubModel) -> epath.Path:
         raise InputError(f"{model.name}: on the Hugging Face hub, but without {CONFIG} or {' or '.join(WEIGHTS)}")
     weights = tensor_files.find(folder)
     shards = tensor_files.shards(weights) if weights else []
-    for name in [shard.name for shard in shards] + list(_TOKENIZER):
-        _download(exact, name)
+    for shard in shards:
+        _download(exact, shard.name)
+    _download_tokenizer(exact)
     say(f"{exact}: fetched from the Hugging Face hub to {folder}")
     return folder
 
@@ -107,6 +107,15 @@ def fetch_released_vocabulary() -> epath.Path:
         return cached
     folders = [_download(_VOCABULARY_MODEL, name) for name in _TOKENIZER]
     return folders[-1]
+
+
+def _download_tokenizer(model: HubModel) -> None:
+    """Downloads the files of a tokenizer that a model has; older kinds of files only where there are no newer ones."""
+    found = [_download(model, name) for name in _TOKENIZER]
+    folder = next(filter(None, found), None)
+    if folder is None or not has_tokenizer(folder):
+        for name in OLD_FILES:
+            _download(model, name)
 
 
 def _has_weights(folder: epath.Path) -> bool:

@@ -1,12 +1,12 @@
 """Models by path: runs of this project, Hugging Face folders, ids of the hub."""
 
 import dataclasses
+import functools
 import re
 from typing import Any
 
 import jax
 from etils import epath
-from tokenizers import Tokenizer
 
 from mux_jax.checkpoints import hub, huggingface, huggingface_config, tensor_files
 from mux_jax.checkpoints.hub import HubModel
@@ -15,7 +15,7 @@ from mux_jax.checkpoints.task_info import TaskInfo
 from mux_jax.configuration import FinetuneConfig, from_mapping
 from mux_jax.data.rows import lengths_up_to
 from mux_jax.data.tasks import get_task
-from mux_jax.data.tokenizer import has_tokenizer, load_tokenizer, num_ids
+from mux_jax.data.tokenizer import ModelTokenizer, has_tokenizer, load_tokenizer
 from mux_jax.errors import InputError
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.model import MuxModel
@@ -72,7 +72,7 @@ class ModelSource:
         checkpoints.close()
         return params
 
-    def tokenizer(self, given: str = "") -> Tokenizer:
+    def tokenizer(self, given: str = "") -> ModelTokenizer:
         """The tokenizer, or the one in the file `given` if there is none.
 
         Raises:
@@ -80,24 +80,28 @@ class ModelSource:
         """
         other = load_tokenizer(given) if given else None
         own = self.find_tokenizer()
-        if own and other and own.get_vocab() != other.get_vocab():
+        if own and other and own.backend.get_vocab() != other.backend.get_vocab():
             raise InputError(f"data.tokenizer={given} has another vocabulary than {self.folder}")
         tokenizer = own or other
         if tokenizer is None:
             raise InputError(
-                f"{self.folder} has no tokenizer; put its vocab.txt there, or name it: --config.data.tokenizer=FILE in "
-                "training and evaluation, --tokenizer=FILE in converting"
+                f"{self.folder} has no tokenizer; put its tokenizer.json or vocab.txt there, or name it: "
+                "--config.data.tokenizer=FILE in training and evaluation, --tokenizer=FILE in converting"
             )
         self.check_size(tokenizer)
         return tokenizer
 
-    def check_size(self, tokenizer: Tokenizer) -> None:
+    def has_token_types(self) -> bool:
+        """Whether the texts of a pair have token types of their own in this model."""
+        return self.config.takes_token_types and self.tokenizer().token_types
+
+    def check_size(self, tokenizer: ModelTokenizer) -> None:
         """Raises `InputError` if a tokenizer has more tokens than the model embeddings."""
-        size, limit = num_ids(tokenizer), self.config.vocab_size
+        size, limit = tokenizer.num_ids, self.config.vocab_size
         if size > limit:
             raise InputError(
                 f"the tokenizer has {size} tokens, the model's vocabulary {limit}; the last one, "
-                f"{tokenizer.id_to_token(size - 1)!r}, has no embedding"
+                f"{tokenizer.backend.id_to_token(size - 1)!r}, has no embedding"
             )
 
     def bucket_lengths(self) -> tuple[int, ...]:
@@ -123,10 +127,17 @@ class ModelSource:
             return self.task.text_columns
         return ("words",) if self.config.head == "token" else ("text",)
 
-    def find_tokenizer(self) -> Tokenizer | None:
+    def find_tokenizer(self) -> ModelTokenizer | None:
         """The model's own tokenizer; None if there is none. Released models come without: theirs is BERT's."""
+        return self._own_tokenizer
+
+    @functools.cached_property
+    def _own_tokenizer(self) -> ModelTokenizer | None:
         if has_tokenizer(self.folder):
-            return load_tokenizer(str(self.folder))
+            tokenizer = load_tokenizer(str(self.folder))
+            if self.step is not None and not (self.folder / "tokenizer_config.json").exists():
+                return dataclasses.replace(tokenizer, token_types=False)  # of an older version, which knew none
+            return tokenizer
         released = self.config.width > 1 or hub.is_released(str(self.folder))
         if self.config.vocab_size != 30522 or not released:
             return None

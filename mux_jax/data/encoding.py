@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
+from mux_jax.data.tokenizer import ModelTokenizer
 from mux_jax.errors import InputError
 
 WORD = r"[^ \t\r\n]+"  # what spaces, tabs and ends of lines separate; no-break spaces do not
@@ -28,12 +29,14 @@ class Encoded:
         the limit cut off or that has no piece; None for texts and pairs. A word belongs to one window.
       truncated: how many texts were cut at the limit.
       windows: how many each text has; they follow each other.
+      types: int32[L] of each window, the token types: 1 for the second text of a pair; None: all are 0.
     """
 
     ids: list[np.ndarray]
     places: list[np.ndarray] | None
     truncated: int
     windows: list[int]
+    types: list[np.ndarray] | None = None
 
 
 class Encoder:
@@ -42,25 +45,30 @@ class Encoder:
     With a `stride` texts over the limit have several windows, of which each shares that many tokens with the next.
     """
 
-    def __init__(self, tokenizer: Tokenizer, length: int, stride: int = 0):
-        room = length - tokenizer.num_special_tokens_to_add(is_pair=False)
+    def __init__(self, tokenizer: ModelTokenizer, length: int, stride: int = 0):
+        room = length - tokenizer.backend.num_special_tokens_to_add(is_pair=False)
         if not 0 <= stride < max(1, room):
             raise InputError(f"stride={stride} must be from 0 to {room - 1}: a window has room for {room} tokens")
         self._stride = stride
-        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(length, stride=stride, strategy="longest_first")
+        self._token_types = tokenizer.token_types
+        self._backend = Tokenizer.from_str(tokenizer.backend.to_str())
+        self._backend.no_padding()
+        self._backend.enable_truncation(length, stride=stride, strategy="longest_first")
 
     def __call__(self, texts: Sequence[Text]) -> Encoded:
         """Encodes on all cores; all texts of a call are of one kind. Pairs have no stride."""
         words = bool(texts) and isinstance(texts[0], list)
-        encode = self._tokenizer.encode_batch if words else self._tokenizer.encode_batch_fast
+        encode = self._backend.encode_batch if words else self._backend.encode_batch_fast
         found = encode(list(texts), is_pretokenized=words)
         windows = [[encoding, *(encoding.overflowing if self._stride else [])] for encoding in found]
         ids = [np.array(window.ids, np.int32) for group in windows for window in group]
         places = [p for group, text in zip(windows, texts) for p in _places(group, len(text))] if words else None
         truncated = 0 if self._stride else sum(bool(encoding.overflowing) for encoding in found)
-        return Encoded(ids, places, truncated, [len(group) for group in windows])
+        types = None
+        if self._token_types and texts and isinstance(texts[0], tuple):
+            types = [np.array(window.type_ids, np.int32) for group in windows for window in group]
+            types = types if any(x.any() for x in types) else None
+        return Encoded(ids, places, truncated, [len(group) for group in windows], types)
 
 
 def _places(windows: list[Encoding], words: int) -> list[np.ndarray]:

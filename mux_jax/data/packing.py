@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from tokenizers import Tokenizer
 
 from mux_jax import locks
-from mux_jax.data.tokenizer import num_ids, special_tokens, train_tokenizer
+from mux_jax.data.tokenizer import ModelTokenizer, load_tokenizer
+from mux_jax.data.vocabulary import train_tokenizer
 from mux_jax.errors import InputError
 from mux_jax.interrupts import undone
 from mux_jax.progress import progress, say
@@ -78,7 +78,7 @@ def cache_folder(given: str = "") -> Path:
     return cache_dir
 
 
-def cached_tokenizer(sources: list[tuple[float, Any]], vocab_size: int, cache_dir: Path) -> Tokenizer:
+def cached_tokenizer(sources: list[tuple[float, Any]], vocab_size: int, cache_dir: Path) -> ModelTokenizer:
     """The WordPiece vocabulary trained on these sources, from the cache if it was trained before."""
     parts = [(weight, source.name, source.fingerprint()) for weight, source in sources]
     path = cache_dir / f"tokenizer-{_digest(_FORMAT, parts, vocab_size)}.json"
@@ -87,17 +87,17 @@ def cached_tokenizer(sources: list[tuple[float, Any]], vocab_size: int, cache_di
             if temporary:
                 with progress(f"training a vocabulary of {vocab_size:,}") as report:
                     tokenizer = train_tokenizer(_sample(sources, report), vocab_size)
-                temporary.write_text(tokenizer.to_str(), encoding="utf-8")
-    return Tokenizer.from_str(path.read_text(encoding="utf-8"))
+                temporary.write_text(tokenizer.backend.to_str(), encoding="utf-8")
+    return load_tokenizer(str(path))
 
 
-def cached_tokens(source: Any, tokenizer: Tokenizer, length: int, heldout: float, cache_dir: Path) -> Path:
+def cached_tokens(source: Any, tokenizer: ModelTokenizer, length: int, heldout: float, cache_dir: Path) -> Path:
     """Packs a source into sequences of `length` ids, or finds that it was; returns the folder.
 
     Documents are joined by SEP and cut into sequences that start with CLS. A document goes to the
     held-out split by a hash of its text: the fraction `heldout` of them, the same ones each time.
     """
-    digest = _digest(_FORMAT, source.name, source.fingerprint(), tokenizer.to_str(), length, heldout)
+    digest = _digest(_FORMAT, source.name, source.fingerprint(), tokenizer.backend.to_str(), length, heldout)
     folder = cache_dir / f"tokens-{digest}"
     if not folder.exists():
         with _building(folder) as temporary:
@@ -114,16 +114,16 @@ def content_digest(folder: Path) -> str:
     return json.loads((folder / "meta.json").read_text(encoding="utf-8")).get("digest", folder.name)
 
 
-def _pack(source: Any, tokenizer: Tokenizer, length: int, heldout: float, folder: Path) -> None:
-    special = special_tokens(tokenizer)
-    dtype = "uint16" if num_ids(tokenizer) <= 2**16 else "uint32"
+def _pack(source: Any, tokenizer: ModelTokenizer, length: int, heldout: float, folder: Path) -> None:
+    special = tokenizer.special
+    dtype = "uint16" if tokenizer.num_ids <= 2**16 else "uint32"
     written, content = dict.fromkeys(SPLITS, 0), hashlib.blake2b(digest_size=10)
     left = {split: np.empty(0, dtype) for split in SPLITS}  # tokens that do not fill a sequence yet
     with contextlib.ExitStack() as stack, progress(f"tokenising {source.name}") as report:
         files = {split: stack.enter_context(open(folder / f"{split}.bin", "wb")) for split in SPLITS}
         for texts, done in _chunks(source):
             ids = {split: [left[split]] for split in SPLITS}
-            for text, encoding in zip(texts, tokenizer.encode_batch_fast(texts, add_special_tokens=False)):
+            for text, encoding in zip(texts, tokenizer.backend.encode_batch_fast(texts, add_special_tokens=False)):
                 digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
                 split = "heldout" if int.from_bytes(digest) < heldout * 2**64 else "train"
                 ids[split].append(np.array(encoding.ids + [special.sep], dtype))

@@ -40,7 +40,7 @@ class TextSection:
     tfds_dir: str = described("", "its folder; empty: ~/tensorflow_datasets")
     text_field: str = described("text", "field of .jsonl, column of .parquet, feature of TFDS")
     mixture: dict[str, Component] = described(_paper, "of source=mixture: sections of these fields, each with a weight")
-    tokenizer: str = described("", "a vocab.txt, a tokenizer.json or its folder; empty: trained on the source")
+    tokenizer: str = described("", "a tokenizer.json, a vocab.txt or their folder; empty: trained on the source")
     vocab_size: int = described(30522, "tokens of a trained vocabulary", at_least=100)
     sequence_length: int = described(512, "tokens of an instance, prefix included", at_least=8)
     heldout_fraction: float = described(0.005, "documents that are only evaluated on", above=0, below=1)
@@ -71,7 +71,7 @@ class TaskSection:
     )
     delimiter: str = described("", "of .csv and .tsv: a character such as ;, or tab; empty: a comma, a tab")
     metric: str = described("", "of task=custom: what it is judged by; empty: accuracy, micro_f1 or pearson_spearman")
-    tokenizer: str = described("", "a vocab.txt or tokenizer.json, for a model that has none")
+    tokenizer: str = described("", "a tokenizer.json, a vocab.txt or their folder, for a model that has none")
     sequence_length: int = described(128, "tokens of the longest text; longer texts are cut", at_least=8)
     bucket_lengths: str = described(
         ",".join(map(str, BUCKET_LENGTHS)), "lengths of rows: each is as long as the smallest that holds its texts"

@@ -1,11 +1,12 @@
 """Batches of a task: examples, and texts that the teacher alone labels, in multiplexed rows."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from mux_jax.data.encoding import Encoded
 from mux_jax.data.examples import Example
 from mux_jax.data.rows import Slots, compose, pad
 from mux_jax.data.task_data import TaskData
@@ -32,7 +33,7 @@ class TaskBatches:
         seed: int,
         mine: np.ndarray,
         taught: bool = False,
-        unlabelled: Sequence[np.ndarray] = (),
+        unlabelled: Encoded | None = None,
         class_weights: np.ndarray | None = None,
     ):
         """Args:
@@ -40,19 +41,20 @@ class TaskBatches:
         width: N.
         lengths: those that rows may have, ascending.
         taught: whether there is a teacher.
-        unlabelled: ids of texts that it alone labels.
+        unlabelled: texts that it alone labels.
         class_weights: float32, one a class, which batches then have by label as `weights`.
         """
         self._split, self._kind, self._pad = data.splits["train"], data.task.kind, data.special.pad
         self._seed, self._lengths, self._width, self._slots = seed, lengths, width, rows * width
         self._mine = (mine[:, None] * width + np.arange(width)).ravel()
-        self._ids = self._split.encoded.ids
+        self._ids, self._types = self._split.encoded.ids, self._split.encoded.types
         numbers = {label: i for i, label in enumerate(data.labels)}
         self._labels = [self._encode(i, example, numbers) for i, example in enumerate(self._split.examples)]
         self._no_label = np.full(len(numbers), -1) if self._kind == "multi_label" else _NO_LABEL[self._kind]
         self._unlabelled, self._class_weights = unlabelled, class_weights
         joined = taught and not isinstance(self._split.examples[0].text, tuple)  # pairs are not
-        self._new = min(len(unlabelled), len(self._ids)) or (len(self._ids) if joined else 0)  # in an epoch
+        given = len(unlabelled.ids) if unlabelled else 0
+        self._new = min(given, len(self._ids)) or (len(self._ids) if joined else 0)  # in an epoch
         self._labels += [self._no_label] * self._new
         self._epoch = functools.lru_cache(maxsize=2)(self._compose)
 
@@ -73,7 +75,7 @@ class TaskBatches:
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         epoch, position = divmod(int(step), self.per_epoch)
-        ids, batches = self._epoch(epoch)
+        ids, types, batches = self._epoch(epoch)
         slots = batches[position]
         examples, real = slots.examples[self._mine], slots.real[self._mine]
         tokens = pad(ids, examples, slots.length, self._width, self._pad)
@@ -85,21 +87,25 @@ class TaskBatches:
             labels = labels.reshape(-1, self._width, *labels.shape[1:])
             labels = labels.astype(np.float32 if self._kind == "regression" else np.int32)
         batch = {"tokens": tokens, "labels": labels}
+        if types is not None:
+            batch["token_types"] = pad(types, examples, slots.length, self._width, 0)
         if self._class_weights is not None:
             batch["weights"] = self._class_weights[labels]  # -1 has some weight, which the objective leaves out
         return batch
 
-    def _compose(self, epoch: int) -> tuple[list[np.ndarray], list[Slots]]:
-        """The ids of an epoch's texts, and its batches."""
+    def _compose(self, epoch: int) -> tuple[list[np.ndarray], list[np.ndarray] | None, list[Slots]]:
+        """The ids of an epoch's texts, their token types, and its batches."""
         rng = np.random.default_rng([self._seed, epoch])
-        ids = self._ids
-        if self._unlabelled:
-            drawn = rng.choice(len(self._unlabelled), self._new, replace=False)
-            ids = [*ids, *(self._unlabelled[i] for i in drawn)]
+        ids, types = self._ids, self._types
+        if self._unlabelled and self._unlabelled.ids:
+            drawn = rng.choice(len(self._unlabelled.ids), self._new, replace=False)
+            ids = [*ids, *(self._unlabelled.ids[i] for i in drawn)]
+            if types is not None and self._unlabelled.types is not None:
+                types = [*types, *(self._unlabelled.types[i] for i in drawn)]
         elif self._new:
             ids = [*ids, *_join(ids, self._lengths[-1], rng)]
         batches = list(compose(np.array([len(x) for x in ids]), self._lengths, self._slots, rng))
-        return ids, [batches[i] for i in rng.permutation(len(batches))]
+        return ids, types, [batches[i] for i in rng.permutation(len(batches))]
 
     def _encode(self, index: int, example: Example, numbers: dict[str, int]) -> Any:
         """The label as the objective wants it; of words at their first pieces."""

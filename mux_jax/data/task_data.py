@@ -4,15 +4,13 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator
 
-from tokenizers import Tokenizer
-
 from mux_jax.data.encoding import Encoded, Encoder
 from mux_jax.data.examples import Example, read, read_file
 from mux_jax.data.labels import alike, parse_names, shown
 from mux_jax.data.metrics import SPAN_TAG
 from mux_jax.data.sections import TaskSection
 from mux_jax.data.tasks import Task, describe, get_task
-from mux_jax.data.tokenizer import SpecialTokens, special_tokens
+from mux_jax.data.tokenizer import ModelTokenizer, SpecialTokens
 from mux_jax.errors import InputError
 from mux_jax.paths import absolute
 from mux_jax.progress import say
@@ -38,14 +36,14 @@ class TaskData:
     """
 
     task: Task
-    tokenizer: Tokenizer
+    tokenizer: ModelTokenizer
     labels: tuple[str, ...]
     splits: dict[str, Split]
 
     @property
     def special(self) -> SpecialTokens:
         """The special tokens' ids."""
-        return special_tokens(self.tokenizer)
+        return self.tokenizer.special
 
     def digest(self) -> str:
         """The same for the same texts and labels."""
@@ -60,7 +58,7 @@ def text_digest(text: str) -> str:
 
 def load_task(
     data: TaskSection,
-    tokenizer: Tokenizer,
+    tokenizer: ModelTokenizer,
     labels: tuple[str, ...] = (),
     split: str = "dev",
     texts: str = "",
@@ -94,6 +92,11 @@ def load_task(
         _check_labels(task, part, labels, among)
     if task.metric == "span_f1":
         _check_spans(labels)
+    if task.kind == "token" and "train" in examples and not tokenizer.marks_words:
+        say(
+            "words of a list get no space before them, as in `transformers`; to change that, set add_prefix_space: in "
+            "tokenizer_config.json for RobertaTokenizer, in tokenizer.json for other classes"
+        )
     encode = Encoder(tokenizer, data.sequence_length)
     splits = {name: Split(part, encode([e.text for e in part])) for name, part in examples.items()}
     counts = ", ".join(f"{len(part):,} {name}" for name, part in examples.items())

@@ -17,7 +17,38 @@ LETTERS = {
     "tokenize_chinese_chars": "handle_chinese_chars",
 }
 FLAGS = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")  # of an added token
-_BERT = ("BertTokenizer", "ElectraTokenizer", "DistilBertTokenizer")
+
+# What the special tokens may be called where no file says it.
+NAMES = {
+    "pad": ("[PAD]", "<pad>"),
+    "unk": ("[UNK]", "<unk>"),
+    "cls": ("[CLS]", "<s>"),
+    "sep": ("[SEP]", "</s>"),
+    "mask": ("[MASK]", "<mask>"),
+}
+_BERT = {field: names[0] for field, names in NAMES.items()}
+_ROBERTA = {field: names[1] for field, names in NAMES.items()}
+# The classes of `transformers` that make a tokenizer of their own kind out of a vocabulary, with what they call the
+# special tokens unless told otherwise. Any other takes a tokenizer.json as it is, and needs to be told.
+CLASSES = {
+    "BertTokenizer": _BERT,
+    "ElectraTokenizer": _BERT,
+    "DistilBertTokenizer": _BERT,
+    "MPNetTokenizer": _ROBERTA | {"unk": "[UNK]"},
+    "RobertaTokenizer": _ROBERTA,
+    "XLMRobertaTokenizer": _ROBERTA,
+    "CamembertTokenizer": _ROBERTA,
+}
+_LETTERED = ("BertTokenizer", "ElectraTokenizer", "DistilBertTokenizer", "MPNetTokenizer")
+_TYPED = ("BertTokenizer", "ElectraTokenizer")
+# The class for a model whose files name none.
+_OF_MODELS = {
+    "mpnet": "MPNetTokenizer",
+    "roberta": "RobertaTokenizer",
+    "xlm-roberta": "XLMRobertaTokenizer",
+    "camembert": "CamembertTokenizer",
+}
+_AS_IT_IS = "TokenizersBackend"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +59,8 @@ class TokenizerConfig:
       file: the `tokenizer_config.json`, whether it is there or not.
       kind: the class of `transformers`, such as BertTokenizer.
       letters: by the names in `LETTERS`, those that are said. `strip_accents` may be None: accents go with capitals.
+      prefix_space: whether byte-level BPE puts a space before a text; None: as its tokenizer.json says.
+      token_types: whether the texts of a pair are numbered 0 and 1 for the model.
       special: the special tokens by their keys, such as pad_token; those that have no key by themselves.
       added: tokens that the vocabulary may not have, by id.
       added_by: the file that says so.
@@ -36,14 +69,26 @@ class TokenizerConfig:
     file: epath.Path
     kind: str
     letters: dict[str, Any]
+    prefix_space: bool | None
+    token_types: bool
     special: dict[str, AddedToken]
     added: dict[int, AddedToken]
     added_by: epath.Path
 
     @property
-    def is_bert(self) -> bool:
-        """Whether the class is BERT's, which does what `letters` say; others do what `tokenizer.json` says."""
-        return self.kind.removesuffix("Fast") in _BERT
+    def names(self) -> dict[str, str]:
+        """What the class calls the special tokens unless told otherwise; nothing if it must be told."""
+        return CLASSES.get(self.kind.removesuffix("Fast"), {})
+
+    @property
+    def is_roberta(self) -> bool:
+        """Whether the class puts two [SEP] between the texts of a pair."""
+        return self.names.get("cls") == _ROBERTA["cls"]
+
+    @property
+    def is_lettered(self) -> bool:
+        """Whether the class does what `letters` say; others do what `tokenizer.json` says."""
+        return self.kind.removesuffix("Fast") in _LETTERED
 
 
 def read_config(folder: epath.Path) -> TokenizerConfig:
@@ -60,7 +105,11 @@ def read_config(folder: epath.Path) -> TokenizerConfig:
             raise InputError(f"{file}: {key} is {value!r}; it must be true or false")
     if said.get("split_special_tokens"):
         say(f"{file}: split_special_tokens is not followed; [SEP] in a text is the special token")
-    kind = "BertJapaneseTokenizer" if "word_tokenizer_type" in said else said.get("tokenizer_class") or _BERT[0]
+    kind = _kind(folder, said)
+    name = kind.removesuffix("Fast")
+    prefix_space = bool(said.get("add_prefix_space")) if name == "RobertaTokenizer" else None
+    inputs = said.get("model_input_names")
+    token_types = "token_type_ids" in inputs if isinstance(inputs, list) else name in _TYPED
 
     special = _special(file, said)
     if "added_tokens_decoder" in said:
@@ -75,7 +124,20 @@ def read_config(folder: epath.Path) -> TokenizerConfig:
             added = {int(i): AddedToken(token, special=token in names) for token, i in _read(added_by).items()}
     except (AttributeError, TypeError, ValueError) as e:
         raise InputError(f"{added_by}: not tokens with their ids: {e}") from e
-    return TokenizerConfig(file, str(kind), letters, special, dict(sorted(added.items())), added_by)
+    added = dict(sorted(added.items()))
+    return TokenizerConfig(file, kind, letters, prefix_space, token_types, special, added, added_by)
+
+
+def _kind(folder: epath.Path, said: dict[str, Any]) -> str:
+    """The class that `AutoTokenizer` would take; BERT's where nothing tells."""
+    if "word_tokenizer_type" in said:
+        return "BertJapaneseTokenizer"
+    model = _read(folder / "config.json")
+    family = str(model.get("model_type"))
+    if family == "modernbert":  # some say another, and mean this
+        return _AS_IT_IS
+    usual = "RobertaTokenizer" if (folder / "merges.txt").exists() else "BertTokenizer"
+    return str(said.get("tokenizer_class") or model.get("tokenizer_class") or _OF_MODELS.get(family, usual))
 
 
 def _read(file: epath.Path) -> dict[str, Any]:

@@ -31,17 +31,19 @@ def cpu_options(dtype: str) -> dict[str, Any]:
 
 
 def compile_logits(model: MuxModel, mesh: Mesh, pad_id: int, sharding: NamedSharding | None = None) -> CompiledByShape:
-    """(params of `split_layers`, tokens int32[B, N, L]) -> float32 [B, N, C] or [B, N, L, C].
+    """(params of `split_layers`, tokens int32[B, N, L], and their types) -> float32 [B, N, C] or [B, N, L, C].
 
-    N may be a multiple of the model's width. The logits lie on every device, or by `sharding`.
+    Types int32[B, N, L] are for models that take them; without, all are 0. N may be a multiple of the model's width.
+    The logits lie on every device, or by `sharding`.
     """
     model = model.clone(deterministic=True, split_layers=True)
     prefix = model.config.prefix_length if model.config.head == "token" else 0
 
-    def logits(params: Any, tokens_BNL: jax.Array) -> jax.Array:
+    def logits(params: Any, tokens_BNL: jax.Array, token_types_BNL: jax.Array | None = None) -> jax.Array:
         B, N, L = tokens_BNL.shape
         rows = tokens_BNL.reshape(-1, model.config.width, L)
-        found: Any = model.apply({"params": params}, rows, rows != pad_id)
+        types = None if token_types_BNL is None else token_types_BNL.reshape(rows.shape)
+        found: Any = model.apply({"params": params}, rows, rows != pad_id, types)
         found = found[:, :, prefix:]
         return found.reshape(B, N, *found.shape[2:])
 
@@ -82,7 +84,7 @@ class BatchRunner:
             return []
         sums: list[Any] = [0.0] * count
         done = 0
-        for slots, logits in self._run(params, self.batches(encoded.ids, rng, ensemble)):
+        for slots, logits in self._run(params, self.batches(encoded, rng, ensemble)):
             for slot, example in enumerate(slots.examples[slots.real] % count):  # real ones come first
                 found = logits[slot]
                 if encoded.places is not None:
@@ -95,21 +97,29 @@ class BatchRunner:
         return [total / ensemble for total in sums]
 
     def batches(
-        self, ids: list[np.ndarray], rng: np.random.Generator, ensemble: int = 1
-    ) -> Iterator[tuple[Slots, np.ndarray]]:
-        """Batches in which each text is in `ensemble` slots, with their tokens int32[B, N, L].
+        self, encoded: Encoded, rng: np.random.Generator, ensemble: int = 1
+    ) -> Iterator[tuple[Slots, list[np.ndarray]]]:
+        """Batches in which each window is in `ensemble` slots, with what `logits` takes: tokens int32[B, N, L], and
+        their types where there are others than 0.
 
-        A slot's example is a text's number plus a multiple of the number of texts.
+        A slot's example is a window's number plus a multiple of the number of windows.
         """
+        ids, width = encoded.ids, self.config.width
         sizes = np.array([len(x) for x in ids] * ensemble)
-        for slots in compose(sizes, self._lengths, self._rows * self.config.width, rng):
-            yield slots, pad(ids, slots.examples % len(ids), slots.length, self.config.width, self._pad)
+        for slots in compose(sizes, self._lengths, self._rows * width, rng):
+            examples = slots.examples % len(ids)
+            arrays = [pad(ids, examples, slots.length, width, self._pad)]
+            if encoded.types is not None and self.config.takes_token_types:
+                arrays.append(pad(encoded.types, examples, slots.length, width, 0))
+            yield slots, arrays
 
-    def _run(self, params: Any, batches: Iterator[tuple[Slots, np.ndarray]]) -> Iterator[tuple[Slots, np.ndarray]]:
+    def _run(
+        self, params: Any, batches: Iterator[tuple[Slots, list[np.ndarray]]]
+    ) -> Iterator[tuple[Slots, np.ndarray]]:
         """The logits of each batch, [slots, ...], a few batches being under way."""
         waiting: collections.deque[tuple[Slots, jax.Array]] = collections.deque()
-        for slots, tokens in batches:
-            waiting.append((slots, self.logits(params, split_batch(tokens, self._mesh))))
+        for slots, arrays in batches:
+            waiting.append((slots, self.logits(params, *split_batch(arrays, self._mesh))))
             if len(waiting) > _AHEAD:
                 yield self._fetch(*waiting.popleft())
         while waiting:

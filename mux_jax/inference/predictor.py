@@ -9,11 +9,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from tokenizers import Tokenizer
 
 from mux_jax.checkpoints.source import open_model
 from mux_jax.data.encoding import Encoder, Text, split_words
-from mux_jax.data.tokenizer import special_tokens
+from mux_jax.data.tokenizer import ModelTokenizer
 from mux_jax.errors import InputError
 from mux_jax.inference.batch_runner import BatchRunner, join_windows, labels_from_logits, probabilities
 from mux_jax.inference.spans import find_spans, require_tags
@@ -21,7 +20,6 @@ from mux_jax.models.config import ModelConfig
 from mux_jax.models.encoder import split_layers
 from mux_jax.models.model import MuxModel
 from mux_jax.parallel.mesh import make_mesh
-from mux_jax.progress import say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,25 +32,22 @@ class LoadedModel:
       tokenizer: the model's.
       bucket_lengths: the lengths that rows may have, ascending.
       text_columns: the columns of the texts in files.
-      may_know_token_types: whether it may have been trained with token types of 1, which are 0 here.
     """
 
     model: MuxModel
     params: Any
-    tokenizer: Tokenizer
+    tokenizer: ModelTokenizer
     bucket_lengths: tuple[int, ...]
     text_columns: tuple[str, ...] = ("text",)
-    may_know_token_types: bool = False
 
 
 def _load(path: str, rows: int, ensemble: int, threshold: float) -> tuple[str, LoadedModel]:
     """The model at `path`, on all devices of this host, and how to find it again from any folder."""
     found = open_model(path)
     _check(found.config, rows, ensemble, threshold, f"{found.folder}: ")
-    elsewhere = found.task is None and found.config.width == 1
     tokenizer, lengths = found.tokenizer(), found.bucket_lengths()
     params = found.params(make_mesh(devices=jax.local_devices()))
-    loaded = LoadedModel(MuxModel(found.config), params, tokenizer, lengths, found.text_columns(), elsewhere)
+    loaded = LoadedModel(MuxModel(found.config), params, tokenizer, lengths, found.text_columns())
     return found.address, loaded
 
 
@@ -108,14 +103,13 @@ class Predictor:
             loaded = model
         self.config, self.text_columns, self.truncated = loaded.model.config, loaded.text_columns, 0
         _check(self.config, rows, ensemble, threshold)
-        lengths, pad_id = loaded.bucket_lengths, special_tokens(loaded.tokenizer).pad
+        lengths, pad_id = loaded.bucket_lengths, loaded.tokenizer.special.pad
         mesh = jax.tree.leaves(loaded.params)[0].sharding.mesh
         self._encode = Encoder(loaded.tokenizer, lengths[-1])
         self._encode_windows = Encoder(loaded.tokenizer, lengths[-1], stride) if stride else None
         self._runner = BatchRunner(loaded.model, mesh, rows, lengths, pad_id)
         self._params = split_layers(loaded.params)
         self._ensemble, self._seed, self._threshold = ensemble, seed, threshold
-        self._may_know_token_types = loaded.may_know_token_types
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What pickle keeps: the path, with the commit of a model of the hub, and the options."""
@@ -160,9 +154,6 @@ class Predictor:
                 raise InputError(f"texts[{i}]: {problem}")
         # Pairs and texts are encoded apart; both may be in one call.
         kinds = [isinstance(text, tuple) for text in texts]
-        if self._may_know_token_types and any(kinds):
-            say("pairs: token types are 0 for both texts; a model fine-tuned with 1 for the second is worse so")
-            self._may_know_token_types = False
         predictions: list[Any] = [None] * len(texts)
         for kind in sorted(set(kinds)):
             places = [i for i, k in enumerate(kinds) if k == kind]

@@ -27,7 +27,8 @@ def classification(
     for regression, or int32[B, N, L] of tokens; -1 where there is none, NaN for regression. Where a text
     may have several labels, they are int32[B, N, C]: 1 of those that it has, 0 of the others, and all -1
     where they are not known. The loss is then the mean binary cross-entropy over texts and labels, as in
-    PyTorch's `BCEWithLogitsLoss`. If the batch holds `weights`, one a label, their loss is the sum of
+    PyTorch's `BCEWithLogitsLoss`. `token_types` int32[B, N, L], if it holds them, tell the texts of pairs
+    apart, where the model takes them. If it holds `weights`, one a label, their loss is the sum of
     weighted losses over the sum of weights, as in PyTorch's `CrossEntropyLoss(weight)`. If it holds
     a `teacher`'s logits, these are learned from too, by every text or every token that is no padding,
     all alike. With a `retrieval_coefficient` the retrieval of all tokens that are no padding is an
@@ -37,8 +38,9 @@ def classification(
     rngs = jax.random.split(rng)
     bound = model.bind({"params": params}, rngs={"dropout": rngs[0]})
     real = tokens != special.pad
-    hidden_BLD = bound.encode(tokens, real)
-    logits = bound.class_logits(hidden_BLD)
+    token_types = batch.get("token_types") if model.config.takes_token_types else None
+    hidden_BLD = bound.encode(tokens, real, token_types_BNL=token_types)
+    logits = bound.class_logits(hidden_BLD, real)
     if model.config.head == "token":
         logits = logits[:, :, model.config.prefix_length :]
     if len(model.config.labels) == 1:

@@ -31,7 +31,7 @@ def real_tokens(tokens_BNL: jax.Array, special: SpecialTokens) -> jax.Array:
 def choose(rng: jax.Array, tokens_BNL: jax.Array, special: SpecialTokens, fraction: float) -> Chosen:
     """Draws the predicted positions uniformly among the tokens that are not special."""
     P = max(1, round(fraction * tokens_BNL.shape[-1]))
-    ordinary = ~jnp.isin(tokens_BNL, jnp.array(dataclasses.astuple(special)))
+    ordinary = ~jnp.isin(tokens_BNL, jnp.array(special.ids))
     scores = jnp.where(ordinary, jax.random.uniform(rng, tokens_BNL.shape), -1.0)
     positions = jnp.argsort(-scores, axis=-1)[..., :P]  # top_k gathers the rows of all devices
     best = jnp.take_along_axis(scores, positions, axis=-1)
@@ -54,6 +54,7 @@ def mask_tokens(
     rng: jax.Array, tokens_BNL: jax.Array, chosen: Chosen, special: SpecialTokens, vocab_size: int
 ) -> jax.Array:
     """BERT's corruption: of the chosen tokens 80 % MASK, 10 % random, 10 % unchanged."""
+    assert special.mask is not None  # `load_pretrain_data` has seen to it
     kind_rng, token_rng = jax.random.split(rng)
     kind = jax.random.uniform(kind_rng, chosen.labels.shape)
     random = random_tokens(token_rng, chosen.labels.shape, vocab_size)

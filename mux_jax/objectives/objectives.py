@@ -91,6 +91,7 @@ def replaced_token_detection(
     loss: jax.Array | float = 0.0
     outputs: Outputs = {}
     if has_generator(model):
+        assert special.mask is not None  # `load_pretrain_data` has seen to it
         masked = corruption.put_tokens(original, chosen, jnp.where(replaced, special.mask, chosen.labels))
         # A sample is an integer: no gradient flows through it.
         sample = functools.partial(jax.random.categorical, rngs[4])

@@ -5,10 +5,10 @@ The loss, on the task's logits, is by Hinton et al. (arXiv 1503.02531); `objecti
 
 import jax
 from jax.sharding import Mesh
-from tokenizers import Tokenizer
 
 from mux_jax.checkpoints.source import ModelSource
 from mux_jax.data.labels import shown
+from mux_jax.data.tokenizer import ModelTokenizer
 from mux_jax.errors import InputError
 from mux_jax.inference.batch_runner import compile_logits
 from mux_jax.models.config import ModelConfig
@@ -22,6 +22,7 @@ class Teacher:
     """`teacher(batch)` adds `teacher`, its logits for every text: float32 [B, N, C], or [B, N, L, C] of tokens."""
 
     def __init__(self, found: ModelSource, mesh: Mesh, pad_id: int):
+        self._takes_types = found.has_token_types()
         self._params = split_layers(found.params(mesh))
         self._logits = compile_logits(MuxModel(found.config), mesh, pad_id, batch_sharding(mesh))
         at = "" if found.step is None else f" at step {found.step}"
@@ -29,13 +30,17 @@ class Teacher:
 
     def compile_for(self, batch: dict[str, jax.Array]) -> None:
         """Compiles for rows of this length, if that was not done before."""
-        self._logits.compile_for(self._params, batch["tokens"])
+        self._logits.compile_for(self._params, *self._inputs(batch))
 
     def __call__(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        return batch | {"teacher": self._logits(self._params, batch["tokens"])}
+        return batch | {"teacher": self._logits(self._params, *self._inputs(batch))}
+
+    def _inputs(self, batch: dict[str, jax.Array]) -> list[jax.Array]:
+        names = ("tokens", "token_types") if self._takes_types else ("tokens",)
+        return [batch[name] for name in names if name in batch]
 
 
-def check(found: ModelSource, model: ModelConfig, tokenizer: Tokenizer, sequence_length: int) -> None:
+def check(found: ModelSource, model: ModelConfig, tokenizer: ModelTokenizer, sequence_length: int) -> None:
     """Raises `InputError` if a teacher cannot teach `model`."""
     teacher, problem = found.config, ""
     if teacher.width > 1:
@@ -51,7 +56,7 @@ def check(found: ModelSource, model: ModelConfig, tokenizer: Tokenizer, sequence
             problem += f"; give their order: data.labels={','.join(teacher.labels)}"
     elif teacher.max_length < sequence_length:
         problem = f"it has {teacher.max_length} positions for data.sequence_length={sequence_length}"
-    elif found.tokenizer().get_vocab() != tokenizer.get_vocab():
+    elif found.tokenizer().backend.get_vocab() != tokenizer.backend.get_vocab():
         problem = "it has another vocabulary than init_from"
     if problem:
         raise InputError(f"teacher={found.folder}: {problem}")

@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,11 @@ from jax.sharding import Mesh
 
 from mux_jax.checkpoints.source import ModelSource
 from mux_jax.configuration import FinetuneConfig
-from mux_jax.data.encoding import Encoder
+from mux_jax.data.encoding import Encoded, Encoder
 from mux_jax.data.examples import read_unlabelled
 from mux_jax.data.task_batches import TaskBatches
 from mux_jax.data.task_data import TaskData, load_task, text_digest
-from mux_jax.data.tokenizer import SpecialTokens
+from mux_jax.data.tokenizer import ModelTokenizer, SpecialTokens, tokenizer_files
 from mux_jax.errors import InputError
 from mux_jax.inference.batch_runner import BatchRunner
 from mux_jax.inference.evaluation import final_scores
@@ -40,7 +40,7 @@ class FinetuneData:
       config: of the run.
       examples: the task's, with the tokenizer.
       teacher: the model in `config.teacher`.
-      unlabelled: ids of the texts in `config.data.unlabelled`.
+      unlabelled: the texts in `config.data.unlabelled`.
       class_weights: float32, one a label; None: all are 1.
       runners: what runs a model on texts, so that each is compiled once.
     """
@@ -48,7 +48,7 @@ class FinetuneData:
     config: FinetuneConfig
     examples: TaskData
     teacher: ModelSource | None = None
-    unlabelled: Sequence[np.ndarray] = ()
+    unlabelled: Encoded | None = None
     class_weights: np.ndarray | None = None
     runners: dict[ModelConfig, BatchRunner] = dataclasses.field(default_factory=dict)
 
@@ -107,28 +107,38 @@ def load_finetune_data(
         teacher of something else.
     """
     assert init is not None  # `resolve` has seen to it
-    examples = load_task(config.data, init.tokenizer(config.data.tokenizer))
+    known = known_data(workdir)
+    tokenizer = _tokenizer(config, init, teacher)
+    if known and not (workdir / "tokenizer_config.json").exists():  # of an older version, whose types were all 0
+        tokenizer = dataclasses.replace(tokenizer, token_types=False)
+    examples = load_task(config.data, tokenizer)
     data = FinetuneData(config, examples, class_weights=_class_weights(config, examples))
-    tokenizer = data.examples.tokenizer
     if teacher:
         data = dataclasses.replace(data, teacher=teacher)
         distillation.check(teacher, data.model_config(init), tokenizer, config.data.sequence_length)
-    digests = {"the examples": data.examples.digest(), "the vocabulary": text_digest(tokenizer.to_str())}
+    digests = {"the examples": data.examples.digest(), "the vocabulary": text_digest(tokenizer.backend.to_str())}
     if config.data.unlabelled:
         task, labels = data.examples.task, data.examples.labels
         texts = read_unlabelled(task, config.data.unlabelled, labels, config.data.delimiter)
         found = Encoder(tokenizer, config.data.sequence_length)(texts)
-        data = dataclasses.replace(data, unlabelled=found.ids)
+        data = dataclasses.replace(data, unlabelled=found)
         digests["the unlabelled texts"] = text_digest(repr(texts))
         say(f"unlabelled: {len(texts):,} texts, {found.truncated:,} of them cut, from {config.data.unlabelled}")
-    known = known_data(workdir)
     for name, digest in digests.items():
         if known and known[name] != digest:
             raise InputError(f"{name} of {config.data.task} changed since the run in {workdir} began; take another")
     hosts.agree(digests)
-    hosts.write_text(workdir / "tokenizer.json", tokenizer.to_str())
+    for name, text in tokenizer_files(tokenizer).items():
+        hosts.write_text(workdir / name, text)
     hosts.write_text(workdir / "data.json", json.dumps(digests))
     return data
+
+
+def _tokenizer(config: FinetuneConfig, init: ModelSource, teacher: ModelSource | None) -> ModelTokenizer:
+    """That of the model to start from; it makes token types for a model of width 1, or for a teacher with them."""
+    tokenizer = init.tokenizer(config.data.tokenizer)
+    wanted = config.model.width == 1 and tokenizer.token_types or teacher is not None and teacher.has_token_types()
+    return dataclasses.replace(tokenizer, token_types=wanted)
 
 
 def _class_weights(config: FinetuneConfig, data: TaskData) -> np.ndarray | None:

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
-from tokenizers import Tokenizer
 
 from mux_jax.checkpoints.source import ModelSource
 from mux_jax.configuration import PretrainConfig
 from mux_jax.data.loader import Batches
 from mux_jax.data.packing import PackedTokens, cache_folder, cached_tokenizer, cached_tokens, content_digest
 from mux_jax.data.sources import open_sources
-from mux_jax.data.tokenizer import SpecialTokens, load_tokenizer, num_ids, special_tokens
+from mux_jax.data.tokenizer import ModelTokenizer, SpecialTokens, load_tokenizer, tokenizer_files
 from mux_jax.errors import InputError
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.model import MuxModel
@@ -41,17 +40,17 @@ class PretrainData:
     """
 
     config: PretrainConfig
-    tokenizer: Tokenizer
+    tokenizer: ModelTokenizer
     train: list[tuple[float, PackedTokens]]
     heldout: list[tuple[float, PackedTokens]]
 
     @property
     def special(self) -> SpecialTokens:
-        return special_tokens(self.tokenizer)
+        return self.tokenizer.special
 
     def model_config(self, init: ModelSource | None) -> ModelConfig:
         """The model to train."""
-        vocab_size = init.config.vocab_size if init else num_ids(self.tokenizer)
+        vocab_size = init.config.vocab_size if init else self.tokenizer.num_ids
         return self.config.model_config(vocab_size, self.special.cls)
 
     def batches(self, mine: np.ndarray) -> Batches:
@@ -84,7 +83,7 @@ class PretrainData:
         """(objective, params) -> its figures on held-out rows."""
         rows = self.heldout_batches(rows_multiple(mesh))
         tokens = np.stack([batch["tokens"] for batch in rows])
-        entropy = unigram_entropy(tokens, dataclasses.astuple(self.special))
+        entropy = unigram_entropy(tokens, self.special.ids)
         batches = [split_batch(batch, mesh) for batch in rows]
         steps: dict[Objective, Any] = {}
 
@@ -110,18 +109,22 @@ def load_pretrain_data(config: PretrainConfig, workdir: epath.Path, init: ModelS
       InputError: bad text, or text that has changed since the run began.
     """
     cache_dir = cache_folder(config.data.cache_dir)
-    tokenizer_file, caches_file = workdir / "tokenizer.json", workdir / "data.json"
+    caches_file = workdir / "data.json"
     known = known_data(workdir)
     packed = bool(known) and all((cache_dir / name).exists() for _, name, *_ in known)
     if all(hosts.gather(packed)):  # what follows is for all hosts or for none
         caches = known
-        tokenizer = Tokenizer.from_str(tokenizer_file.read_text(encoding="utf-8"))
+        tokenizer = load_tokenizer(str(workdir))
     else:
         sources = open_sources(config.data)
         if known:
-            tokenizer = Tokenizer.from_str(tokenizer_file.read_text(encoding="utf-8"))
+            tokenizer = load_tokenizer(str(workdir))
         else:
             tokenizer = _tokenizer(config, sources, cache_dir, init)
+        if tokenizer.special.mask is None:
+            raise InputError(
+                "pre-training needs a mask token, and the tokenizer has none; give another: data.tokenizer"
+            )
         length, fraction = config.data.sequence_length, config.data.heldout_fraction
         folders = [cached_tokens(source, tokenizer, length, fraction, cache_dir) for _, source in sources]
         digests = [content_digest(folder) for folder in folders]
@@ -131,9 +134,10 @@ def load_pretrain_data(config: PretrainConfig, workdir: epath.Path, init: ModelS
                 f"the text of {config.data.source} has changed since the run in {workdir} began, and its packed "
                 f"copy in {cache_dir} is gone; start in another workdir"
             )
-        tokenizer_digest = hashlib.blake2b(tokenizer.to_str().encode(), digest_size=8).hexdigest()
+        tokenizer_digest = hashlib.blake2b(tokenizer.backend.to_str().encode(), digest_size=8).hexdigest()
         hosts.agree({"the text": digests, "the vocabulary": tokenizer_digest})
-        hosts.write_text(tokenizer_file, tokenizer.to_str())
+        for name, text in tokenizer_files(tokenizer).items():
+            hosts.write_text(workdir / name, text)
         hosts.write_text(caches_file, json.dumps(caches))
     train, heldout = (
         [(weight, PackedTokens(cache_dir / name, split)) for weight, name, *_ in caches]
@@ -149,7 +153,7 @@ def _same(known: list[Any], cache: list[Any]) -> bool:
 
 def _tokenizer(
     config: PretrainConfig, sources: list[tuple[float, Any]], cache_dir: Path, init: ModelSource | None
-) -> Tokenizer:
+) -> ModelTokenizer:
     """The tokenizer of a new run: the given one, that of the model it starts from, or a trained one."""
     if init:
         return init.tokenizer(config.data.tokenizer)

@@ -74,10 +74,12 @@ def test_norms_similarity_and_retrieval_are_those_of_the_model(demultiplexer):
 def test_rows_are_filled_with_text_and_begin_with_cls(tmp_path):
     tokenizer = analysis.open_model(str(write_model(tmp_path / "model"))).tokenizer()
     rows = analysis.pack(sentences(60), tokenizer, 2, 3, 9)
-    assert rows.shape == (2, 3, 9) and (rows[:, :, 0] == tokenizer.token_to_id("[CLS]")).all()
-    inside = [tokenizer.decode(row.tolist()) for row in rows.reshape(-1, 9)]
+    assert rows.shape == (2, 3, 9) and (rows[:, :, 0] == tokenizer.backend.token_to_id("[CLS]")).all()
+    inside = [tokenizer.backend.decode(row.tolist()) for row in rows.reshape(-1, 9)]
     assert sum(" ".join(sentences(60)[0].split()[:2]) in text for text in inside) >= 1
-    assert tokenizer.decode(rows[0, 0].tolist()).split()[1:3] != sentences(60)[0].split()[:2]  # by chance 1 in 6
+    assert (
+        tokenizer.backend.decode(rows[0, 0].tolist()).split()[1:3] != sentences(60)[0].split()[:2]
+    )  # by chance 1 in 6
     with pytest.raises(InputError, match="the text has .* tokens; 2 rows of 3 instances of 9 tokens need 48"):
         analysis.pack(sentences(2), tokenizer, 2, 3, 9)
 

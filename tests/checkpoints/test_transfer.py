@@ -160,5 +160,5 @@ def test_another_multiplexers_keys_are_not_taken(tmp_path, capsys):
 def test_a_model_without_a_tokenizer_cannot_start_a_run_without_one(text_file, tmp_path, one_device):
     config = small_run("bert", text_file, tmp_path)
     config.init_from = str(fixture("bert_mlm_n1"))
-    with pytest.raises(InputError, match="has no tokenizer; put its vocab.txt there, or name it"):
+    with pytest.raises(InputError, match="has no tokenizer; put its tokenizer.json or vocab.txt there, or name it"):
         train(config, str(tmp_path / "run"))

@@ -13,7 +13,7 @@ from etils import epath
 
 from mux_jax import locks
 from mux_jax.data import caches, packing
-from mux_jax.data.tokenizer import special_tokens, train_tokenizer
+from mux_jax.data.vocabulary import train_tokenizer
 from mux_jax.errors import InputError
 from tests.conftest import WORDS
 
@@ -52,22 +52,22 @@ def stream(folder, split, length=16):
 def test_packed_sequences_hold_the_documents_in_order(tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(packing, "_CHUNK", 500)  # many chunks: rows cross their borders
     folder = build(tokenizer, tmp_path)
-    special = special_tokens(tokenizer)
+    special = tokenizer.special
     for split in packing.SPLITS:
         packed = packing.PackedTokens(folder, split)
         assert all(packed[i][0] == special.cls and packed[i].dtype == np.int32 for i in range(len(packed)))
-        text = tokenizer.decode(stream(folder, split).tolist(), skip_special_tokens=False)
+        text = tokenizer.backend.decode(stream(folder, split).tolist(), skip_special_tokens=False)
         documents = [d.strip() for d in text.split("[SEP]")][:-1]  # the last one may be cut
         of_split = iter(TEXTS)
         assert documents and all(d in of_split for d in documents)  # a subsequence, in order
-    total = sum(len(tokenizer.encode(t, add_special_tokens=False).ids) + 1 for t in TEXTS)
+    total = sum(len(tokenizer.backend.encode(t, add_special_tokens=False).ids) + 1 for t in TEXTS)
     kept = sum(len(stream(folder, split)) for split in packing.SPLITS)
     assert total - 2 * 15 < kept <= total
 
 
 def test_the_split_does_not_depend_on_what_stands_around(tokenizer, tmp_path):
     def heldout(texts):
-        text = tokenizer.decode(
+        text = tokenizer.backend.decode(
             stream(build(tokenizer, tmp_path, texts), "heldout").tolist(), skip_special_tokens=False
         )
         return set(d.strip() for d in text.split("[SEP]")[:-1])
@@ -142,7 +142,7 @@ def test_a_cache_in_an_object_store_is_refused():
 
 def _build_in_process(folder, queue):
     tokenizer = packing.cached_tokenizer([(1.0, Texts(TEXTS))], 120, folder)
-    queue.put((tokenizer.to_str(), str(build(tokenizer, folder))))
+    queue.put((tokenizer.backend.to_str(), str(build(tokenizer, folder))))
 
 
 def test_two_processes_at_once_do_no_harm(tmp_path):
@@ -183,7 +183,7 @@ def test_a_damaged_cache_is_refused(tokenizer, tmp_path):
 def test_a_trained_vocabulary_is_cached(tmp_path):
     sources = [(1.0, Texts(TEXTS))]
     first = packing.cached_tokenizer(sources, 110, tmp_path)
-    assert packing.cached_tokenizer(sources, 110, tmp_path).to_str() == first.to_str()
+    assert packing.cached_tokenizer(sources, 110, tmp_path).backend.to_str() == first.backend.to_str()
     assert len(list(tmp_path.iterdir())) == 1
 
 

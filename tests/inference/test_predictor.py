@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,11 +71,14 @@ def test_texts_and_pairs_and_the_same_answer_twice(predictor):
             predictor.predict([text])
 
 
-def test_it_says_once_that_pairs_have_no_token_types_with_a_model_from_elsewhere(tmp_path, capsys):
-    predictor = mux_jax.Predictor(str(write_model(tmp_path / "m", **SEQUENCE | dict(width=1))), rows=1)
-    for texts in (["time"], [("time", "river")], [("time", "river")]):
-        predictor.predict(texts)
-    assert capsys.readouterr().out.count("pairs: token types are 0 for both texts") == 1
+def test_a_tokenizer_without_a_mask_token_will_do(double, predictor, tmp_path, one_device):
+    shutil.copytree(double, tmp_path / "m")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        text = (double / name).read_text().replace('"mask_token": "[MASK]",', "").replace("[MASK]", "[unused]")
+        (tmp_path / "m" / name).write_text(text)
+    texts = sentences(5)
+    assert open_model(str(tmp_path / "m")).tokenizer().special.mask is None
+    assert mux_jax.Predictor(str(tmp_path / "m"), rows=4).predict(texts) == predictor.predict(texts)
 
 
 def classifier(folder, rows=2, devices=1):

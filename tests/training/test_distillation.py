@@ -15,7 +15,6 @@ from mux_jax import configuration
 from mux_jax.checkpoints.source import open_model
 from mux_jax.data.examples import read_unlabelled
 from mux_jax.data.tasks import TASKS
-from mux_jax.data.tokenizer import special_tokens
 from mux_jax.errors import InputError
 from mux_jax.objectives import objectives
 from mux_jax.objectives.stages import FinetuneStage
@@ -111,7 +110,7 @@ def test_a_teacher_says_of_each_text_what_it_says_of_it_alone(folders, name, mes
     model, params = mux_jax.load_pretrained(str(folders / name))
     mesh = make_mesh(**mesh, devices=jax.devices()[:4])
     tokens = np.array(draw_tokens(small_model(width=3, vocab_size=found.config.vocab_size), rows=8))
-    pad = special_tokens(found.tokenizer()).pad
+    pad = found.tokenizer().special.pad
     tokens[:, :, 7:] = pad
     batch = Teacher(found, mesh, pad)({"tokens": split_batch(tokens, mesh)})
     alone = apply(model, params, tokens.reshape(24, 1, -1), tokens.reshape(24, 1, -1) != pad)
@@ -131,7 +130,7 @@ def test_half_of_the_texts_are_joined_ones_without_labels(folders, tmp_path, kin
     loaded, batches = data.examples, data.batches(np.arange(config.rows))
     assert batches.per_epoch == 10  # 40 examples and as many joined, in batches of 8
     sent = pickle.loads(pickle.dumps(batches))  # as Grain sends them to its workers
-    special = special_tokens(loaded.tokenizer)
+    special = loaded.tokenizer.special
     plain = sorted(tuple(ids) for ids in loaded.splits["train"].encoded.ids)
     bodies = {ids[1:-1] for ids in plain}
     joined = []
@@ -166,7 +165,7 @@ def test_with_unlabelled_texts_half_are_of_those_each_once_in_an_epoch(folders, 
     batches = loaded.batches(np.arange(config.rows))
     new, per_epoch = min(len(texts), 40), batches.per_epoch
     assert per_epoch == -(-(40 + new) // 8)
-    known = {tuple(loaded.examples.tokenizer.encode(text).ids) for text in texts}
+    known = {tuple(loaded.examples.tokenizer.backend.encode(text).ids) for text in texts}
     pad, seen = loaded.special.pad, []
     for epoch in range(2):
         found = []

@@ -398,6 +398,13 @@ def test_evaluation_takes_no_more_rows_at_a_time_than_a_step(run_config, tmp_pat
     np.testing.assert_array_equal(found[1], found[4])  # of the same text
 
 
+def test_pretraining_needs_a_mask_token(run_config, tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a"]))
+    run_config.data.tokenizer = str(tmp_path / "vocab.txt")
+    with pytest.raises(InputError, match="pre-training needs a mask token, and the tokenizer has none"):
+        load_pretrain_data(read(run_config), epath.Path(tmp_path), None)
+
+
 def test_init_takes_what_fits_from_another_run(finished, text_file, tmp_path, capsys, one_device):
     config = small_run("electra", text_file, tmp_path)
     config.stages = ("pretraining",)
