@@ -20,7 +20,7 @@ from mux_jax.data.tokenizer import ModelTokenizer
 from mux_jax.errors import InputError
 from mux_jax.files import write_atomically
 from mux_jax.models.encoder import split_layers
-from mux_jax.models.layers import TransformerLayer
+from mux_jax.models.layers import RelativeBias, TransformerLayer, broadcast_to_rank
 from mux_jax.models.model import MuxModel
 from mux_jax.parallel.compiled import CompiledByShape
 from mux_jax.parallel.mesh import make_mesh
@@ -52,6 +52,8 @@ def analyze(models: Sequence[str], source: Any, length: int, rows: int, workdir:
     batches = -(-rows // _ROWS)
     given = []
     for found in sources:
+        if not found.config.family.position_table:
+            raise InputError(f"{found.folder}: the layers of a {found.config.architecture} are not looked into")
         room = found.config.max_length - found.config.prefix_length
         if not 2 <= length <= room:
             raise InputError(f"--length={length} must be from 2 to {room}, the positions of {found.folder}")
@@ -114,7 +116,7 @@ def _figures(model: MuxModel, params: Any, tokens_BNL: jax.Array) -> dict[str, A
     config = model.config
 
     def capture(module: Any, _: str) -> bool:
-        return isinstance(module, TransformerLayer) or module.name in ("query", "key")
+        return isinstance(module, TransformerLayer | RelativeBias) or module.name in ("query", "key")
 
     def separate(bound: MuxModel) -> tuple[jax.Array, jax.Array] | None:
         hidden_BLD = bound.encode(tokens_BNL)
@@ -130,10 +132,13 @@ def _figures(model: MuxModel, params: Any, tokens_BNL: jax.Array) -> dict[str, A
     separated, captured = model.apply(
         {"params": params}, method=separate, capture_intermediates=capture, mutable=["intermediates"]
     )
-    layers = [captured["intermediates"]["encoder"][f"layers_{i}"] for i in range(config.num_hidden_layers)]
+    encoder = captured["intermediates"]["encoder"]
+    layers = [encoder[f"layers_{i}"] for i in range(config.num_hidden_layers)]
+    bias_HLL = encoder["relative_bias"]["__call__"][0] if config.family.relative_bias else None
+    H = config.num_attention_heads
     result = {
         "activation_norm": jnp.stack([jnp.linalg.norm(layer["__call__"][0], axis=-1).mean() for layer in layers]),
-        "attention_entropy": jnp.stack([_entropy(config.num_attention_heads, layer["attention"]) for layer in layers]),
+        "attention_entropy": jnp.stack([_entropy(H, layer["attention"], bias_HLL) for layer in layers]),
     }
     if separated:
         states_BNLD, correct_NBL = separated
@@ -143,11 +148,13 @@ def _figures(model: MuxModel, params: Any, tokens_BNL: jax.Array) -> dict[str, A
     return result
 
 
-def _entropy(heads: int, attention: dict[str, Any]) -> jax.Array:
-    """The mean entropy of the weights that follow from a layer's queries and keys."""
+def _entropy(heads: int, attention: dict[str, Any], bias_HLL: jax.Array | None) -> jax.Array:
+    """The mean entropy of the weights that follow from a layer's queries and keys, and a bias by distance."""
     query, key = (attention[name]["__call__"][0] for name in ("query", "key"))
     query, key = (x.reshape(*x.shape[:-1], heads, -1) for x in (query, key))
     scores = jnp.einsum("blhk,bthk->bhlt", query, key) / np.sqrt(query.shape[-1])
+    if bias_HLL is not None:
+        scores += broadcast_to_rank(bias_HLL, scores.ndim)
     logs = jax.nn.log_softmax(scores)
     return -(jnp.exp(logs) * logs).sum(-1).mean()
 

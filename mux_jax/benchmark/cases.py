@@ -111,7 +111,7 @@ def run(
     shape = _shape(options["size"], model)
     for name, value, most in (
         ("rows", options["rows"], None),
-        ("length", options["length"], shape.max_position_embeddings),
+        ("length", options["length"], shape.max_length),
         ("repeats", repeats, None),
     ):
         if value < 1 or (most and value > most):
@@ -217,13 +217,13 @@ def end_to_end(settings: Settings, texts: list[str]) -> Iterator[Case]:
 
 def _classifier_config(settings: Settings, task: str, multiplexer: str, width: int) -> ModelConfig:
     """A model for two classes of sequences or tokens."""
-    options = tuple(
-        (k, v) for k, v in settings.model.options if k in DEMULTIPLEXERS[settings.model.demultiplexer].options()
-    )
+    kept = settings.model.family.options() | DEMULTIPLEXERS[settings.model.demultiplexer].options()
+    options = tuple((name, value) for name, value in settings.model.options if name in kept)
     return dataclasses.replace(
         settings.model,
         head=task,
         labels=_LABELS,
+        multi_label=False,
         width=width,
         multiplexer=multiplexer or "gaussian",
         options=options,

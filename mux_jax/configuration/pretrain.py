@@ -62,7 +62,7 @@ def pretraining(
 
     The size `tiny` runs in minutes on two cores; the others take the released hyperparameters.
     """
-    sizes = SIZES[architecture]
+    sizes = SIZES.get(architecture, SIZES["bert"])
     if size not in sizes:
         raise InputError(f"size={size!r} does not exist; there are: {', '.join(sizes)}")
     tables = (("multiplexer", multiplexer, MULTIPLEXERS), ("demultiplexer", demultiplexer, DEMULTIPLEXERS))
@@ -74,7 +74,7 @@ def pretraining(
         architecture=architecture,
         width=width,
         **sizes[size],
-        max_position_embeddings=64 if tiny else 512,
+        max_position_embeddings=(64 if tiny else 512) + FAMILIES[architecture]().position_offset,
         multiplexer=multiplexer,
         demultiplexer=demultiplexer,
         # A short run never sees a sequence twice; dropout would only slow it down.

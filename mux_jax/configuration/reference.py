@@ -12,6 +12,7 @@ from typing import Any
 from mux_jax.configuration.finetune import FinetuneConfig
 from mux_jax.configuration.pretrain import PretrainConfig
 from mux_jax.models.demultiplexers import DEMULTIPLEXERS
+from mux_jax.models.families import FAMILIES
 from mux_jax.models.multiplexers import MULTIPLEXERS
 
 _HEAD = """# Configuration
@@ -23,8 +24,8 @@ Every field of `configs/*.py`, changed by `--config.FIELD=VALUE`. This page is m
   of the Python installation. `python launch/pretrain.py --config=FILE` writes what it
   resolved to `config.json` in the run.
 - A field without a default depends on `size`.
-- The options of the chosen multiplexer and demultiplexer stand in `config.model` too. In fine-tuning they are as in
-  `config.init_from` unless given.
+- The options of the architecture, the multiplexer and the demultiplexer stand in `config.model` too. In fine-tuning
+  they are as in `config.init_from` unless given.
 """
 
 
@@ -35,7 +36,7 @@ def main() -> None:
     print("\n".join(_table(PretrainConfig)))
     print("\n## Fine-tuning: configs/finetune.py\n")
     print("\n".join(_table(FinetuneConfig)))
-    for title, table in (("multiplexer", MULTIPLEXERS), ("demultiplexer", DEMULTIPLEXERS)):
+    for title, table in (("architecture", FAMILIES), ("multiplexer", MULTIPLEXERS), ("demultiplexer", DEMULTIPLEXERS)):
         print(f"\n## Options of each {title}\n")
         print(f"| {title} | option | default | allowed | meaning |\n|---|---|---|---|---|")
         for name, cls in table.items():

@@ -45,6 +45,19 @@ def test_attention_that_looks_everywhere_has_the_entropy_of_all_positions(width)
     assert ("retrieval_accuracy" in found) == (width > 1)
 
 
+def test_a_bias_by_distance_counts_for_the_entropy_of_attention():
+    """With queries of 0 an MPNet's attention is its bias alone: here, all to the token itself."""
+    config = small_model(architecture="mpnet", width=1, head="none")
+    _, params = init(config)
+    encoder = params["encoder"]
+    attention = encoder["layers"]["attention"]
+    attention |= {"query": jax.tree.map(jax.numpy.zeros_like, attention["query"])}
+    table = jax.numpy.zeros_like(encoder["relative_bias"]["table"]).at[0].set(100.0)
+    encoder = {"layers": encoder["layers"] | {"attention": attention}, "relative_bias": {"table": table}}
+    found = figures(config, params | {"encoder": encoder}, tokens_for(config))
+    np.testing.assert_allclose(found["attention_entropy"], 0, atol=1e-5)
+
+
 @pytest.mark.parametrize("demultiplexer", ["rsa", "prefix"])
 def test_norms_similarity_and_retrieval_are_those_of_the_model(demultiplexer):
     prefix = {} if demultiplexer == "rsa" else dict(prefix_token_id=20)
