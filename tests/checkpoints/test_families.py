@@ -9,6 +9,7 @@ from etils import epath
 
 import mux_jax
 from mux_jax.checkpoints import huggingface
+from mux_jax.checkpoints.convert import convert
 from mux_jax.checkpoints.huggingface_config import class_name
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.families import FAMILIES
@@ -16,7 +17,7 @@ from mux_jax.training.loop import train
 from tests.checkpoints.families import FOLDER, SHAPES, cases, difference
 from tests.checkpoints.folders import assert_identical, change_config, load
 from tests.conftest import apply, draw_tokens, init, small_model, small_run
-from tests.tasks import write_model
+from tests.tasks import finetuning, sentences, write_model, write_sentences
 
 NAMES = [name for name, *_ in cases()]
 # One head is enough for layers that are taken apart: that is done alike before all of them.
@@ -214,3 +215,29 @@ def test_rows_of_a_multiplexed_model_count_positions_from_0_whatever_is_padding(
 def test_a_modernbert_is_not_multiplexed_and_says_why():
     with pytest.raises(mux_jax.InputError, match="model.width=2: modernbert exists at width 1 only; .* LayerNorm"):
         small_model(architecture="modernbert", width=2)
+
+
+@pytest.mark.extra
+@pytest.mark.parametrize("family", FAMILIES)
+def test_others_serve_what_was_fine_tuned_here(family, tmp_path, one_device):
+    import torch
+    import transformers
+
+    model = write_model(tmp_path / "model", architecture=family, width=1, vocab_size=170)
+    config = finetuning(write_sentences(tmp_path / "data"), model)
+    train(config, str(tmp_path / "run"))
+    convert(str(tmp_path / "run"), str(tmp_path / "out"))
+    pairs = list(zip(sentences(5), sentences(5, seed=1)))
+    cls = transformers.AutoModelForSequenceClassification
+    theirs, info = cls.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(info[kind] for kind in info), info
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    for texts, given in ((sentences(5), (sentences(5),)), (pairs, zip(*pairs))):
+        inputs = tokenizer(*map(list, given), padding=True, return_tensors="pt")
+        with torch.no_grad():
+            expected = theirs.eval()(**inputs).logits.softmax(-1).numpy()
+        for path in ("run", "out"):
+            found = mux_jax.Predictor(str(tmp_path / path)).predict(texts)
+            assert list(found[0]["probabilities"]) == list(theirs.config.label2id)
+            values = [list(x["probabilities"].values()) for x in found]
+            np.testing.assert_allclose(values, expected, rtol=0, atol=1e-5)
