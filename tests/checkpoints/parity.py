@@ -71,7 +71,7 @@ def outputs(folder: Path, scan_layers: bool = True) -> tuple[dict[str, np.ndarra
 
 
 def main() -> None:
-    for folder in map(Path, sys.argv[1:]):
+    for folder in (Path(name) for name in sys.argv[1:] if Path(name, "io.npz").exists()):
         worst = {}
         for scan_layers in (True, False):
             found, expected = outputs(folder, scan_layers)
