@@ -167,7 +167,7 @@ def _guess_class(folder: epath.Path, theirs: Mapping[str, Any]) -> str:
     like_bert = "electra" if has("embeddings_project.") else "bert" if has("token_type_embeddings.") else ""
     family = theirs.get("model_type") or next(by_prefix, like_bert)
     head = next((head for part, head in _CLASS_OF_TENSOR.items() if has(part)), "Model")
-    known = family in FAMILIES and "num_instances" not in theirs and has("embeddings.")
+    known = family in FAMILIES and "num_instances" not in theirs and (has("word_embeddings.") or has("tok_embeddings."))
     if not known or head not in ("Model", "ForMaskedLM") and has("head.norm."):  # ModernBERT's heads are all alike
         raise InputError(f"{folder / CONFIG}: architectures is missing; put the model's class there: {_KNOWN}")
     if head == "ForTokenClassification" and has("pooler.") and FAMILIES[family].pooler_classifies:

@@ -134,7 +134,7 @@ def test_fine_tuning_starts_from_a_model_with_a_head_that_is_not_known_here(plai
         assert_identical(params[part], theirs[part])
     printed = capsys.readouterr().out
     assert f"{name} " in printed and "; taken without its head\n" in printed and "not used: cls.pred" in printed
-    assert "init_from: 2 new: classifier\n" in printed
+    assert "init_from: 4 new: classifier, pooler\n" in printed
     with pytest.raises(InputError, match=f"{name} .*; --config.init_from takes its encoder, without the head$"):
         mux_jax.load_pretrained(str(folder))
 
@@ -147,7 +147,7 @@ def test_fine_tuning_starts_from_a_run_fine_tuned_on_something_else(plain_bert, 
         train(config, str(tmp_path / name))
     params = [mux_jax.load_pretrained(str(tmp_path / name))[1] for name in ("first", "second")]
     assert_identical(*[tree["encoder"] for tree in params])
-    assert "init_from: not taken: classifier\n" in capsys.readouterr().out
+    assert "init_from: not taken: classifier, pooler\n" in capsys.readouterr().out
 
 
 def test_another_multiplexers_keys_are_not_taken(tmp_path, capsys):

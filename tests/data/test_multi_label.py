@@ -8,7 +8,7 @@ from mux_jax import configuration
 from mux_jax.data.examples import read
 from mux_jax.data.task_data import load_task
 from mux_jax.data.tasks import get_task
-from mux_jax.data.tokenizer import train_tokenizer
+from mux_jax.data.vocabulary import train_tokenizer
 from mux_jax.errors import InputError
 from tests.conftest import WORDS
 
