@@ -1,4 +1,4 @@
-"""Makes a multiplexed model out of an ordinary BERT, by least squares on text."""
+"""Makes a multiplexed model out of an ordinary encoder, by least squares on text."""
 
 import argparse
 
@@ -7,7 +7,7 @@ from mux_jax import command_line
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Shares an ordinary BERT out among the N instances of a row: each layer is fitted, by least "
+        description="Shares an ordinary encoder out among the N instances of a row: each layer is fitted, by least "
         "squares on text, to compute for each instance what it computes for one, and gradient steps towards the "
         "same states follow. The result is a folder to fine-tune or to pre-train from, by --config.init_from, which "
         "learns far sooner than from the BERT itself. It keeps the classifier of a fine-tuned model, and does its "

@@ -1,4 +1,4 @@
-"""Hugging Face folders: `config.json` with weights, of the released MUX-PLMs and of ordinary BERT and ELECTRA models.
+"""Hugging Face folders: `config.json` with weights, of the released MUX-PLMs and of ordinary encoders.
 
 `names.tensors` says where each tensor belongs; here tensors become parameters and the other way round.
 """

@@ -214,7 +214,7 @@ def _task_of_run(run: dict[str, Any] | None) -> TaskInfo | None:
 
 
 def load_pretrained(path: str) -> tuple[MuxModel, Any]:
-    """Loads a model: of a run, of the paper, or an ordinary BERT or ELECTRA.
+    """Loads a model: of a run, of the paper, or an ordinary encoder of a family in `FAMILIES`.
 
     Args:
       path: the folder of a run (its newest whole checkpoint is loaded, of fine-tuning the best), a

@@ -1,4 +1,4 @@
-"""A multiplexed model out of an ordinary BERT: by least squares, then by gradient steps to the same end.
+"""A multiplexed model out of an ordinary encoder: by least squares, then by gradient steps to the same end.
 
 An encoder that has never seen mixtures does not read them, and unlearns what it knows while it is
 taught to. Here the N instances of a row share it out instead: each gets an N-th of the dimensions,
