@@ -9,7 +9,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="python launch/convert.py --model MODEL --output DIR [--tokenizer FILE] [--overwrite]",
-        description="Converts released MUX-PLMs, BERTs and ELECTRAs to checkpoints of mux_jax, and those back.",
+        description="Converts released MUX-PLMs and ordinary encoders to checkpoints of mux_jax, and those back.",
         epilog="The direction follows from MODEL. mux_jax.load_pretrained reads both kinds.",
         add_help=False,
     )

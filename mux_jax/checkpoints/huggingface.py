@@ -51,6 +51,9 @@ def read_params(folder: epath.Path, config: ModelConfig) -> Any:
     found = {name.removeprefix(prefix): value for name, value in tensor_files.read_tensors(file).items()}
     unread = [n for n in found if n not in known and (_UNREAD.match(n) or config.head == "none" and not BODY.match(n))]
     found = {name: value for name, value in found.items() if name not in unread}
+    names_of, tied = config.family.vocabulary_names, config.family.tie_word_embeddings
+    if not tied and f"{names_of.decoder}.bias" in found and names_of.bias != f"{names_of.decoder}.bias":
+        found.pop(names_of.bias, None)  # which `transformers` reads no more once it is another parameter
     halves = [name for name, value in found.items() if value.dtype != np.float32]
     if halves:
         say(f"{file}: {len(halves)} of {len(found)} tensors are {found[halves[0]].dtype}; read as float32")
@@ -76,7 +79,7 @@ def read_params(folder: epath.Path, config: ModelConfig) -> Any:
         key = (tensor.paths, tensor.layer)
         parts = np.split(value, len(views))
         if key in read and not all(np.array_equal(view, part) for view, part in zip(views, parts)):
-            hint = "" if config.width > 1 else ", unless config.json has tie_word_embeddings=false"
+            hint = ", unless config.json has tie_word_embeddings=false" if tied and config.width == 1 else ""
             raise InputError(
                 f"{file}: {read[key]} and {tensor.name} differ; in this model they are one parameter{hint}"
             )

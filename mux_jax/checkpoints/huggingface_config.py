@@ -38,6 +38,7 @@ _CLASS_OF_TENSOR = {
     "qa_outputs.": "ForQuestionAnswering",
     "cls.predictions.": "ForMaskedLM",
     "lm_head.": "ForMaskedLM",
+    "decoder.bias": "ForMaskedLM",
     "vocab_transform.": "ForMaskedLM",
     "cls.seq_relationship.": "ForNextSentencePrediction",
     "discriminator_predictions.": "ForPreTraining",
@@ -206,6 +207,8 @@ def _classes(file: epath.Path, theirs: Mapping[str, Any], head: str) -> tuple[di
     keys = [str(i) for i in range(len(labels))]
     if labels.keys() != set(keys):
         return {}, f"id2label has the keys {', '.join(labels)}; they must be 0, 1, 2, ..."
+    if len(set(map(str, labels.values()))) < len(labels):
+        return {}, "id2label has two classes of one name"
     kind = theirs.get("problem_type") if head == "sequence" else None
     if kind == "regression" and len(keys) > 1:
         return {}, f"problem_type={kind} has {len(keys)} labels; only one is supported"

@@ -18,6 +18,7 @@ from mux_jax.data.tasks import get_task
 from mux_jax.data.tokenizer import ModelTokenizer, has_tokenizer, load_tokenizer
 from mux_jax.errors import InputError
 from mux_jax.models.config import ModelConfig
+from mux_jax.models.families.roberta import Roberta
 from mux_jax.models.model import MuxModel
 from mux_jax.parallel.mesh import make_mesh
 from mux_jax.parallel.params import abstract_params
@@ -89,6 +90,12 @@ class ModelSource:
                 "--config.data.tokenizer=FILE in training and evaluation, --tokenizer=FILE in converting"
             )
         self.check_size(tokenizer)
+        family, pad = self.config.family, tokenizer.special.pad
+        if isinstance(family, Roberta) and family.pad_token_id != pad:
+            say(
+                f"{self.folder}: pad_token_id is {family.pad_token_id} in config.json and {pad} by the tokenizer; the "
+                "first says where positions begin, the second what fills rows"
+            )
         return tokenizer
 
     def has_token_types(self) -> bool:
@@ -191,8 +198,17 @@ def open_model(path: str, needs_head: bool = True) -> ModelSource:
         f"{folder}: no model there: neither a run (`checkpoints`) nor a Hugging Face folder "
         "(`config.json` with `model.safetensors` or `pytorch_model.bin`)"
         + _other_weights(folder)
+        + _where_else(folder)
         + (f"; hf://{path} is the model of that name on the hub" if hub.parse(f"hf://{path}") else "")
     )
+
+
+def _where_else(folder: epath.Path) -> str:
+    """The folder to give instead of one that is a model's file, or has a model's folder in it."""
+    if folder.is_file():
+        return f"; give its folder, {folder.parent}"
+    inside = [path.name for path in folder.iterdir() if huggingface.is_folder(path)] if folder.is_dir() else []
+    return f"; give {folder / inside[0]}" if len(inside) == 1 else ""
 
 
 def _other_weights(folder: epath.Path) -> str:

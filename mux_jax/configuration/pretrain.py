@@ -82,8 +82,7 @@ def pretraining(
         attention_dropout=0.0 if tiny else 0.1,
         scan_layers=sizes[size]["num_hidden_layers"] > 4,  # a loop compiles sooner; without one a step is faster
     )
-    classes = (FAMILIES[architecture], *(table[name] for _, name, table in tables))
-    options = {name: field.default for cls in classes for name, field in cls.options().items()}
+    options = {k: f.default for _, name, table in tables for k, f in table[name].options().items()}
     config = PretrainConfig(
         name=f"mux_{architecture}_{size}_n{width}",
         stages=("priming", "pretraining") if width > 1 else ("pretraining",),

@@ -24,8 +24,9 @@ Every field of `configs/*.py`, changed by `--config.FIELD=VALUE`. This page is m
   of the Python installation. `python launch/pretrain.py --config=FILE` writes what it
   resolved to `config.json` in the run.
 - A field without a default depends on `size`.
-- The options of the architecture, the multiplexer and the demultiplexer stand in `config.model` too. In fine-tuning
-  they are as in `config.init_from` unless given.
+- The options of the chosen multiplexer and demultiplexer stand in `config.model` too. In fine-tuning they are as in
+  `config.init_from` unless given.
+- The options of the architecture come from `config.init_from`; without one they have their defaults.
 """
 
 

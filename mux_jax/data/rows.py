@@ -13,7 +13,10 @@ import numpy as np
 BUCKET_LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 
-def lengths_up_to(limit: int, lengths: Iterable[int] = BUCKET_LENGTHS) -> tuple[int, ...]:
+_LONGER = (768, 1024, 1536, 2048, 3072, 4096, 6144)  # of models that take so much
+
+
+def lengths_up_to(limit: int, lengths: Iterable[int] = BUCKET_LENGTHS + _LONGER) -> tuple[int, ...]:
     """The lengths that rows of at most `limit` tokens may have, ascending; the last is `limit`."""
     return (*sorted({n for n in lengths if 0 < n < limit}), limit)
 
@@ -31,6 +34,12 @@ class Slots:
     examples: np.ndarray
     real: np.ndarray
     length: int
+
+    def split(self, slots: int) -> Iterator["Slots"]:
+        """The same slots in batches of `slots` each, which divides their number."""
+        for start in range(0, len(self.examples), slots):
+            part = slice(start, start + slots)
+            yield Slots(self.examples[part], self.real[part], self.length)
 
 
 def compose(sizes: np.ndarray, lengths: tuple[int, ...], slots: int, rng: np.random.Generator) -> Iterator[Slots]:

@@ -17,6 +17,7 @@ from mux_jax.models.model import MuxModel
 from mux_jax.parallel.compiled import CompiledByShape
 from mux_jax.parallel.mesh import rows_multiple, split_batch
 
+_LONG = 512  # tokens of a row
 _AHEAD = 4  # batches that the device works on while results are fetched
 
 
@@ -61,7 +62,7 @@ class BatchRunner:
         rows: those of a batch, made a multiple of the devices.
         lengths: those that rows may have, ascending.
         """
-        multiple = rows_multiple(mesh)
+        self._multiple = multiple = rows_multiple(mesh)
         self.config, self._mesh, self._lengths, self._pad = model.config, mesh, lengths, pad_id
         self._rows = -(-rows // multiple) * multiple
         self.logits = compile_logits(model, mesh, pad_id)
@@ -106,12 +107,20 @@ class BatchRunner:
         """
         ids, width = encoded.ids, self.config.width
         sizes = np.array([len(x) for x in ids] * ensemble)
-        for slots in compose(sizes, self._lengths, self._rows * width, rng):
-            examples = slots.examples % len(ids)
-            arrays = [pad(ids, examples, slots.length, width, self._pad)]
-            if encoded.types is not None and self.config.takes_token_types:
-                arrays.append(pad(encoded.types, examples, slots.length, width, 0))
-            yield slots, arrays
+        for batch in compose(sizes, self._lengths, self._rows * width, rng):
+            for slots in batch.split(self._rows_of(batch.length) * width):
+                examples = slots.examples % len(ids)
+                arrays = [pad(ids, examples, slots.length, width, self._pad)]
+                if encoded.types is not None and self.config.takes_token_types:
+                    arrays.append(pad(encoded.types, examples, slots.length, width, 0))
+                yield slots, arrays
+
+    def _rows_of(self, length: int) -> int:
+        """Rows to run at once: long ones fewer, so that there are no more tokens than in rows of `_LONG`."""
+        rows = self._rows
+        while rows * length > self._rows * _LONG and rows % (2 * self._multiple) == 0:
+            rows //= 2
+        return rows
 
     def _run(
         self, params: Any, batches: Iterator[tuple[Slots, list[np.ndarray]]]

@@ -20,6 +20,7 @@ from mux_jax.configuration import FinetuneConfig, RunConfig, flatten, resolve, s
 from mux_jax.data.loader import iterate
 from mux_jax.errors import InputError, TrainingError
 from mux_jax.locks import Lock
+from mux_jax.models.config import ModelConfig
 from mux_jax.models.model import MuxModel
 from mux_jax.objectives import objectives
 from mux_jax.objectives.stages import Stage
@@ -100,14 +101,18 @@ class Trainer:
         self.config, self.workdir, self.data = config, workdir, data
         self.mesh, self.lock, self.clock = mesh, lock, clock
         self.stop = StopSignal()
-        self.model = MuxModel(data.model_config(init), deterministic=False)
+        self.checkpoints = Checkpoints(checkpoint_folder(workdir), config.checkpoint.keep)
+
+        # What another process of this run has done. Its model stays, whatever a later version would make.
+        step, run = self.checkpoints.latest(set_damaged_aside=True) or (0, {})
+        model = data.model_config(init)
+        if run:
+            begun = ModelConfig.from_flat(run["model"])
+            model = dataclasses.replace(begun, scan_layers=model.scan_layers, remat=model.remat)
+        self.model = MuxModel(model, deterministic=False)
         self.evaluate = data.evaluator(self.model, mesh)
         teacher = data.teacher if isinstance(data, FinetuneData) else None
         self.teacher = Teacher(teacher, mesh, data.special.pad) if teacher else None
-        self.checkpoints = Checkpoints(checkpoint_folder(workdir), config.checkpoint.keep)
-
-        # What another process of this run has done.
-        step, run = self.checkpoints.latest(set_damaged_aside=True) or (0, {})
         self.results: dict[str, dict[str, Any]] = run.get(
             "results", {}
         )  # held-out figures of the stages that have ended

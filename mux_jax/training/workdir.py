@@ -52,6 +52,7 @@ def open_workdir(path: str, config: RunConfig) -> epath.Path:
             raise InputError(f"{described} is not the configuration of a run: {e}") from e
         # A field that is newer than the run, and empty, changes nothing.
         changed = [k for k in sorted(before.keys() | now.keys()) if not _same(k, before.get(k, ""), now.get(k, ""))]
+        changed = [k for k in changed if k in before or not k.startswith(_FREE)]
         refused = [k for k in changed if not k.startswith(_FREE)]
         shown = {k: f"{k}: {before.get(k)} there, {now.get(k)} now" for k in changed}
         if refused:
