@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mux_jax.data.rows import compose, pad
+from mux_jax.data.rows import compose, lengths_up_to, pad
 
 
 @pytest.mark.parametrize("count", [1, 5, 6, 7, 100])
@@ -43,3 +43,10 @@ def test_a_composition_is_a_function_of_its_seed():
 def test_padding_follows_each_text():
     tokens = pad([np.array([1, 2]), np.array([3])], np.array([1, 0]), length=3, width=2, value=9)
     assert tokens.tolist() == [[[3, 9, 9], [1, 2, 9]]]
+
+
+@pytest.mark.parametrize("limit", [40, 512, 8192])
+def test_a_row_is_at_most_half_as_long_again_as_its_text(limit):
+    lengths = lengths_up_to(limit)
+    assert lengths[-1] == limit and list(lengths) == sorted(set(lengths))
+    assert all(longer <= 1.5 * shorter for shorter, longer in zip(lengths, lengths[1:]))

@@ -20,13 +20,15 @@ from etils import epath
 import mux_jax
 from mux_jax import locks
 from mux_jax.checkpoints.source import open_model
-from mux_jax.data.encoding import Encoder
+from mux_jax.data.encoding import Encoded, Encoder
 from mux_jax.data.formats import Record
 from mux_jax.errors import InputError
 from mux_jax.inference import files, writer
 from mux_jax.inference.batch_runner import BatchRunner
 from mux_jax.models.encoder import split_layers
+from mux_jax.models.model import MuxModel
 from mux_jax.parallel.mesh import make_mesh
+from tests.conftest import small_model
 from tests.tasks import LABELS, sentences, write_model
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +51,18 @@ def predictor(double):
         one = jax.local_devices()[:1]
         patch.setattr(jax, "local_devices", lambda: one)
         yield mux_jax.Predictor(str(double), rows=4)
+
+
+def test_long_rows_run_in_smaller_batches():
+    model = MuxModel(small_model(architecture="modernbert", width=1, max_position_embeddings=4096))
+    mesh = make_mesh(devices=jax.devices()[:1])
+    runner = BatchRunner(model, mesh, 8, (16, 512, 4096), pad_id=0)
+    rng = np.random.default_rng(0)
+    ids = [np.full(n, 5, np.int32) for n in rng.permutation([10] * 12 + [500] * 9 + [3000] * 8)]
+    found = list(runner.batches(Encoded(ids, None, 0, [1] * len(ids)), rng))
+    assert sorted(i for slots, _ in found for i in slots.examples[slots.real]) == list(range(len(ids)))
+    shapes = {arrays[0].shape for _, arrays in found}
+    assert shapes == {(8, 1, 16), (8, 1, 512), (1, 1, 4096)}
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 50])

@@ -14,10 +14,12 @@ import mux_jax
 from mux_jax import configuration
 from mux_jax.checkpoints.convert import convert
 from mux_jax.checkpoints.source import open_model
-from mux_jax.configuration import read, to_json
+from mux_jax.configuration import FinetuneConfig, read, to_json
 from mux_jax.data.task_data import load_task
 from mux_jax.errors import InputError, TrainingError
 from mux_jax.inference import evaluation, predictor
+from mux_jax.models.config import ModelConfig
+from mux_jax.models.families import FAMILIES
 from mux_jax.training import finetune_data, loop
 from mux_jax.training.workdir import open_workdir
 from tests.tasks import LABELS, write_model, write_sentences, write_words
@@ -424,3 +426,32 @@ def test_a_damaged_best_checkpoint_gives_way_to_the_newest(finished, tmp_path, c
         (tmp_path / "run" / "result.json").unlink()
         loop.train(finished[2], str(tmp_path / "run"))  # at its end: only the scores are missing
         assert "the best, is damaged (params/none is missing)" in capsys.readouterr().out
+
+
+def test_a_run_that_began_without_a_pooler_goes_on_without_one(tmp_path, monkeypatch, one_device):
+    """As a BERT of width 1 did before models here had poolers."""
+    plain = write_model(tmp_path / "m", width=1, head="none")
+    config = task_config(write_sentences(tmp_path / "data"), plain)
+    make = FinetuneConfig.task_model
+
+    def before(*args):
+        return ModelConfig.from_flat(make(*args).to_flat() | dict(pooler=False))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FinetuneConfig, "task_model", before)
+        loop.train(config, str(tmp_path / "run"))
+    for name in sorted((tmp_path / "run" / "checkpoints").iterdir())[1:]:
+        shutil.rmtree(name)
+    described = json.loads((tmp_path / "run" / "config.json").read_text())
+    del described["threshold"]  # a field that is newer, too
+    (tmp_path / "run" / "config.json").write_text(json.dumps(described))
+    loop.train(config, str(tmp_path / "run"))
+    assert "pooler" not in mux_jax.load_pretrained(str(tmp_path / "run"))[1]
+
+
+def test_a_configuration_of_pretraining_names_no_option_of_the_family():
+    """Runs that began before there were such options go on."""
+    for architecture, family in FAMILIES.items():
+        config = configuration.pretraining(architecture, "base", 2 if not family.not_multiplexed else 1)
+        assert not family.options().keys() & config.model.keys()
+        assert read(config).model_config(vocab_size=1000).max_length == 512
