@@ -9,6 +9,7 @@ from tokenizers import Encoding, Tokenizer
 
 from mux_jax.data.tokenizer import ModelTokenizer
 from mux_jax.errors import InputError
+from mux_jax.progress import say
 
 WORD = r"[^ \t\r\n]+"  # what spaces, tabs and ends of lines separate; no-break spaces do not
 Text = str | tuple[str, str] | list[str]  # a text, a pair of texts, or the words of a sentence
@@ -17,6 +18,16 @@ Text = str | tuple[str, str] | list[str]  # a text, a pair of texts, or the word
 def split_words(text: str) -> list[str]:
     """The words of a text."""
     return re.findall(WORD, text)
+
+
+def say_if_words_are_joined(tokenizer: ModelTokenizer) -> None:
+    """Prints a line if the words of a list get other ids than in a text."""
+    if not tokenizer.marks_words:
+        say(
+            "words of a list get no space before them, as in `transformers`; to change that, set add_prefix_space: in "
+            "tokenizer_config.json for RobertaTokenizer, BartTokenizer and LongformerTokenizer, in tokenizer.json for "
+            "other classes"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

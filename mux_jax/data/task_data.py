@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator
 
-from mux_jax.data.encoding import Encoded, Encoder
+from mux_jax.data.encoding import Encoded, Encoder, say_if_words_are_joined
 from mux_jax.data.examples import Example, read, read_file
 from mux_jax.data.labels import alike, parse_names, shown
 from mux_jax.data.metrics import SPAN_TAG
@@ -92,11 +92,8 @@ def load_task(
         _check_labels(task, part, labels, among)
     if task.metric == "span_f1":
         _check_spans(labels)
-    if task.kind == "token" and "train" in examples and not tokenizer.marks_words:
-        say(
-            "words of a list get no space before them, as in `transformers`; to change that, set add_prefix_space: in "
-            "tokenizer_config.json for RobertaTokenizer, in tokenizer.json for other classes"
-        )
+    if task.kind == "token":
+        say_if_words_are_joined(tokenizer)
     encode = Encoder(tokenizer, data.sequence_length)
     splits = {name: Split(part, encode([e.text for e in part])) for name, part in examples.items()}
     counts = ", ".join(f"{len(part):,} {name}" for name, part in examples.items())

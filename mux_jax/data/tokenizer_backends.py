@@ -7,9 +7,11 @@ from typing import Any
 from etils import epath
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from mux_jax.data.tokenizer_config import LETTERS, NAMES, TokenizerConfig
+from mux_jax.data.tokenizer_config import ANY, BYTE_LEVEL, LETTERS, NAMES, WORDPIECE, TokenizerConfig
 from mux_jax.errors import InputError
 from mux_jax.progress import say
+
+_TO_JSON = "AutoTokenizer.from_pretrained(MODEL).save_pretrained(FOLDER)"
 
 
 def read_backend(file: epath.Path, config: TokenizerConfig) -> Tokenizer:
@@ -21,7 +23,7 @@ def read_backend(file: epath.Path, config: TokenizerConfig) -> Tokenizer:
     if file.suffix == ".model":
         raise InputError(
             f"{file}: a SentencePiece model, which is not read here; `transformers` makes a tokenizer.json of it: "
-            "AutoTokenizer.from_pretrained(MODEL).save_pretrained(FOLDER)"
+            f"{_TO_JSON}"
         )
     if file.name == "vocab.json":
         return _from_merges(file, config)
@@ -63,6 +65,7 @@ def _from_json(file: epath.Path, config: TokenizerConfig) -> Tokenizer:
 def _from_vocabulary(file: epath.Path, config: TokenizerConfig) -> Tokenizer:
     if config.kind == "BertJapaneseTokenizer":
         raise InputError(f"{config.file}: finds words by a dictionary, which is not here; give a tokenizer.json")
+    _check_kind(file, config, (*WORDPIECE, *ANY), "BERT's WordPiece")
     try:
         words = [line.rstrip() for line in file.read_bytes().decode("utf-8-sig").rstrip().split("\n")]
     except (OSError, UnicodeDecodeError) as e:
@@ -81,6 +84,7 @@ def _from_vocabulary(file: epath.Path, config: TokenizerConfig) -> Tokenizer:
 
 def _from_merges(file: epath.Path, config: TokenizerConfig) -> Tokenizer:
     """Byte-level BPE, as RoBERTa's from before there was a tokenizer.json."""
+    _check_kind(file, config, BYTE_LEVEL, "RoBERTa's byte-level BPE")
     merges = file.parent / "merges.txt"
     try:
         lines = merges.read_bytes().decode("utf-8-sig").split("\n")
@@ -91,6 +95,15 @@ def _from_merges(file: epath.Path, config: TokenizerConfig) -> Tokenizer:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=bool(config.prefix_space))
     backend.decoder = decoders.ByteLevel()
     return backend
+
+
+def _check_kind(file: epath.Path, config: TokenizerConfig, kinds: tuple[str, ...], what: str) -> None:
+    """Raises `InputError` if the class is none of these: it makes other ids of the same vocabulary."""
+    if not {config.kind, config.kind.removesuffix("Fast")} & set(kinds):
+        raise InputError(
+            f"{file}: read as {what}, which {config.kind} does not make; name the right tokenizer_class in "
+            f"{config.file.name}, or give a tokenizer.json, which `transformers` makes of most: {_TO_JSON}"
+        )
 
 
 def check_id(backend: Tokenizer, word: str, i: int, file: epath.Path) -> None:

@@ -28,27 +28,51 @@ NAMES = {
 }
 _BERT = {field: names[0] for field, names in NAMES.items()}
 _ROBERTA = {field: names[1] for field, names in NAMES.items()}
+# The classes that make BERT's WordPiece of a vocab.txt. Of those in `_UNTYPED` models see no token types.
+_UNTYPED = ("DistilBertTokenizer", "DPRReaderTokenizer", "MPNetTokenizer")
+_BERTS = (
+    "BertTokenizer",
+    "ConvBertTokenizer",
+    "DPRContextEncoderTokenizer",
+    "DPRQuestionEncoderTokenizer",
+    "ElectraTokenizer",
+    "LayoutLMTokenizer",
+    "LxmertTokenizer",
+    "MobileBertTokenizer",
+    "SqueezeBertTokenizer",
+)
+WORDPIECE = _BERTS + _UNTYPED
+# The classes that make RoBERTa's byte-level BPE of a vocab.json with its merges.txt.
+BYTE_LEVEL = ("RobertaTokenizer", "BartTokenizer", "LongformerTokenizer")
 # The classes of `transformers` that make a tokenizer of their own kind out of a vocabulary, with what they call the
 # special tokens unless told otherwise. Any other takes a tokenizer.json as it is, and needs to be told.
 CLASSES = {
-    "BertTokenizer": _BERT,
-    "ElectraTokenizer": _BERT,
-    "DistilBertTokenizer": _BERT,
+    **dict.fromkeys(WORDPIECE, _BERT),
     "MPNetTokenizer": _ROBERTA | {"unk": "[UNK]"},
-    "RobertaTokenizer": _ROBERTA,
-    "XLMRobertaTokenizer": _ROBERTA,
-    "CamembertTokenizer": _ROBERTA,
+    **dict.fromkeys((*BYTE_LEVEL, "XLMRobertaTokenizer", "CamembertTokenizer"), _ROBERTA),
 }
-_LETTERED = ("BertTokenizer", "ElectraTokenizer", "DistilBertTokenizer", "MPNetTokenizer")
-_TYPED = ("BertTokenizer", "ElectraTokenizer")
-# The class for a model whose files name none.
-_OF_MODELS = {
-    "mpnet": "MPNetTokenizer",
-    "roberta": "RobertaTokenizer",
-    "xlm-roberta": "XLMRobertaTokenizer",
+TYPED = (*_BERTS, "DebertaTokenizer", "DebertaV2Tokenizer", "FNetTokenizer")  # whose models see token types
+# The class for a model whose files name none; any other has BERT's, or RoBERTa's if it has a merges.txt.
+OF_MODELS = {
+    **dict.fromkeys(("bert", "distilbert", "electra"), "BertTokenizer"),
+    **dict.fromkeys(("roberta", "bart", "longformer"), "RobertaTokenizer"),
+    "blenderbot": "BlenderbotTokenizer",
     "camembert": "CamembertTokenizer",
+    "deberta": "DebertaTokenizer",
+    "deberta-v2": "DebertaV2Tokenizer",
+    "esm": "EsmTokenizer",
+    "funnel": "FunnelTokenizer",
+    "gpt2": "GPT2Tokenizer",
+    "luke": "LukeTokenizer",
+    "mpnet": "MPNetTokenizer",
+    "roc_bert": "RoCBertTokenizer",
+    "roformer": "RoFormerTokenizer",
+    "splinter": "SplinterTokenizer",
+    "tapas": "TapasTokenizer",
+    "xlm-roberta": "XLMRobertaTokenizer",
 }
 _AS_IT_IS = "TokenizersBackend"
+ANY = ("PreTrainedTokenizerFast", _AS_IT_IS)  # which say nothing of the kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +112,7 @@ class TokenizerConfig:
     @property
     def is_lettered(self) -> bool:
         """Whether the class does what `letters` say; others do what `tokenizer.json` says."""
-        return self.kind.removesuffix("Fast") in _LETTERED
+        return self.kind.removesuffix("Fast") in WORDPIECE
 
 
 def read_config(folder: epath.Path) -> TokenizerConfig:
@@ -107,9 +131,9 @@ def read_config(folder: epath.Path) -> TokenizerConfig:
         say(f"{file}: split_special_tokens is not followed; [SEP] in a text is the special token")
     kind = _kind(folder, said)
     name = kind.removesuffix("Fast")
-    prefix_space = bool(said.get("add_prefix_space")) if name == "RobertaTokenizer" else None
+    prefix_space = bool(said.get("add_prefix_space")) if name in BYTE_LEVEL else None
     inputs = said.get("model_input_names")
-    token_types = "token_type_ids" in inputs if isinstance(inputs, list) else name in _TYPED
+    token_types = "token_type_ids" in inputs if isinstance(inputs, list) else name in TYPED
 
     special = _special(file, said)
     if "added_tokens_decoder" in said:
@@ -137,7 +161,7 @@ def _kind(folder: epath.Path, said: dict[str, Any]) -> str:
     if family == "modernbert":  # some say another, and mean this
         return _AS_IT_IS
     usual = "RobertaTokenizer" if (folder / "merges.txt").exists() else "BertTokenizer"
-    return str(said.get("tokenizer_class") or model.get("tokenizer_class") or _OF_MODELS.get(family, usual))
+    return str(said.get("tokenizer_class") or model.get("tokenizer_class") or OF_MODELS.get(family, usual))
 
 
 def _read(file: epath.Path) -> dict[str, Any]:

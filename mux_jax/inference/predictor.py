@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from mux_jax.checkpoints.source import open_model
-from mux_jax.data.encoding import Encoder, Text, split_words
+from mux_jax.data.encoding import Encoder, Text, say_if_words_are_joined, split_words
 from mux_jax.data.tokenizer import ModelTokenizer
 from mux_jax.errors import InputError
 from mux_jax.inference.batch_runner import BatchRunner, join_windows, labels_from_logits, probabilities
@@ -46,6 +46,8 @@ def _load(path: str, rows: int, ensemble: int, threshold: float) -> tuple[str, L
     found = open_model(path)
     _check(found.config, rows, ensemble, threshold, f"{found.folder}: ")
     tokenizer, lengths = found.tokenizer(), found.bucket_lengths()
+    if found.config.head == "token":
+        say_if_words_are_joined(tokenizer)
     params = found.params(make_mesh(devices=jax.local_devices()))
     loaded = LoadedModel(MuxModel(found.config), params, tokenizer, lengths, found.text_columns())
     return found.address, loaded

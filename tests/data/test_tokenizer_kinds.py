@@ -220,7 +220,10 @@ def test_special_tokens_are_those_that_files_name(tmp_path):
     ("files", "message"),
     [
         (dict(sentencepiece__bpe__model="x"), r"a SentencePiece model, .*AutoTokenizer.from_pretrained\(MODEL\)"),
-        (dict(vocab__json={"<s>": 0}), "vocab.json with merges.txt: not a vocabulary with its merges"),
+        (
+            dict(vocab__json={"<s>": 0}, config__json={"model_type": "roberta"}),
+            "vocab.json with merges.txt: not a vocabulary with its merges",
+        ),
         (
             dict(vocab__json={"<s>": 0, "a": 1}, merges__txt="#version: 0.2\na b\n"),
             "vocab.json with merges.txt: not a vocabulary with its merges",
