@@ -224,7 +224,7 @@ class RelativeBias(nn.Module):
     @nn.compact
     def __call__(self, length: int) -> jax.Array:
         """float32 [H, L, L], by head, query and key."""
-        table = self.param("table", partitioned(INIT, None, "heads"), (_BUCKETS, self.num_heads))
+        table = self.param("table", partitioned(INIT, None, None), (_BUCKETS, self.num_heads))
         return table[self.buckets(length)].transpose(2, 0, 1)
 
     @staticmethod
