@@ -1,12 +1,11 @@
 """BERT (arXiv 1810.04805), and ELECTRA (arXiv 2003.10555), which are what the paper multiplexes."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from mux_jax.fields import described
 from mux_jax.models.families.family import Family, VocabularyNames
-from mux_jax.models.released import Tensor, transformer_layer
 
 POOLER = "whether a pooler, dense and tanh on the first state, comes with a model"
 TYPES = "rows of the table of token types"
@@ -56,9 +55,6 @@ class Bert(Family):
 
     pooler_classifies: ClassVar[bool] = True
 
-    def layer_tensors(self, prefix: str, layer: int) -> Iterator[Tensor]:
-        return transformer_layer(f"{prefix}encoder.layer.{layer}", "encoder/layers", layer)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Electra(Family):
@@ -93,6 +89,3 @@ class Electra(Family):
     embeddings_projected: ClassVar[bool] = True
     hidden_activation: ClassVar[str] = "gelu"
     retrieval_skips: ClassVar[bool] = True
-
-    def layer_tensors(self, prefix: str, layer: int) -> Iterator[Tensor]:
-        return transformer_layer(f"{prefix}encoder.layer.{layer}", "encoder/layers", layer)

@@ -10,7 +10,7 @@ from mux_jax.fields import described
 from mux_jax.models.encoder import Encoder
 from mux_jax.models.heads import ClassificationHead
 from mux_jax.models.layers import transformer_layer_flops
-from mux_jax.models.released import Tensor, linear, norm
+from mux_jax.models.released import Tensor, linear, norm, transformer_layer
 
 if TYPE_CHECKING:
     from mux_jax.models.config import ModelConfig
@@ -142,8 +142,8 @@ class Family:
             yield from linear(f"{prefix}pooler.dense", "pooler")
 
     def layer_tensors(self, prefix: str, layer: int) -> Iterator[Tensor]:
-        """The tensors of one layer."""
-        raise NotImplementedError
+        """The tensors of one layer: BERT's, unless the family names them otherwise."""
+        yield from transformer_layer(f"{prefix}encoder.layer.{layer}", "encoder/layers", layer)
 
     def classifier_tensors(self, config: "ModelConfig") -> Iterator[Tensor]:
         """The tensors of a head for classes."""

@@ -1,13 +1,12 @@
 """RoBERTa (arXiv 1907.11692) and the models of its form: XLM-RoBERTa, CamemBERT."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from mux_jax.fields import described
 from mux_jax.models.families.bert import FIELDS, ONLY, POOLER, TYPES
 from mux_jax.models.families.family import Family, VocabularyNames
-from mux_jax.models.released import Tensor, transformer_layer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,9 +35,6 @@ class Roberta(Family):
     @property
     def position_offset(self) -> int:
         return self.pad_token_id + 1
-
-    def layer_tensors(self, prefix: str, layer: int) -> Iterator[Tensor]:
-        return transformer_layer(f"{prefix}encoder.layer.{layer}", "encoder/layers", layer)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
