@@ -18,11 +18,12 @@ pytestmark = pytest.mark.extra
 SIZES = dict(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)
 TOKENS = np.random.default_rng(0).integers(5, 64, (3, 12))
 READ = (
-    "BertModel BertForMaskedLM BertForPreTraining BertForTokenClassification ElectraModel ElectraForMaskedLM "
-    "ElectraForPreTraining ElectraForSequenceClassification ElectraForTokenClassification"
+    "BertModel BertForMaskedLM BertForPreTraining BertForSequenceClassification BertForTokenClassification "
+    "ElectraModel ElectraForMaskedLM ElectraForPreTraining ElectraForSequenceClassification "
+    "ElectraForTokenClassification"
 ).split()
 ENCODER_ONLY = (
-    "BertForQuestionAnswering BertForMultipleChoice BertForNextSentencePrediction BertForSequenceClassification "
+    "BertForQuestionAnswering BertForMultipleChoice BertForNextSentencePrediction "
     "BertLMHeadModel ElectraForQuestionAnswering ElectraForMultipleChoice"
 ).split()
 
