@@ -90,6 +90,7 @@ def test_nothing_needs_what_windows_lacks():
     assert run.stdout == "None 0 2\n", run.stderr
 
 
+@pytest.mark.extra  # for its time
 def test_files_are_read_and_written_in_utf_8_whatever_the_locale(tmp_path):
     """In such a locale Python reads and writes another encoding where none is named."""
     text = "straße größe naïve café ☃ " * 4

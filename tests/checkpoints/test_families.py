@@ -15,7 +15,7 @@ from mux_jax.checkpoints.source import open_model
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.families import FAMILIES
 from mux_jax.training.loop import train
-from tests.checkpoints.families import FOLDER, cases, difference
+from tests.checkpoints.families import FOLDER, SHAPES, cases, difference
 from tests.checkpoints.folders import assert_identical, change_config, change_tensors, load
 from tests.conftest import apply, draw_tokens, init, small_model, small_run
 from tests.tasks import finetuning, sentences, write_model, write_sentences
@@ -24,17 +24,15 @@ NAMES = [name for name, *_ in cases()]
 
 
 def shaped():
-    """Every model with its layers scanned, and unrolled; taken apart with one head, before which that is done alike."""
+    """Every model with its layers scanned, unrolled and taken apart; in the core's tests each family in some way."""
     for name in NAMES:
-        yield name, "scanned"
-        # The heads do not know how layers run: the states and one head are enough in the core's tests.
-        marks = () if name.endswith(("_none", "_sequence")) else pytest.mark.extra
-        yield pytest.param(name, "unrolled", marks=marks)
-        if name.endswith("_sequence"):
-            yield name, "split"
+        alike = name.startswith(("camembert", "xlm_roberta", "electra_projected")) or name.endswith("one_logit")
+        for shape in SHAPES:
+            core = shape == "scanned" and not alike or name.endswith("_none") and shape == "unrolled"
+            yield pytest.param(name, shape, marks=() if core else pytest.mark.extra)
 
 
-@pytest.mark.parametrize(("name", "shape"), shaped())
+@pytest.mark.parametrize(("name", "shape"), list(shaped()))
 def test_a_model_computes_what_transformers_computes(name, shape):
     assert difference(FOLDER / name, shape) < 2e-5
 

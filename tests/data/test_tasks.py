@@ -216,6 +216,7 @@ def test_unknown_tasks_and_folders(tmp_path):
         examples(tmp_path, "custom", text_columns="a,b,c")
 
 
+@pytest.mark.extra  # for its time
 def test_embedded_tasks_have_real_labels_and_splits_that_do_not_meet():
     for task, labels in (("docstrings", {"jax", "numpy"}), ("code", {"keyword", "operator", "name"})):
         found = examples("", task)

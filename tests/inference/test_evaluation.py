@@ -151,6 +151,7 @@ def test_submissions_that_the_benchmark_does_not_take_are_refused(models, tmp_pa
     assert not (tmp_path / "out").exists() and not (tmp_path / "scores").exists()
 
 
+@pytest.mark.extra  # for its time
 def test_the_program_scores_a_test_set_and_writes_a_submission(models, tmp_path):
     (tmp_path / "test.tsv").write_text("sentence\tlabel\ntime\t0\nriver\t1\n")
     config = f"--config=configs/finetune.py:task=sst2,data={tmp_path}"

@@ -27,6 +27,7 @@ def rows(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.extra  # for its time
 def test_columns_are_carried_along_those_of_bad_records_too(model, tmp_path):
     source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     lines = [

@@ -179,6 +179,7 @@ def test_a_workdir_that_one_host_does_not_see_is_refused(alone, tmp_path):
         assert status == 2 and "is not seen by host 1" in printed
 
 
+@pytest.mark.extra  # for its time
 @pytest.mark.parametrize("devices, mesh", [(1, {}), (2, {"fsdp": 2}), (8, {"fsdp": 2, "tensor": 2})], ids=str)
 def test_a_run_continues_on_other_devices_and_another_mesh(devices, mesh, alone, tmp_path, monkeypatch, capsys):
     config, workdir = alone

@@ -21,6 +21,7 @@ def compile_py(*arguments):
     return subprocess.run(command, cwd=ROOT, env=os.environ | {"XLA_FLAGS": flags}, capture_output=True, text=True)
 
 
+@pytest.mark.extra  # for its time
 def test_a_step_on_virtual_devices_is_described():
     done = compile_py("--topology=cpu:8", "--mesh=data=2,fsdp=4")
     assert done.returncode == 0, done.stderr

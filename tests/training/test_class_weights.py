@@ -50,6 +50,7 @@ def test_weights_are_in_the_order_of_the_labels_that_is_printed(model, tmp_path,
     assert "labels and their weights: fruit 1, stone 2.5\n" in capsys.readouterr().out
 
 
+@pytest.mark.extra  # for its time
 def test_a_run_with_weights_learns_something_else_and_continues_to_the_same(model, tmp_path, monkeypatch, one_device):
     folder, check = write_sentences(tmp_path / "data"), loop.Trainer.check_finite
 

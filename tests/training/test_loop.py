@@ -143,6 +143,7 @@ def whole_rows(workdir):
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
+@pytest.mark.extra  # for its time
 def test_killed_and_continued_equals_uninterrupted(run_config, tmp_path):
     run_config.priming.steps = run_config.pretraining.steps = 16
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
