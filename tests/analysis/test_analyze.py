@@ -97,6 +97,7 @@ def test_rows_are_filled_with_text_and_begin_with_cls(tmp_path):
         analysis.pack(sentences(2), tokenizer, 2, 3, 9)
 
 
+@pytest.mark.extra  # for its time
 def test_the_command_draws_all_models_in_one_picture(tmp_path):
     models = [str(write_model(tmp_path / f"n{width}", width=width)) for width in (1, 2)]
     text = tmp_path / "text.txt"

@@ -55,6 +55,7 @@ def test_the_shape_of_a_pretrained_model(tmp_path, one_device):
     np.testing.assert_allclose(rows[1]["flop_factor"], 2 * work[0] / work[1])
 
 
+@pytest.mark.extra  # for its time
 def test_fewer_layers_stand_beside_width_1(tmp_path, one_device):
     rows = run("inference", tmp_path, widths="1", layers="1", task="sequence,token")
     assert [row["name"] for row in rows] == [

@@ -203,6 +203,7 @@ def test_what_looks_like_a_folder_is_not_looked_for_on_the_hub(tmp_path, monkeyp
             mux_jax.load_pretrained(path)
 
 
+@pytest.mark.extra  # for its time
 def test_a_run_remembers_the_commit_it_started_from(cached_hub, plain_bert, text_file, tmp_path, one_device):
     config = small_run("bert", text_file, tmp_path)
     config.init_from, config.data.tokenizer = ID, str(plain_bert[0])

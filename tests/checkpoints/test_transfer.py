@@ -139,6 +139,7 @@ def test_fine_tuning_starts_from_a_model_with_a_head_that_is_not_known_here(plai
         mux_jax.load_pretrained(str(folder))
 
 
+@pytest.mark.extra  # for its time
 def test_fine_tuning_starts_from_a_run_fine_tuned_on_something_else(plain_bert, tmp_path, capsys, one_device):
     first = finetuning(write_sentences(tmp_path / "sentences"), plain_bert[0])
     second = finetuning(write_words(tmp_path / "words"), tmp_path / "first", "token")

@@ -109,7 +109,10 @@ def test_what_is_left_over_can_be_trained(made):
     assert not attention["output"]["kernel"][:, used:, : 32 // width * width].any()
 
 
-@pytest.mark.parametrize("family", ["distilbert", "roberta", "mpnet"])
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param("distilbert", marks=pytest.mark.extra), pytest.param("roberta", marks=pytest.mark.extra), "mpnet"],
+)
 def test_models_of_other_families_are_read_from_mixtures(family, text, tmp_path):
     folder = write_model(tmp_path / "model", architecture=family, width=1)
     if family == "mpnet":  # whose bias shall matter

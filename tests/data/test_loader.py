@@ -99,6 +99,7 @@ def test_windows_of_a_mixture_go_on_where_the_last_one_ended(monkeypatch):
     assert [mixture[slot] for slot in (995, 3)] == [drawn[995], drawn[3]]
 
 
+@pytest.mark.extra  # for its time
 def test_workers_end_with_their_process(tmp_path):
     script = "import multiprocessing, signal, time; from tests.data.test_loader import *\n"
     script += "if __name__ == '__main__':\n    iterator = iterate(batches(), 0, 2); next(iterator)\n"

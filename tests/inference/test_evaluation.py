@@ -135,6 +135,7 @@ def test_tfds_has_test_sets_too_whose_label_of_minus_one_is_none(models, tmp_pat
         mux_jax.evaluate(config, model, str(tmp_path / "scores"), split="test")
 
 
+@pytest.mark.extra  # for its time
 def test_submissions_that_the_benchmark_does_not_take_are_refused(models, tmp_path, one_device):
     for config, labels, message in (
         (task_config(tmp_path, ""), LABELS, "task=custom is none of GLUE's; they are: cola, sst2, mrpc"),

@@ -372,6 +372,7 @@ def test_a_cell_of_a_tsv_keeps_all_but_tabs_and_ends_of_lines():
     assert writer._cell(" very  good\u00a0!\t\n") == " very  good\u00a0! " and writer._cell(None) == ""
 
 
+@pytest.mark.extra  # for its time
 def test_the_command_reads_tables_as_european_excel_writes_them(double, tmp_path):
     (tmp_path / "in.csv").write_bytes('\ufeffid; text\r\n1;"time; river"\r\n2;stone\r\n'.encode())
     command = [sys.executable, "launch/predict.py", "--model", str(double), "--texts", str(tmp_path / "in.csv")]

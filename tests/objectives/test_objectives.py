@@ -136,6 +136,7 @@ def test_padding_does_not_count_in_detection():
     np.testing.assert_allclose(outputs["rtd_loss"], losses[real].mean(), rtol=1e-5)
 
 
+@pytest.mark.extra  # for its time
 def test_a_learned_generator_learns_from_its_own_loss_alone():
     config = small_model(architecture="electra", head="rtd", generator="learned")
     model, params = init(config)

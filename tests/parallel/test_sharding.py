@@ -101,6 +101,7 @@ def test_layers_of_other_families_shard_as_well(family):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), found[1], expected[1])
 
 
+@pytest.mark.extra  # for its time
 def test_accumulated_gradients_are_the_means_of_the_parts():
     config, one = small_model(), make_mesh(devices=jax.devices()[:1])
     metrics, gradients, _ = one_step(config, "retrieval", one, grad_accumulation_steps=4)

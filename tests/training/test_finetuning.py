@@ -165,6 +165,7 @@ def test_a_stopped_run_continues_to_the_same_parameters(finished, tmp_path, monk
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+@pytest.mark.extra  # for its time
 def test_tokens_early_stopping_and_words_cut_off(model, tmp_path, one_device, capsys):
     data = write_words(tmp_path / "data")
     with (data / "dev.conll").open("a") as f:
@@ -204,6 +205,7 @@ def test_width_1_learns_and_has_no_spread(tmp_path, one_device):
     assert result["score"]["mean"] > 0.95 and result["score"]["std"] == 0.0
 
 
+@pytest.mark.extra  # for its time
 def test_an_ordinary_model_may_be_multiplexed(tmp_path, one_device):
     plain = write_model(tmp_path / "plain", width=1, head="none")
     config = task_config(

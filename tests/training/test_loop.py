@@ -86,6 +86,7 @@ def test_electra_with_a_learned_generator(text_file, tmp_path, one_device):
     assert "generator_retrieval_loss" in result["stages"]["priming"]
 
 
+@pytest.mark.extra  # for its time
 def test_a_run_in_a_folder_with_brackets_and_stars_keeps_its_checkpoints(run_config, tmp_path, capsys):
     workdir = tmp_path / "[work] *?" / "run[1]"
     train(run_config, str(workdir))
@@ -232,6 +233,7 @@ def test_a_second_process_is_told_who_trains_there(copy, finished):
     assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.extra  # for its time
 def test_a_run_saves_by_the_clock_too(run_config, tmp_path):
     run_config.priming.steps = run_config.pretraining.steps = 6
     run_config.log_every, run_config.checkpoint.keep = 2, 20
@@ -241,6 +243,7 @@ def test_a_run_saves_by_the_clock_too(run_config, tmp_path):
     assert saved == [2, 4, 6, 8, 10, 12]
 
 
+@pytest.mark.extra  # for its time
 def test_a_full_disk_is_one_line_with_the_last_good_checkpoint_and_nothing_is_lost(
     finished, run_config, tmp_path, monkeypatch
 ):
@@ -365,6 +368,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_checkpoint(run_config, tm
     assert all(jax.tree.leaves(assert_finite))
 
 
+@pytest.mark.extra  # for its time
 def test_a_stage_may_be_added_to_a_finished_run_and_none_put_before_it(finished, tmp_path, one_device):
     _, config, both = finished
     config = config.copy_and_resolve_references()
@@ -406,6 +410,7 @@ def test_pretraining_needs_a_mask_token(run_config, tmp_path):
         load_pretrain_data(read(run_config), epath.Path(tmp_path), None)
 
 
+@pytest.mark.extra  # for its time
 def test_init_takes_what_fits_from_another_run(finished, text_file, tmp_path, capsys, one_device):
     config = small_run("electra", text_file, tmp_path)
     config.stages = ("pretraining",)

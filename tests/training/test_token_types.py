@@ -114,6 +114,7 @@ def test_a_teacher_sees_token_types_and_its_multiplexed_student_does_not(folders
     np.testing.assert_allclose(np.asarray(said).reshape(8, -1), wanted[:, 0], atol=1e-5)
 
 
+@pytest.mark.extra  # for its time
 def test_the_objective_reads_token_types_at_width_1_alone(folders, tmp_path):
     data, batch = batch_of(folders, tmp_path, 1)
     objective = objectives.make(data.config.finetuning, data.special)
@@ -125,6 +126,7 @@ def test_the_objective_reads_token_types_at_width_1_alone(folders, tmp_path):
         assert (losses[0] != losses[1]) == differ
 
 
+@pytest.mark.extra  # for its time
 def test_a_run_on_pairs_keeps_its_token_types_and_so_do_its_copies(folders, tmp_path, one_device):
     loop.train(pairs_config(folders, 1), str(tmp_path / "run"))
     names = ["run", "exported", "native"]
