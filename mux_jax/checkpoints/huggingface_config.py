@@ -56,7 +56,7 @@ BODY = re.compile(
 _HEADLESS = re.compile(rf"({BODY.pattern}|pooler\.)")
 _KNOWN = (
     f"{', '.join(cls.class_prefix for cls in FAMILIES.values())}, each with Model, ForMaskedLM, "
-    "ForSequenceClassification or ForTokenClassification after it, and with Muxed before it; "
+    "ForSequenceClassification or ForTokenClassification after it, and Muxed before it where it is multiplexed; "
     "BertForPreTraining, ElectraForPreTraining"
 )
 _TWO_SIZES = (

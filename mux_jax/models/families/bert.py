@@ -35,13 +35,7 @@ class Bert(Family):
     pooler: bool = described(False, POOLER)
 
     class_prefix: ClassVar[str] = "Bert"
-    classes: ClassVar[Mapping[str, str]] = {
-        "Model": "none",
-        "ForMaskedLM": "mlm",
-        "ForPreTraining": "mlm",
-        "ForSequenceClassification": "sequence",
-        "ForTokenClassification": "token",
-    }
+    classes: ClassVar[Mapping[str, str]] = {**Family.classes, "ForPreTraining": "mlm"}
     tensor_prefix: ClassVar[str] = "bert."
     fields: ClassVar[Mapping[str, tuple[str, Any]]] = FIELDS
     only: ClassVar[Mapping[str, Any]] = ONLY
@@ -64,13 +58,7 @@ class Electra(Family):
     type_vocab_size: int = described(2, TYPES, at_least=1)
 
     class_prefix: ClassVar[str] = "Electra"
-    classes: ClassVar[Mapping[str, str]] = {
-        "Model": "none",
-        "ForMaskedLM": "mlm",
-        "ForPreTraining": "rtd",
-        "ForSequenceClassification": "sequence",
-        "ForTokenClassification": "token",
-    }
+    classes: ClassVar[Mapping[str, str]] = {**Family.classes, "ForPreTraining": "rtd"}
     tensor_prefix: ClassVar[str] = "electra."
     # Values where a field is missing are those of ElectraConfig. Multiplexed models do not tie the decoder.
     fields: ClassVar[Mapping[str, tuple[str, Any]]] = {

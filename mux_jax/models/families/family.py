@@ -41,7 +41,7 @@ class Family:
       classifier_pooling: what classes of sequences are read from: `cls`, or `mean` of all states.
 
       class_prefix: how the names of its classes begin.
-      classes: how they end, and which head that is here.
+      classes: how they end, and which head that is here; of two with one head, the first is written.
       tensor_prefix: how the names of tensors begin, but for those of heads and of a bare model.
       fields: our name of a field or option; theirs in `config.json`, and its value where it is missing.
       only: fields that may have one value alone, which they have where they are missing.
@@ -126,12 +126,7 @@ class Family:
 
     def backbone_tensors(self, config: "ModelConfig", prefix: str) -> Iterator[Tensor]:
         """The tensors of embeddings and encoder, whose names begin with `prefix`."""
-        tables = [
-            "word",
-            *(["position"] if self.position_table else []),
-            *(["token_type"] * (self.type_vocab_size > 0)),
-        ]
-        for table in tables:
+        for table in ("word", "position", "token_type") if self.type_vocab_size else ("word", "position"):
             yield Tensor(f"{prefix}embeddings.{table}_embeddings.weight", (f"embeddings/{table}",))
         yield from norm(f"{prefix}embeddings.LayerNorm", "embeddings/norm")
         if config.embedding_size != config.hidden_size:
