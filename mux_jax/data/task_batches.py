@@ -103,7 +103,7 @@ class TaskBatches:
             if types is not None and self._unlabelled.types is not None:
                 types = [*types, *(self._unlabelled.types[i] for i in drawn)]
         elif self._new:
-            ids = [*ids, *_join(ids, self._lengths[-1], rng)]
+            ids = [*ids, *join(ids, len(ids), self._lengths[-1], rng)]
         batches = list(compose(np.array([len(x) for x in ids]), self._lengths, self._slots, rng))
         return ids, types, [batches[i] for i in rng.permutation(len(batches))]
 
@@ -124,9 +124,9 @@ class TaskBatches:
         return labels
 
 
-def _join(ids: list[np.ndarray], limit: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """As many texts as there are, each two or three of them, [CLS] and [SEP] at the ends alone."""
-    for count, drawn in zip(rng.integers(2, 4, len(ids)), rng.integers(len(ids), size=(len(ids), 3))):
-        body = np.concatenate([ids[i][1:-1] for i in drawn[:count]])[: limit - 2]
+def join(ids: list[np.ndarray], count: int, limit: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """New texts, each two or three of those that there are, [CLS] and [SEP] at the ends alone, of at most `limit`."""
+    for parts, drawn in zip(rng.integers(2, 4, count), rng.integers(len(ids), size=(count, 3))):
+        body = np.concatenate([ids[i][1:-1] for i in drawn[:parts]])[: limit - 2]
         first = ids[drawn[0]]
         yield np.concatenate([first[:1], body, first[-1:]])

@@ -45,7 +45,7 @@ class DetectionHead(nn.Module):
         return logits.squeeze(-1)
 
 
-_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"gelu": gelu, "relu": nn.relu, "tanh": jnp.tanh}
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"gelu": gelu, "relu": nn.relu, "tanh": jnp.tanh}
 
 
 class ClassificationHead(nn.Module):
@@ -64,5 +64,5 @@ class ClassificationHead(nn.Module):
 
         x = drop(states)
         if self.activation:
-            x = drop(_ACTIVATIONS[self.activation](dense(x.shape[-1], ("embed", "mlp"), self.dtype, "dense")(x)))
+            x = drop(ACTIVATIONS[self.activation](dense(x.shape[-1], ("embed", "mlp"), self.dtype, "dense")(x)))
         return dense(self.num_classes, ("mlp", None), "float32", "output")(x)

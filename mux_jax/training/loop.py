@@ -5,10 +5,12 @@ import dataclasses
 import json
 import math
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import jax
 import ml_collections
+import numpy as np
 import optax
 from etils import epath
 from jax.sharding import Mesh
@@ -18,11 +20,13 @@ from mux_jax.checkpoints.source import ModelSource, open_model
 from mux_jax.checkpoints.transfer import transfer_params
 from mux_jax.configuration import FinetuneConfig, RunConfig, flatten, resolve, stages, to_json
 from mux_jax.data.loader import iterate
+from mux_jax.data.tokenizer import SpecialTokens
 from mux_jax.errors import InputError, TrainingError
 from mux_jax.locks import Lock
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.model import MuxModel
 from mux_jax.objectives import objectives
+from mux_jax.objectives.objectives import Objective
 from mux_jax.objectives.stages import Stage
 from mux_jax.parallel import hosts
 from mux_jax.parallel.mesh import check_rows, local_rows, make_mesh, to_device
@@ -61,17 +65,26 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
     if teacher and teacher.hub:
         config.teacher = teacher.address
     resolved = resolve(config, init.config if init else None)
-    mesh = make_mesh(**dataclasses.asdict(resolved.mesh))
-    check_rows(mesh, resolved.rows, resolved.grad_accumulation_steps)
-    hosts.agree(hosts.versions() | flatten(to_json(resolved)) | {"workdir": workdir})
-    folder = open_workdir(workdir, resolved)
-    with hosts.hold(folder / ".lock", f"workdir {folder}") as lock:
+
+    def load(folder: epath.Path) -> RunData:
         if isinstance(resolved, FinetuneConfig):
-            data: FinetuneData | PretrainData = load_finetune_data(resolved, folder, init, teacher)
-        else:
-            data = load_pretrain_data(resolved, folder, init)
-        trainer = Trainer(resolved, folder, init, data, mesh, lock, clock)
-        describe_workdir(folder, resolved)
+            return load_finetune_data(resolved, folder, init, teacher)
+        return load_pretrain_data(resolved, folder, init)
+
+    return run(resolved, workdir, init, load, clock)
+
+
+def run(
+    config: RunConfig, workdir: str, init: ModelSource | None, load: Callable[[epath.Path], RunData], clock: float
+) -> dict[str, Any]:
+    """Runs a configuration that is resolved, on the data that `load` makes in the run's folder; see `train`."""
+    mesh = make_mesh(**dataclasses.asdict(config.mesh))
+    check_rows(mesh, config.rows, config.grad_accumulation_steps)
+    hosts.agree(hosts.versions() | flatten(to_json(config)) | {"workdir": workdir})
+    folder = open_workdir(workdir, config)
+    with hosts.hold(folder / ".lock", f"workdir {folder}") as lock:
+        trainer = Trainer(config, folder, init, load(folder), mesh, lock, clock)
+        describe_workdir(folder, config)
         try:
             return trainer.train()
         except Exception as e:
@@ -84,6 +97,28 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
             trainer.log.close()
 
 
+class RunData(Protocol):
+    """What a run learns from and is judged by."""
+
+    @property
+    def special(self) -> SpecialTokens:
+        """The special tokens' ids."""
+
+    def model_config(self, init: ModelSource | None) -> ModelConfig:
+        """The model to train."""
+
+    def batches(self, mine: np.ndarray) -> Any:
+        """The rows `mine` of each batch, by step."""
+
+    def evaluator(self, model: MuxModel, mesh: Mesh) -> Callable[[Objective, Any], dict[str, Any]]:
+        """(objective, params) -> held-out figures; of these `score`, if there is one, says which step is best."""
+
+    def finish(
+        self, model: MuxModel, mesh: Mesh, params: Any, workdir: epath.Path
+    ) -> tuple[dict[str, Any], Callable[[], None]]:
+        """What `result.json` says of the run's end; and what draws pictures, when it is saved."""
+
+
 class Trainer:
     """A run in this process. What outlives the process is in `checkpoints`, by `describe`."""
 
@@ -92,7 +127,7 @@ class Trainer:
         config: RunConfig,
         workdir: epath.Path,
         init: ModelSource | None,
-        data: PretrainData | FinetuneData,
+        data: RunData,
         mesh: Mesh,
         lock: Lock | None,
         clock: float,

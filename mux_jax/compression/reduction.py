@@ -1,0 +1,419 @@
+"""A model in fewer layers, fewer dimensions, with several texts a row: fitted to the one that it comes from.
+
+A text has d dimensions of the states of the reduced model, its frame (`frames`), and some of its heads and neurons. In
+a narrow model (N = 1) the frame is the whole state. One layer after the other is fitted, by ridge regression on texts,
+to compute in each frame what the full model computes; one fit serves all frames. The order:
+
+1. Directions u [D, d]: eigenvectors of sum_k X_k'X_k / tr(X_k'X_k). X_k are the full model's states about their mean,
+   after each attention and each layer that is to be met. The trace makes all k count alike. What a frame should hold is
+   target(state) = (state - mean state) u. u is turned so that dimensions have about the same size and their mean is 0
+   at every position, since LayerNorm would take it away.
+2. Embeddings: a narrow model's tables are projected on u; of several texts the multiplexer's keys do it.
+3. Layers, first to last, attention before feed-forward. Layer j of K has the weights of one of L to start from, and is
+   to give the states after the last of its L / K. A fit reads what earlier fits give, and so makes up for their errors.
+4. Head: read from the frame (N = 1), or the full model's, which reads what the demultiplexer gives (N > 1).
+
+- Kernels read and write frames alone, and biases repeat: texts meet in LayerNorms, and in frames that overlap.
+- Heads keep their size K = D // H. No head and no neuron serves two texts.
+- A bias by distance (MPNet's) is one for all layers. So all layers then keep the heads that the first one has chosen,
+  with their biases.
+- Where N does not divide the dimensions, heads or neurons, what is left over keeps fresh random weights and reads all
+  texts; only LayerNorms carry anything back.
+- Where no dimension is to be saved, u is the identity, and all heads and neurons stay.
+
+The method is ours; fitting layer by layer is known from pruning.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mux_jax.compression.demultiplexer import fit_demultiplexer, line
+from mux_jax.compression.frames import Frames
+from mux_jax.compression.regression import Params, Regression, linear, moments_about_means
+from mux_jax.compression.shape import Shape, reduced
+from mux_jax.models.config import ModelConfig
+from mux_jax.models.encoder import split_layers
+from mux_jax.models.heads import ACTIVATIONS
+from mux_jax.models.layers import RelativeBias, TransformerLayer, gelu, transformer_layer
+from mux_jax.models.model import MuxModel
+from mux_jax.parallel.mesh import make_mesh
+from mux_jax.parallel.params import init_params
+
+Report = Callable[[float, str], None]
+
+
+def reduce_model(
+    full: ModelConfig, params: Params, shape: Shape, tokens_SL: np.ndarray, pad_id: int, seed: int, report: Report
+) -> tuple[ModelConfig, Params]:
+    """A model in another shape that does about what the full one does.
+
+    Args:
+      full: an ordinary model, of width 1.
+      params: its parameters, on the host.
+      shape: what to make.
+      tokens_SL: int32[S, L], texts to fit on, with padding; those of a row follow each other, and N divides S.
+      pad_id: the padding token.
+      seed: of what is not fitted: the retrieval head, and what is left over where N does not divide.
+      report: see `progress`.
+
+    Returns:
+      `reduced(full, shape)`, and its parameters, float32, on the host.
+
+    Raises:
+      InputError: a shape that the model cannot have.
+    """
+    config = reduced(full, shape)
+    if full.family.not_multiplexed:
+        return config, _with_layers(full, params, shape.layers)
+    if shape.width > 1 and shape.hidden < full.hidden_size:  # narrow first, then shared
+        narrow = dataclasses.replace(shape, width=1, share=1.0)
+        full, params = reduce_model(full, params, narrow, tokens_SL, pad_id, seed, lambda f, _: report(f / 2, "narrow"))
+    fresh = jax.device_get(init_params(MuxModel(config), make_mesh(devices=jax.devices()[:1]), seed))
+    with jax.default_matmul_precision("highest"):
+        made = _Reduction(full, config, params, fresh, shape, tokens_SL, pad_id).run(report)
+    return config, jax.tree.map(lambda x: np.asarray(x, np.float32), made)
+
+
+def _with_layers(full: ModelConfig, params: Params, count: int) -> Params:
+    """Some layers as they are: of a family whose layers differ by their number, one of the same kind each."""
+    every, last = dict(full.options).get("global_attn_every_n_layers", 1), full.num_hidden_layers - 1
+    wanted = [round(j * last / max(1, count - 1)) for j in range(count)]
+    kept = [min(w - (w - j) % every, last) for j, w in enumerate(wanted)]
+    layers = jax.tree.map(lambda x: x[np.array(kept)], params["encoder"]["layers"])
+    return params | {"encoder": params["encoder"] | {"layers": layers}}
+
+
+class _Reduction:
+    """The fits of a reduction, in order. States of texts are [S, L, D], of rows [B, L, D], S = B N, of tokens [T, D]."""
+
+    def __init__(
+        self,
+        full: ModelConfig,
+        config: ModelConfig,
+        params: Params,
+        fresh: Params,
+        shape: Shape,
+        tokens_SL: np.ndarray,
+        pad_id: int,
+    ):
+        self.full = dataclasses.replace(full, dtype="float32")
+        self.config = dataclasses.replace(config, dtype="float32")
+        self.params, self.fresh, self.tokens_SL = params, fresh, tokens_SL
+        self.mask_SL = jnp.asarray(tokens_SL != pad_id)
+        self.real_T = np.flatnonzero(tokens_SL != pad_id)  # what is fitted on
+        self.frames = Frames(config.width, shape.text_dimensions, config.hidden_size)
+        self.row_mask = self.mask_SL if config.width == 1 else None  # as in `MuxModel.encode`
+        self.same = config.width == 1 and config.hidden_size == full.hidden_size
+        K, L = config.num_hidden_layers, full.num_hidden_layers
+        self.ends = [-(-(j + 1) * L // K) - 1 for j in range(K)]  # the layers whose states are met
+
+    def run(self, report: Report) -> Params:
+        """The parameters of the reduced model."""
+        layers = split_layers(self.params)["encoder"]
+        fresh_layers = split_layers(self.fresh)["encoder"]
+        length = self.tokens_SL.shape[1]
+        bias_HLL = new_bias_HLL = _relative_bias(self.full, self.params["encoder"], length)
+        embedded_SLD = _embed(self.full, self.params, self.tokens_SL[:, None])
+        states = [embedded_SLD]  # before each layer, and at the end
+        attended = []
+        for i in range(self.full.num_hidden_layers):
+            report(0.3 * i / self.full.num_hidden_layers, "states")
+            found = _sublayers(self.full, layers[f"layers_{i}"], states[-1], self.mask_SL, bias_HLL)
+            attended.append(found[0])
+            states.append(found[1])
+        self.directions_Dd = self._directions([attended[i] for i in self.ends] + [states[i + 1] for i in self.ends])
+        params = dict(self.fresh) | self._embeddings(embedded_SLD)
+        mixed_BLD = _embed(self.config, params, self.tokens_SL.reshape(-1, self.config.width, length))
+
+        heads: list[int] = []
+        fitted, encoder = [], {}
+        for j, end in enumerate(self.ends):
+            report(0.3 + 0.6 * j / len(self.ends), f"layer {j + 1} of {len(self.ends)}")
+            layer, new = layers[f"layers_{end}"], fresh_layers[f"layers_{j}"]
+            target_Td = self._target(attended[end])
+            found, chosen = self._attention(layer, new, states[end], target_Td, mixed_BLD, bias_HLL, heads)
+            if bias_HLL is not None and not heads:
+                heads = chosen
+                encoder = {"relative_bias": self._chosen_bias(heads)}
+                new_bias_HLL = _relative_bias(self.config, encoder, length)
+            new = new | found
+            new = new | self._norm("attention_norm", new, target_Td, mixed_BLD, new_bias_HLL)
+            attended_BLD = _sublayers(self.config, new, mixed_BLD, self.row_mask, new_bias_HLL)[0]
+            target_Td = self._target(states[end + 1])
+            new = new | self._feed_forward(layer, new, attended[end], target_Td, attended_BLD)
+            new = new | self._norm("output_norm", new, target_Td, mixed_BLD, new_bias_HLL)
+            mixed_BLD = _sublayers(self.config, new, mixed_BLD, self.row_mask, new_bias_HLL)[1]
+            fitted.append(new)
+        params["encoder"] = encoder | {"layers": jax.tree.map(lambda *x: np.stack(x), *fitted)}
+        report(0.9, "head")
+        return params | self._head(mixed_BLD, states[-1])
+
+    def _tokens(self, state_SLD: jax.Array) -> jax.Array:
+        """The states of tokens, [T, D], without those of padding."""
+        return state_SLD.reshape(-1, state_SLD.shape[-1])[self.real_T]
+
+    def _frames(self, mixed_BLD: jax.Array) -> jax.Array:
+        """What the frame of its text holds at each token, [T, d]."""
+        return self.frames.of(mixed_BLD)[self.real_T]
+
+    def _target(self, state_SLD: jax.Array) -> jax.Array:
+        """What it is to hold; the mean of each dimension is 0, unless nothing is saved."""
+        state_TD = self._tokens(state_SLD)
+        return state_TD if self.same else (state_TD - state_TD.mean(0)[None]) @ self.directions_Dd
+
+    def _directions(self, states: list[jax.Array]) -> np.ndarray:
+        """u [D, d], by the module's step 1."""
+        D = self.full.hidden_size
+        if self.same:
+            return np.eye(D, dtype=np.float32)
+        covariance = np.zeros((D, D))
+        for x in states:
+            x_TD = self._tokens(x)
+            moment = jax.device_get(moments_about_means(x_TD, x_TD)[1][0])
+            covariance += moment / moment.trace()
+        vectors_DD = np.linalg.eigh(covariance)[1][:, ::-1].astype(np.float32)
+        own, found, start = min(self.frames.own, self.frames.size), [], 0
+        for size in (own, self.frames.size - own):  # what is the text's own gets the first ones
+            turned = _turned(size)
+            found.append(vectors_DD[:, start : start + len(turned)] @ turned)
+            start += len(turned)
+        return np.concatenate(found, axis=1)
+
+    def _embeddings(self, embedded_SLD: jax.Array) -> Params:
+        """Embeddings, and the multiplexer or projection after them."""
+        embeddings = self.params["embeddings"]
+        if self.same or self.config.width > 1:
+            found = {name: self.params[name] for name in ("embeddings", "embeddings_project") if name in self.params}
+            if self.config.width > 1:
+                keys_NEE = _keys(self.directions_Dd, self.frames, embeddings["norm"]["scale"])
+                found["multiplexer"] = {"keys": keys_NEE}
+            return found
+        mean_D = np.asarray(self._tokens(embedded_SLD).mean(0))
+        if "embeddings_project" in self.params:  # what they are projected to is the state
+            project = self.params["embeddings_project"]
+            kernel = project["kernel"] @ self.directions_Dd
+            bias = (project["bias"] - mean_D) @ self.directions_Dd
+            return {"embeddings": embeddings, "embeddings_project": {"kernel": kernel, "bias": bias}}
+        scaled_Dd = np.asarray(embeddings["norm"]["scale"])[:, None] * self.directions_Dd
+        scaled_Dd -= scaled_Dd.mean(0)  # LayerNorm takes the mean over D away
+        d = len(scaled_Dd[0])
+        tables = {name: table @ scaled_Dd for name, table in embeddings.items() if name != "norm"}
+        plain = {"norm": {"scale": np.ones(d, np.float32), "bias": np.zeros(d, np.float32)}}
+        found_SLd = _embed(self.config, self.fresh | {"embeddings": tables | plain}, self.tokens_SL[:, None])
+        scale_d, bias_d = line(self._tokens(found_SLd), self._target(embedded_SLD))
+        return {"embeddings": tables | {"norm": {"scale": np.asarray(scale_d), "bias": np.asarray(bias_d)}}}
+
+    def _attention(
+        self,
+        layer: Params,
+        new: Params,
+        state_SLD: jax.Array,
+        target_Td: jax.Array,
+        mixed_BLD: jax.Array,
+        bias_HLL: jax.Array | None,
+        heads: list[int],
+    ) -> tuple[Params, list[int]]:
+        """The attention of a text: as many of the full model's heads as it has, those that explain most together.
+
+          [q k v] = part W + b             ~ the layer's projections of `state_SLD`, all H heads
+          a = softmax(q k' / sqrt(K)) v    [S, L, D], each head by itself
+          a[chosen] W + b                  ~ target - part, as the residual adds the part
+
+        Heads, unless they are given, are chosen one by one, each time the one that explains most together with those
+        chosen before; they are returned, too.
+        """
+        D, H = self.full.hidden_size, self.full.num_attention_heads
+        names, parts_Td = ("query", "key", "value"), self._frames(mixed_BLD)
+        state_TD = self._tokens(state_SLD)
+        wanted_TX = jnp.concatenate([linear(layer["attention"][name], state_TD) for name in names], axis=-1)
+        fitted = Regression(parts_Td, wanted_TX).solve()
+        fits = {name: {k: v[..., i * D : (i + 1) * D] for k, v in fitted.items()} for i, name in enumerate(names)}
+        parts_SLd = self.frames.of(mixed_BLD).reshape(*state_SLD.shape[:2], -1)
+        read_SLD = _attend(*(linear(fits[name], parts_SLd) for name in names), H, self.mask_SL, bias_HLL)
+        regression = Regression(self._tokens(read_SLD), target_Td - parts_Td)
+
+        dimensions = np.arange(D).reshape(H, -1)  # of each head
+        chosen, count = list(heads), self.config.num_attention_heads // self.config.width
+        if count == H:
+            chosen = list(range(H))
+        while len(chosen) < count:
+            left = [head for head in range(H) if head not in chosen]
+            chosen.append(max(left, key=lambda head: regression.explained(dimensions[[*chosen, head]].ravel())))
+        used = dimensions[chosen].ravel()
+        made = {
+            name: self.frames.reading({k: v[..., used] for k, v in fits[name].items()}, new["attention"][name])
+            for name in names
+        }
+        made["output"] = self.frames.writing(regression.solve(used), new["attention"]["output"])
+        return {"attention": made}, chosen
+
+    def _feed_forward(
+        self, layer: Params, new: Params, state_SLD: jax.Array, target_Td: jax.Array, attended_BLD: jax.Array
+    ) -> Params:
+        """The feed-forward layer of a text: as many of the full model's neurons as it has.
+
+        z = part W + b                   ~ the layer's `intermediate`, all F neurons, before GELU
+        GELU(z)[used] W + b              ~ target - part, as the residual adds the part
+        """
+        parts_Td = self._frames(attended_BLD)
+        units_TF = linear(layer["intermediate"], self._tokens(state_SLD))
+        count = self.config.intermediate_size // self.config.width
+        first, second = _units(parts_Td, units_TF, gelu, target_Td - parts_Td, count)
+        return {
+            "intermediate": self.frames.reading(first, new["intermediate"]),
+            "output": self.frames.writing(second, new["output"]),
+        }
+
+    def _norm(
+        self, name: str, new: Params, target_Td: jax.Array, mixed_BLD: jax.Array, bias_HLL: jax.Array | None
+    ) -> Params:
+        """A LayerNorm, by the line in each dimension from what it gives with scale 1 and bias 0 to the target."""
+        D = self.config.hidden_size
+        plain = {name: {"scale": np.ones(D, np.float32), "bias": np.zeros(D, np.float32)}}
+        place = ("attention_norm", "output_norm").index(name)
+        found_BLD = _sublayers(self.config, new | plain, mixed_BLD, self.row_mask, bias_HLL)[place]
+        fitted = line(self._frames(found_BLD), target_Td)
+        scale, bias = (self.frames.tiled(np.asarray(x), new[name][part]) for x, part in zip(fitted, ("scale", "bias")))
+        return {name: {"scale": scale, "bias": bias}}
+
+    def _chosen_bias(self, heads: list[int]) -> Params:
+        """The bias by distance of the heads that were chosen, for each text."""
+        table = np.array(self.fresh["encoder"]["relative_bias"]["table"])
+        chosen = np.tile(self.params["encoder"]["relative_bias"]["table"][:, heads], self.config.width)
+        table[:, : chosen.shape[1]] = chosen
+        return {"table": table}
+
+    def _head(self, mixed_BLD: jax.Array, state_SLD: jax.Array) -> Params:
+        """The head, and what it reads the states with."""
+        kept = {name: self.params[name] for name in ("pooler", "classifier") if name in self.params}
+        if self.config.width > 1:
+            fresh = self.fresh["demultiplexer"]
+            state_TD = self._tokens(state_SLD)
+            found = fit_demultiplexer(self.config, self.frames, fresh, mixed_BLD, state_TD, self.real_T)
+            return kept | {"demultiplexer": found}
+        if self.same:
+            return kept
+        classifier = self.params["classifier"]
+        if self.config.head == "token":
+            logits_TC = linear(classifier["output"], self._tokens(state_SLD))
+            return {"classifier": {"output": Regression(self._tokens(mixed_BLD), logits_TC).solve()}}
+        # A hidden layer on the first state, as a pooler or in the classifier.
+        hidden = self.params["pooler"] if self.full.has_pooler else classifier["dense"]
+        activation = jnp.tanh if self.full.has_pooler else ACTIVATIONS[self.full.family.hidden_activation]
+        units_SD = linear(hidden, state_SLD[:, 0])
+        logits_SC = linear(classifier["output"], activation(units_SD))
+        first, second = _units(mixed_BLD[:, 0], units_SD, activation, logits_SC, self.config.hidden_size)
+        if self.full.has_pooler:
+            return {"pooler": first, "classifier": {"output": second}}
+        return {"classifier": {"dense": first, "output": second}}
+
+
+def _units(
+    parts: jax.Array, units: jax.Array, activation: Callable[[jax.Array], jax.Array], target: jax.Array, count: int
+) -> tuple[Params, Params]:
+    """Two linear maps with an activation between: units of a hidden layer, the least used left out in three rounds.
+
+    What unit f alone adds to the outputs is |W_f|^2 sum (activation(z_f) - mean)^2. A round leaves out a third of those
+    that must go, the least first, and fits W again, so that the others take over. Three is a plain choice: one and
+    six do about as well.
+
+    Args:
+      parts: what is read, an example a row, as in the next two.
+      units: what the first map is to give before the activation.
+      target: what the second one is to give.
+      count: of the units that stay.
+    """
+    first = Regression(parts, units).solve()
+    regression = Regression(activation(linear(first, parts)), target)
+    F = units.shape[-1]
+    used, variance = np.arange(F), regression.covariance.diagonal()
+    for left in np.linspace(F, count, 4)[1:].astype(int) if count < F else ():
+        weight = (regression.solve(used)["kernel"] ** 2).sum(1) * variance[used]
+        used = np.sort(used[np.argsort(-weight)[:left]])
+    return {k: v[..., used] for k, v in first.items()}, regression.solve(used)
+
+
+def _turned(size: int) -> np.ndarray:
+    """Orthonormal rows [size - 1, size], each with a sum of 0, drawn at random; of size 1 the one that there is."""
+    if size < 2:
+        return np.ones((size, size), np.float32)
+    drawn = np.random.default_rng(size).normal(size=(size, size))
+    drawn[:, 0] = 1
+    return np.linalg.qr(drawn)[0][:, 1:].T.astype(np.float32)
+
+
+def _keys(directions_Dd: np.ndarray, frames: Frames, scale_E: np.ndarray) -> np.ndarray:
+    """The multiplexer's matrices [N, E, E]: each puts the same directions into its text's frame.
+
+      G_i = diag(1 / scale) Z_i u'     Z_i [E, d] is 1 where a dimension is the j-th of frame i, and 0 elsewhere
+
+    The multiplexer gives sum_i G_i x_i / sqrt(N). The embeddings' LayerNorm follows, and multiplies by `scale_E`, which
+    is taken out before. Scales below 0.3 of their mean, a plain choice, count as that: 1 / scale would otherwise
+    let one dimension fill the row, and LayerNorm shrink the rest. What is left over is 0.
+    """
+    D = len(directions_Dd)
+    scale_E = np.asarray(scale_E)
+    scale_E = np.copysign(np.maximum(np.abs(scale_E), 0.3 * np.abs(scale_E).mean()), scale_E)
+    keys_NEE = np.zeros((frames.count, D, D), np.float32)
+    for key, places in zip(keys_NEE, frames.places_Nd):
+        key[places] = directions_Dd.T
+    return keys_NEE / scale_E[:, None]
+
+
+def _relative_bias(config: ModelConfig, encoder: Params, length: int) -> jax.Array | None:
+    """The bias of attention by head, query and key, of a family that has one."""
+    if not config.family.relative_bias:
+        return None
+    found: Any = RelativeBias(config.num_attention_heads).apply({"params": encoder["relative_bias"]}, length)
+    return found
+
+
+def _embed(config: ModelConfig, params: Params, tokens_BNL: np.ndarray) -> jax.Array:
+    """What the encoder is given, [B, L, D]."""
+    model = MuxModel(config)
+    names = ("embeddings", "embeddings_project", "multiplexer")
+
+    def embedded(bound: MuxModel) -> jax.Array:
+        x = bound.embeddings(jnp.asarray(tokens_BNL))
+        x = bound.embeddings.add_positions(bound.multiplexer(x, None)) if config.width > 1 else x[:, 0]
+        return bound.embeddings_project(x) if config.embedding_size != config.hidden_size else x
+
+    given = {name: params[name] for name in names if name in params}
+    found: Any = jax.jit(lambda params: model.apply({"params": params}, method=embedded))(given)
+    return found
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _sublayers(
+    config: ModelConfig, layer: Params, state: jax.Array, mask: jax.Array | None, bias_HLL: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """The states after attention and its LayerNorm, and after the layer; both [..., L, D]."""
+    following, captured = TransformerLayer(**transformer_layer(config, deterministic=True)).apply(
+        {"params": layer},
+        state,
+        mask,
+        bias_HLL=bias_HLL,
+        capture_intermediates=lambda module, _: module.name == "attention_norm",
+        mutable=["intermediates"],
+    )
+    return captured["intermediates"]["attention_norm"]["__call__"][0], following
+
+
+@functools.partial(jax.jit, static_argnames="H")
+def _attend(
+    query_SLD: jax.Array, key_SLD: jax.Array, value_SLD: jax.Array, H: int, mask_SL: jax.Array, bias_HLL: jax.Array
+) -> jax.Array:
+    """What all heads read, side by side, [S, L, D]: attention as in `SelfAttention`, without its projections."""
+    S, L, D = query_SLD.shape
+    query, key, value = (x.reshape(S, L, H, -1).swapaxes(1, 2) for x in (query_SLD, key_SLD, value_SLD))
+    scores = jnp.einsum("shqk,shtk->shqt", query * (D // H) ** -0.5, key)
+    if bias_HLL is not None:
+        scores += bias_HLL[None]
+    scores = jnp.where(mask_SL[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
+    return jnp.einsum("shqt,shtk->shqk", jax.nn.softmax(scores), value).swapaxes(1, 2).reshape(S, L, D)
