@@ -86,10 +86,8 @@ def load_task(
         examples = read(task, data, task.dev if labels else ("train", *task.dev), labelled)
     among = "data.labels" if names and not labels else "those trained on"
     labels = labels or _training_labels(task, examples["train"], names)
-    if task.label_columns and labelled and set(task.label_columns) != set(labels):
-        raise InputError(f"data.label_column={data.label_column!r} must name the labels of the model: {shown(labels)}")
     for part in examples.values() if labelled else ():
-        _check_labels(task, part, labels, among)
+        check_labels(task, part, labels, among)
     if task.metric == "span_f1":
         _check_spans(labels)
     if task.kind == "token":
@@ -137,14 +135,21 @@ def _check_spans(labels: tuple[str, ...]) -> None:
         )
 
 
-def _check_labels(task: Task, examples: list[Example], labels: tuple[str, ...], among: str) -> None:
+def check_labels(task: Task, examples: list[Example], labels: tuple[str, ...], among: str = "those trained on") -> None:
+    """Raises `InputError`, with file and line, if an example has a label that is not in `labels`.
+
+    So it does if the columns of 0 and 1 of a task are not these labels. `among` is what messages call them.
+    """
     if task.kind == "regression":
         return
-    known, hint = set(labels), "; data.labels names all classes in order, also those that are numbers in files"
+    if task.label_columns and set(task.label_columns) != set(labels):
+        columns = ",".join(task.label_columns)
+        raise InputError(f"data.label_column={columns!r} must name the labels of the model: {shown(labels)}")
+    known, hint = set(labels), ""
     if labels == tuple(f"LABEL_{i}" for i in range(len(labels))):
         hint = "; put their names in `id2label` of the model's config.json"
-    elif among == "data.labels":
-        hint = ""
+    elif among == "those trained on":
+        hint = "; data.labels names all classes in order, also those that are numbers in files"
     for example in examples:
         for label in _labels_of(task, example):
             if label not in known:

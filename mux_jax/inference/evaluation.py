@@ -20,6 +20,7 @@ from mux_jax.inference import glue
 from mux_jax.inference.batch_runner import BatchRunner
 from mux_jax.inference.reports import plot_confusion, plot_scores, print_score
 from mux_jax.inference.scoring import Scorer
+from mux_jax.models.config import ModelConfig
 from mux_jax.models.encoder import split_layers
 from mux_jax.models.model import MuxModel
 from mux_jax.parallel import hosts
@@ -131,7 +132,7 @@ def write_submission(config: ml_collections.ConfigDict, model: str, folder: str,
 def _open(config: ml_collections.ConfigDict, model: str, given: Collection[str]) -> tuple[ModelSource, FinetuneConfig]:
     """The model, and the configuration that it is evaluated with."""
     found = open_model(model)
-    _check_head(found, config)
+    check_head(str(found.folder), found.config, config.data)
     config = config.copy_and_resolve_references()
     if found.task or "data.bucket_lengths" not in given:  # else nothing is to be guessed
         lengths = found.bucket_lengths()
@@ -157,18 +158,16 @@ def _scorer(found: ModelSource, resolved: FinetuneConfig, data: TaskData, mesh: 
     return Scorer(data, runner, resolved.ensemble, resolved.seed, resolved.threshold)
 
 
-def _check_head(found: ModelSource, config: ml_collections.ConfigDict) -> None:
-    """Raises `InputError` if a model has no head for the task."""
-    task = get_task(config.data)
-    if found.config.head != ("token" if task.kind == "token" else "sequence"):
-        raise InputError(
-            f"{found.folder}: its head is {found.config.head!r}; task={config.data.task} is a {task.kind} task"
-        )
-    if found.config.multi_label != (task.kind == "multi_label"):
-        gives = "several labels a text or none" if found.config.multi_label else "one label a text"
-        raise InputError(f"{found.folder} gives {gives}; task={config.data.task} is a {task.kind} task")
-    if (len(found.config.labels) == 1) != (task.kind == "regression"):
-        raise InputError(f"{found.folder}: its labels are {shown(found.config.labels)}; the task is {task.kind}")
+def check_head(model: str, config: ModelConfig, data: Any) -> None:
+    """Raises `InputError` if a model, which messages call `model`, has no head for the task of a section `data`."""
+    task = get_task(data)
+    if config.head != ("token" if task.kind == "token" else "sequence"):
+        raise InputError(f"{model}: its head is {config.head!r}; task={data.task} is a {task.kind} task")
+    if config.multi_label != (task.kind == "multi_label"):
+        gives = "several labels a text or none" if config.multi_label else "one label a text"
+        raise InputError(f"{model} gives {gives}; task={data.task} is a {task.kind} task")
+    if (len(config.labels) == 1) != (task.kind == "regression"):
+        raise InputError(f"{model}: its labels are {shown(config.labels)}; the task is {task.kind}")
 
 
 def _read_result(path: str) -> dict[str, Any]:
