@@ -65,15 +65,30 @@ def _span_f1(gold: Sequence, predicted: Sequence, labels: Sequence[str]) -> dict
     """F1 of whole spans, as `conlleval` counts them; a word without a prediction is outside of all."""
     import seqeval.metrics as seqeval
 
-    gold, predicted = (
-        [["O" if tag is None else _SEQEVAL.get(tag[0], tag[0]) + tag[1:] for tag in tags] for tags in sentences]
-        for sentences in (gold, predicted)
-    )
+    gold, predicted = ([_seqeval_tags(tags) for tags in sentences] for sentences in (gold, predicted))
     score, precision, recall = (
         float(f(gold, predicted, zero_division=0))
         for f in (seqeval.f1_score, seqeval.precision_score, seqeval.recall_score)
     )
     return {"span_f1": score, "precision": precision, "recall": recall}
+
+
+def span_counts(gold: Sequence, predicted: Sequence) -> np.ndarray:
+    """Of each sentence its spans: those found, those that are there, those predicted; int [sentences, 3].
+
+    Summed over sentences they give span F1: twice those found, over the sum of the others.
+    """
+    from seqeval.metrics.sequence_labeling import get_entities
+
+    counts = []
+    for sentence in zip(gold, predicted, strict=True):
+        there, ours = (set(get_entities(_seqeval_tags(tags))) if tags else set() for tags in sentence)
+        counts.append((len(there & ours), len(there), len(ours)))
+    return np.array(counts, int)
+
+
+def _seqeval_tags(tags: Sequence[str | None]) -> list[str]:
+    return ["O" if tag is None else _SEQEVAL.get(tag[0], tag[0]) + tag[1:] for tag in tags]
 
 
 def _micro_f1_of_sets(gold: Sequence, predicted: Sequence, labels: Sequence[str]) -> dict[str, float]:
@@ -104,3 +119,5 @@ OF_KIND = {
     "regression": {"pearson_spearman": _pearson_spearman},
     "token": {"accuracy": _accuracy, "f1": _f1, "macro_f1": _macro_f1, "span_f1": _span_f1},
 }
+# Figures from -1 to 1. The others are shares, from 0 to 1.
+CORRELATIONS = ("matthews", "pearson_spearman", "pearson", "spearman")

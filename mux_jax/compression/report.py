@@ -1,0 +1,172 @@
+"""The report on a cheaper model: what it costs, what it brings, whether to take it.
+
+A result is a dictionary, which `report.json` holds as it is (NaN as null):
+
+  model: the address of the full model, as it was given.
+  machine: what speed was measured on, in words.
+  task: kind and metric (`metrics.OF_KIND`), and the names of the labels.
+  texts: numbers of texts: read in all; learn, choose, calibrate, judge: of each part; labelled: those of `judge` that
+    have true labels, 0 if none. A part may be missing.
+  speedup: the factor that was asked for, or None.
+  tried: a list of the means tried, one dictionary each:
+    name, layers, hidden, heads, intermediate, width, share: what it is; parameters: their number.
+    factor: its measured throughput over the full model's, in the same precision.
+    steps, texts_seen, learning_rate: of its trial; agreement, loss: after it, on the part to choose by.
+    score: the figures of `metrics.compute` there, or None.
+  chosen: the name of one of them.
+  full: name, layers, hidden, heads, intermediate, width, parameters, and
+    throughput: for each precision texts_per_second and rows, the batch's; score: the figures on the part to judge by,
+    or None without labels.
+  made: the same of the model made, whose name is `chosen`, and
+    path: its folder; agreement: with the full model; lost: the full model's score minus its own in the task's metric,
+    or None without labels, both value, low, high (`judging.py`); texts_seen, steps, learning_rate: of its training.
+  factors: made over full, in each precision that both were measured in; best: each in its fastest one.
+  row_mates: None for width 1; else changed: the share of judged texts whose answer is not the same in all compositions,
+    or None for a regression; compositions: how many; score_std: the standard deviation of the score over them, of the
+    agreement without labels.
+  seconds: answers, of the full model to the texts; trials; learning; total.
+"""
+
+import json
+import math
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from mux_jax.compression.frontier import plot_frontier
+from mux_jax.compression.verdict import METRICS, agreement_metric, points, sentences, show
+from mux_jax.files import write_atomically
+
+_PARTS = {
+    "learn": "learning: the full model's answers to these taught the others",
+    "choose": "choosing among the means, after a short trial of each",
+    "calibrate": "setting thresholds, such as of when to ask the full model",
+    "judge": "the figures above; nothing was learned from these or chosen by them",
+}
+_SECONDS = {"answers": "the full model's answers", "trials": "trials", "learning": "training of the one chosen"}
+
+
+def write_report(result: dict[str, Any], folder: epath.Path) -> None:
+    """Writes `report.json`, `report.md` and `frontier.png` to a folder, each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "report.json", json.dumps(_plain(result), indent=2, ensure_ascii=False) + "\n")
+    plot_frontier(result, folder / "frontier.png")
+    write_atomically(folder / "report.md", _markdown(result))
+
+
+def summary(result: dict[str, Any], folder: epath.Path) -> str:
+    """What a command prints at its end: the sentences of the report, where it is, and what to run next."""
+    lines = [f"{name}: {text}" for name, text in sentences(result).items()]
+    return "\n".join([*lines, f"report: {folder / 'report.md'}", *(f"next: {line}" for line in _next(result)[:1])])
+
+
+def _markdown(result: dict[str, Any]) -> str:
+    blocks = [
+        f"# {result['made']['name']}: a cheaper `{result['model']}`",
+        "\n".join(f"- **{name}.** {text}" for name, text in sentences(result).items()),
+        "![Score and agreement against measured throughput](frontier.png)",
+        "Hollow marks are trials, on the texts to choose by. The filled one is the trained model, on the texts to "
+        "judge by; its bar is the 95 % interval.",
+        "## Models",
+        "Agreement is with the full model; loss is what was learned by, the less the better.",
+        _models(result),
+    ]
+    if result["full"]["score"]:
+        blocks += ["## Scores", _scores(result)]
+    blocks += ["## Throughput", f"Measured in turns on {result['machine']}.", _throughput(result)]
+    blocks += ["## Texts", f"{result['texts']['read']:,} were read.", _texts(result)]
+    blocks += ["## Time", _time(result["seconds"])]
+    blocks += ["## Next", "```\n" + "\n".join(_next(result)) + "\n```"]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _models(result: dict[str, Any]) -> str:
+    agreement = agreement_metric(result["task"]["kind"])
+    made = result["made"]
+    columns = ("layers", "hidden", "width", "parameters", "times as fast", METRICS[agreement], "loss", "learning rate")
+
+    def row(name: str, model: dict[str, Any], factor: float, agreed: float | None) -> list[str]:
+        sizes = [_number(model.get(key)) for key in ("layers", "hidden", "width")]
+        learned = [_short(model.get("loss")), _short(model.get("learning_rate")), _number(model.get("texts_seen"))]
+        return [name, *sizes, _number(model["parameters"]), _number(factor, 1), show(agreed, agreement), *learned]
+
+    rows = [row(result["full"]["name"], result["full"], 1.0, None)]
+    for tried in result["tried"]:
+        rows.append(row(f"{tried['name']}, trial", tried, tried["factor"], tried["agreement"]))
+    rows.append(row(f"**{made['name']}, trained**", made, result["factors"]["best"], made["agreement"]["value"]))
+    return _table(["model", *columns, "texts seen"], rows)
+
+
+def _scores(result: dict[str, Any]) -> str:
+    full, made = result["full"]["score"], result["made"]["score"]
+    rows = [
+        [
+            METRICS.get(name, name),
+            show(full[name], name),
+            show(made[name], name),
+            points(full[name] - made[name], name, False),
+        ]
+        for name in full
+    ]
+    return _table(["", "full", result["made"]["name"], "lost"], rows)
+
+
+def _throughput(result: dict[str, Any]) -> str:
+    rows = []
+    for model in (result["full"], result["made"]):
+        for precision, measured in model["throughput"].items():
+            factor = 1.0 if model is result["full"] else result["factors"].get(precision)
+            speed = [_number(measured["texts_per_second"], 1), _number(factor, 1)]
+            rows.append([model["name"], precision, _number(measured["rows"]), *speed])
+    return _table(["model", "precision", "rows of a batch", "texts a second", "times as fast"], rows)
+
+
+def _texts(result: dict[str, Any]) -> str:
+    counts = result["texts"]
+    rows = [[name, _number(counts[name]), purpose] for name, purpose in _PARTS.items() if counts.get(name)]
+    return _table(["part", "texts", "for"], rows)
+
+
+def _time(seconds: dict[str, float]) -> str:
+    spent = {text: seconds[name] for name, text in _SECONDS.items()}
+    rest = seconds["total"] - sum(spent.values())
+    return _table(
+        ["", "minutes"],
+        [[name, _number(x / 60, 1)] for name, x in (spent | {"the rest": rest, "in all": seconds["total"]}).items()],
+    )
+
+
+def _next(result: dict[str, Any]) -> list[str]:
+    """Commands: predict; and export for transformers, which has ordinary models alone."""
+    folder = shlex.quote(result["made"]["path"])
+    lines = [f"python launch/predict.py --model={folder} --texts=FILE --output=predictions.jsonl"]
+    if result["made"]["width"] == 1:
+        lines.append(f"python launch/convert.py --model={folder} --output=FOLDER  # for transformers")
+    return lines
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _number(value: float | None, decimals: int = 0) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:,.{decimals}f}"
+
+
+def _short(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:.3g}"
+
+
+def _plain(value: Any) -> Any:
+    """The same in types of JSON; NaN, which JSON does not have, as None."""
+    if isinstance(value, dict):
+        return {str(key): _plain(x) for key, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(x) for x in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

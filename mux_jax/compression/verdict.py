@@ -1,0 +1,169 @@
+"""What a result (`report.py`) says to a person, in five sentences: cost, speed, advice, how sure, row-mates."""
+
+import math
+from typing import Any
+
+from mux_jax.data.metrics import CORRELATIONS
+
+METRICS = {
+    "agreement": "agreement",
+    "accuracy": "accuracy",
+    "f1": "F1",
+    "macro_f1": "macro F1",
+    "micro_f1": "micro F1",
+    "span_f1": "span F1",
+    "subset_accuracy": "texts without an error",
+    "matthews": "Matthews correlation",
+    "pearson_spearman": "correlation",
+    "pearson": "Pearson's correlation",
+    "spearman": "Spearman's correlation",
+}
+_MOST_LOST = 0.02  # of the score: what we would give up
+_LEAST_AGREEMENT = 0.9
+_SLOWEST = 1.5  # times as fast: less is not worth a model of its own
+# What agreement below and above the least means.
+_DIFFERS = {
+    "sequence": "answers more than one text in ten otherwise than the full model",
+    "multi_label": "answers more than one text in ten otherwise than the full model",
+    "token": "tags more than one word in ten otherwise than the full model",
+    "regression": "correlates with the full model at less than 0.9",
+}
+_SAME = {
+    "sequence": "answers nine in ten or more of the judged texts as the full model does",
+    "multi_label": "answers nine in ten or more of the judged texts as the full model does",
+    "token": "tags nine in ten or more of the judged words as the full model does",
+    "regression": "correlates with the full model at 0.9 or more",
+}
+
+
+def sentences(result: dict[str, Any]) -> dict[str, str]:
+    """The five, each under a word: Cost, Speed, Advice, How sure, Row-mates."""
+    return {
+        "Cost": _cost(result),
+        "Speed": _speed(result),
+        "Advice": _advice(result),
+        "How sure": _certainty(result),
+        "Row-mates": _row_mates(result),
+    }
+
+
+def show(value: float | None, metric: str, unit: bool = True) -> str:
+    """A figure for people: percent with one decimal; a correlation with three."""
+    if value is None or math.isnan(value):
+        return "–"
+    return f"{value:.3f}" if metric in CORRELATIONS else f"{100 * value:.1f}" + unit * " %"
+
+
+def points(value: float, metric: str, unit: bool = True) -> str:
+    """A difference for people: points with one decimal; of correlations three decimals."""
+    return f"{value:z.3f}" if metric in CORRELATIONS else f"{100 * value:z.1f}" + unit * " points"
+
+
+def agreement_metric(kind: str) -> str:
+    """What agreement is for a kind of task, as a key of `METRICS`."""
+    return "pearson" if kind == "regression" else "agreement"
+
+
+def _cost(result: dict[str, Any]) -> str:
+    full, made, metric = result["full"], result["made"], result["task"]["metric"]
+    lost, name = made["lost"], f"The cheaper model ({made['name']})"
+    if not lost:
+        return (
+            f"{name} {_agreement(result)}. The texts have no labels, so this is its score; it does not say which of "
+            "the two is right where they differ."
+        )
+    much = f"{'gains' if lost['value'] < 0 else 'costs'} {points(abs(lost['value']), metric)} of {METRICS[metric]}"
+    scores = f"{show(made['score'][metric], metric)} where the full model has {show(full['score'][metric], metric)}"
+    ends = f"{points(lost['low'], metric, False)} to {points(lost['high'], metric)}"
+    return f"{name} {much}: {scores} (95 % interval of the loss: {ends}). It {_agreement(result)}."
+
+
+def _agreement(result: dict[str, Any]) -> str:
+    agreed, kind = result["made"]["agreement"], result["task"]["kind"]
+    metric = agreement_metric(kind)
+    how = {
+        "sequence": "gives the full model's label to {} of the texts",
+        "multi_label": "gives exactly the full model's labels to {} of the texts",
+        "token": "gives the full model's tag to {} of the words",
+        "regression": "gives numbers that correlate with the full model's at {}",
+    }[kind]
+    ends = f"95 % interval {show(agreed['low'], metric, False)} to {show(agreed['high'], metric)}"
+    return f"{how.format(show(agreed['value'], metric))} ({ends})"
+
+
+def _speed(result: dict[str, Any]) -> str:
+    factors = dict(result["factors"])
+    best, wanted = factors.pop("best"), result["speedup"]
+    (first, factor), *others = factors.items()
+    parts = [f"It is {factor:.1f} times as fast in {first}", *(f"{x:.1f} times in {name}" for name, x in others)]
+    if others:
+        parts.append(f"{best:.1f} times with each model in its fastest precision")
+    text = f"{', '.join(parts)}, measured in turns on this machine: {result['machine']}."
+    if not wanted:
+        return text
+    reached = best >= 0.95 * wanted
+    return f"{text} You asked for {'' if reached else 'more: '}{wanted:g} times."
+
+
+def _advice(result: dict[str, Any]) -> str:
+    lost, kind, metric = result["made"]["lost"], result["task"]["kind"], result["task"]["metric"]
+    if result["factors"]["best"] < 1.05:
+        return "Keep the full model: this one is no faster."
+    much = f"{_MOST_LOST:g}" if metric in CORRELATIONS else f"{100 * _MOST_LOST:g} points"
+    most = f"{much} of {METRICS[metric]}"
+    bad, doubts = [], []
+    if lost and lost["low"] > _MOST_LOST:
+        bad.append(f"costs more than {most}")
+    elif lost and lost["high"] > _MOST_LOST:
+        doubts.append(f"may cost more than {most}")
+    if result["made"]["agreement"]["value"] < _LEAST_AGREEMENT:
+        (doubts if lost else bad).append(_DIFFERS[kind])  # labels say whether the other answers are worse
+    if bad:
+        return f"We would not take it: it {' and '.join(bad + doubts)}. {_alternatives(result)}"
+    if doubts:
+        return f"We would take it only where this is acceptable: it {' and '.join(doubts)}. {_alternatives(result)}"
+    return f"We would take it: it {f'costs less than {most}, by the interval' if lost else _SAME[kind]}."
+
+
+def _alternatives(result: dict[str, Any]) -> str:
+    """What else to do: another one tried, less speed, more labelled texts, the full model."""
+    trials = {tried["name"]: tried for tried in result["tried"]}
+    chosen, text = trials[result["chosen"]], ""
+    nearer = [t for t in trials.values() if t["agreement"] > chosen["agreement"] and t["factor"] >= _SLOWEST]
+    if nearer:
+        other = max(nearer, key=lambda tried: tried["factor"])
+        text = f"{other['name']} was nearer to the full model in its trial, at {other['factor']:.1f} times the speed. "
+    less = round((result["speedup"] or result["factors"]["best"]) / 2, 1)
+    choices = [f"ask for less (`--speedup={less:g}`)"] if less >= _SLOWEST else []
+    lost = result["made"]["lost"]
+    if lost and lost["low"] <= _MOST_LOST < lost["high"]:
+        choices.append("judge it on more labelled texts, which narrows the interval,")
+    choices.append("keep the full model")
+    choices[0] = choices[0][0].upper() + choices[0][1:]
+    return text + (", ".join(choices[:-1]) + " or " if choices[1:] else "") + choices[-1] + "."
+
+
+def _certainty(result: dict[str, Any]) -> str:
+    count, labelled = result["texts"]["judge"], result["texts"]["labelled"]
+    some = f" ({labelled:,} of them with labels)" if 0 < labelled < count else ""
+    unit = "sentences" if result["task"]["kind"] == "token" else "texts"
+    return (
+        f"The intervals are of a paired bootstrap over {count:,} judged {unit}{some}. One training seed was run; what "
+        "another would change is not in them."
+    )
+
+
+def _row_mates(result: dict[str, Any]) -> str:
+    found = result["row_mates"]
+    if not found:
+        return "An answer depends on its own text alone."
+    metric = result["task"]["metric"] if result["made"]["lost"] else agreement_metric(result["task"]["kind"])
+    parts = []
+    if found["changed"] is not None:
+        parts.append(f"{show(found['changed'], 'agreement')} of the judged texts changed their answer")
+    if found["score_std"] is not None:
+        parts.append(f"the {METRICS[metric]} has a standard deviation of {points(found['score_std'], metric)}")
+    others = result["made"]["width"] - 1
+    mates = "row-mate, the other text" if others == 1 else f"row-mates, the {others} other texts"
+    text = f"An answer depends on its {mates} in its row"
+    return f"{text}: over {found['compositions']} compositions {', and '.join(parts)}." if parts else f"{text}."

@@ -1,0 +1,152 @@
+"""The report says what a cheaper model costs and brings, and whether to take it."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from etils import epath
+
+from mux_jax.compression import frontier, report
+from mux_jax.compression.verdict import sentences
+from tests.compression.results import result
+
+KINDS = [
+    ("sequence", "accuracy", "label to 95.0 % of the texts (95 % interval 94.0 to 95.9 %)", "89.1 %"),
+    ("multi_label", "micro_f1", "exactly the full model's labels to 95.0 % of the texts", "70.4 %"),
+    ("token", "span_f1", "tag to 95.0 % of the words", "82.3 %"),
+    (
+        "regression",
+        "pearson_spearman",
+        "correlate with the full model's at 0.950 (95 % interval 0.940 to 0.959)",
+        "0.872",
+    ),
+]
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("kind, metric, agreement, score", KINDS)
+def test_a_report_of_each_kind_has_its_figures(tmp_path, capsys, kind, metric, agreement, score, labelled):
+    found = result(kind, metric, labelled)
+    report.write_report(found, epath.Path(tmp_path))
+    text = (tmp_path / "report.md").read_text()
+    assert agreement in text
+    assert (score in text) == labelled and ("The texts have no labels" in text) != labelled
+    assert "5.4 times as fast in float32, 4.9 times in bfloat16, 5.1 times" in text and "You asked for 5 times" in text
+    assert "over 2,000 judged" in text and "An answer depends on its own text alone." in text
+    assert "| hidden 192, trial | 6 | 192 | 1 | 6,100,000 | 3.1 |" in text
+    assert "| full | bfloat16 | 32 | 345.6 | 1.0 |" in text and "| hidden 128 | bfloat16 | 32 | 1,762.6 | 4.9 |" in text
+    assert "| the rest | 2.0 |" in text
+    assert "--model='runs/my model' --texts=FILE" in text and "launch/convert.py" in text
+    assert not re.search(r"\bNone\b|\bnan\b", text)
+    assert json.loads((tmp_path / "report.json").read_text()) == found
+    assert (tmp_path / "frontier.png").read_bytes().startswith(b"\x89PNG") and not capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {"report.md", "report.json", "frontier.png"}
+
+
+def test_no_percent_is_said_of_correlations():
+    for text in sentences(result("regression", "pearson_spearman")).values():
+        assert "%" not in text.replace("95 % interval", "") and "points" not in text
+    assert "costs 0.009 of correlation" in sentences(result("regression", "pearson_spearman"))["Cost"]
+
+
+@pytest.mark.parametrize("kind, metric", [case[:2] for case in KINDS])
+def test_a_multiplexed_model_depends_on_its_row_mates(tmp_path, kind, metric):
+    found = result(kind, metric, chosen="5 texts a row")
+    report.write_report(found, epath.Path(tmp_path))
+    text = (tmp_path / "report.md").read_text()
+    assert "row-mates, the 4 other texts in its row: over 5 compositions" in text and "own text alone" not in text
+    assert ("3.1 % of the judged texts changed their answer" in text) == (kind != "regression")
+    assert ("standard deviation of 0.004." if kind == "regression" else "standard deviation of 0.4 points.") in text
+    assert "launch/convert.py" not in text and not re.search(r"\bNone\b|\bnan\b", text)
+
+
+def test_two_texts_in_a_row_are_each_other_s_only_mate():
+    found = result("sequence", "accuracy", chosen="5 texts a row")
+    found["made"]["width"] = 2
+    assert "its row-mate, the other text in its row: over 5" in sentences(found)["Row-mates"]
+
+
+def advice(low: float, high: float, agreed: float = 0.95, labelled: bool = True, **others) -> str:
+    found = result("sequence", "accuracy", labelled, agreed=agreed) | others
+    if labelled:
+        found["made"]["lost"] = {"value": (low + high) / 2, "low": low, "high": high}
+    return sentences(found)["Advice"]
+
+
+def test_advice_follows_from_the_interval_of_the_loss():
+    assert advice(0.0, 0.019) == "We would take it: it costs less than 2 points of accuracy, by the interval."
+    assert advice(0.01, 0.03) == (
+        "We would take it only where this is acceptable: it may cost more than 2 points of accuracy. hidden 192 was "
+        "nearer to the full model in its trial, at 3.1 times the speed. Ask for less (`--speedup=2.5`), judge it on "
+        "more labelled texts, which narrows the interval, or keep the full model."
+    )
+    certain = advice(0.03, 0.05, speedup=2.0)
+    assert certain.startswith("We would not take it: it costs more than 2 points") and "labelled texts" not in certain
+    assert certain.endswith("Keep the full model.") and "--speedup" not in certain  # 1.0 would be no gain
+
+
+def test_advice_follows_from_agreement_where_there_are_no_labels():
+    assert advice(0, 0, 0.91, labelled=False).startswith("We would take it: it answers nine in ten or more")
+    assert advice(0, 0, 0.89, labelled=False).startswith("We would not take it: it answers more than one text in ten")
+    assert advice(0.0, 0.01, 0.89).startswith("We would take it only where this is acceptable")
+
+
+def test_a_model_that_is_no_faster_is_not_advised():
+    factors = {"float32": 1.0, "best": 1.0}
+    assert advice(0.0, 0.01, factors=factors) == "Keep the full model: this one is no faster."
+
+
+def test_less_speed_than_asked_for_is_said():
+    found = result("sequence", "accuracy") | {"factors": {"float32": 3.04, "best": 3.04}}
+    assert sentences(found)["Speed"] == (
+        "It is 3.0 times as fast in float32, measured in turns on this machine: 2 x cpu, 2 cores, jax 0.10.2. You "
+        "asked for more: 5 times."
+    )
+    assert "asked" not in sentences(found | {"speedup": None})["Speed"]
+
+
+def test_a_gain_is_called_one():
+    found = result("sequence", "accuracy")
+    found["made"]["lost"] = {"value": -0.004, "low": -0.012, "high": 0.0042}
+    assert "(hidden 128) gains 0.4 points of accuracy" in sentences(found)["Cost"]
+    assert "interval of the loss: -1.2 to 0.4 points" in sentences(found)["Cost"]
+
+
+def test_a_trial_that_failed_leaves_gaps_and_valid_json(tmp_path, capsys):
+    found = result("sequence", "accuracy", chosen="1 layer")
+    found["tried"][0] |= {"loss": float("nan"), "agreement": np.float32("nan")}
+    report.write_report(found, epath.Path(tmp_path))
+    assert "| 1.9 | – | – | 0.0003 |" in (tmp_path / "report.md").read_text() and not capsys.readouterr().out
+    assert json.loads((tmp_path / "report.json").read_text())["tried"][0]["agreement"] is None
+
+
+def test_a_summary_ends_with_where_to_go():
+    found = result("sequence", "accuracy")
+    lines = report.summary(found, epath.Path("runs/cheaper")).splitlines()
+    assert lines[:5] == [f"{name}: {text}" for name, text in sentences(found).items()]
+    assert lines[5:] == [
+        "report: runs/cheaper/report.md",
+        "next: python launch/predict.py --model='runs/my model' --texts=FILE --output=predictions.jsonl",
+    ]
+
+
+def test_the_picture_has_trials_hollow_and_the_trained_model_filled(monkeypatch):
+    figures = []
+    monkeypatch.setattr(frontier, "save_figure", lambda figure, path: figures.append(figure))
+    found = result("sequence", "accuracy")
+    found["tried"][1]["score"] = {"accuracy": 0.893}
+    for wanted in (found, result("sequence", "accuracy", labelled=False), found | {"speedup": None}):
+        frontier.plot_frontier(wanted, epath.Path("frontier.png"))
+    assert [len(figure.axes) for figure in figures] == [2, 1, 2]
+    score, agreement = ({line.get_label(): line for line in axis.lines} for axis in figures[0].axes)
+    assert score["hidden 192, trial"].get_xydata() == pytest.approx(np.array([[345.6 * 3.1, 89.3]]))
+    assert np.isnan(score["hidden 128, trial"].get_ydata())
+    assert agreement["hidden 128, trial"].get_xydata() == pytest.approx(np.array([[345.6 * 5.5, 93.0]]))
+    assert agreement["hidden 128, trial"].get_markerfacecolor() == "none"
+    assert agreement["hidden 128, trained"].get_xydata() == pytest.approx(np.array([[1762.6, 95.0]]))
+    assert agreement["hidden 128, trained"].get_markerfacecolor() != "none"
+    assert any(list(line.get_ydata()) == pytest.approx([94.01, 95.93]) for line in figures[0].axes[1].lines)
+    assert agreement["full model"].get_xydata() == pytest.approx(np.array([[345.6, 100.0]]))
+    assert list(agreement["asked for: 5 times"].get_xdata()) == [345.6 * 5] * 2
+    assert "asked for: 5 times" not in [line.get_label() for line in figures[2].axes[0].lines]
