@@ -1,231 +1,274 @@
-"""A multiplexed model out of an ordinary encoder: by least squares, then by gradient steps to the same end.
+"""A cheaper model out of one that is fine-tuned, by the means that is best for its texts and this machine.
 
-An encoder that has never seen mixtures does not read them, and unlearns what it knows while it is
-taught to. Here the N instances of a row share it out instead: each gets an N-th of the dimensions,
-of the heads and of the neurons, and one layer after the other is fitted, by ridge regression on
-text, to compute in that part what the ordinary model computes. All instances get the same fit, side
-by side in block-diagonal matrices; what is between the blocks is zero, and training's to fill.
-Distillation, which hardly learns from the BERT's own weights, goes on from there.
+In this order; each step is kept in the folder, and a command that was stopped goes on where it was:
 
-The method is ours; fitting layer by layer is known from pruning. The model that comes out is one of
-the paper's: multiplexer `low_rank_orthogonal`, demultiplexer `rsa`, with these weights.
+1. The texts are read, and parted: to learn from, to choose by, to calibrate, to judge by (`texts`).
+2. Of each means (`shape`) the largest model that is as fast as asked for is found by measuring (`speed`, `plan`).
+3. The full model answers the texts to learn from, once (`pool`).
+4. Each candidate is made by least squares (`reduction`), and learns for a short time (`learning`). The one that is
+   nearest to the full model on the texts to choose by stays. Learning rates are tried in the same way.
+5. It learns for the rest of the time.
+6. It is judged, timed beside the full model, and reported on (`judging`, `speed`, `report`).
 """
 
 import dataclasses
-import functools
 import json
-from collections.abc import Callable
+import os
+import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
+from etils import epath
 
-from mux_jax.checkpoints.convert import check_target, save_model
+from mux_jax.checkpoints.convert import save_model
 from mux_jax.checkpoints.source import ModelSource, open_model
-from mux_jax.compression.least_squares import fit, fit_demultiplexer, parts
-from mux_jax.compression.regression import Params, linear
-from mux_jax.configuration import FinetuneConfig, from_mapping
-from mux_jax.data.packing import PackedTokens, cache_folder, cached_tokens
-from mux_jax.data.pydocs import PythonDocs
-from mux_jax.data.task_data import TaskTexts
-from mux_jax.data.tasks import describe
+from mux_jax.compression import learning, pool
+from mux_jax.compression.learning import Lessons
+from mux_jax.compression.judging import judge
+from mux_jax.compression.plan import RATES, TEXTS_A_STEP, Candidate, Plan, step_seconds
+from mux_jax.compression.pool import Pool
+from mux_jax.compression.reduction import reduce_model
+from mux_jax.compression.report import summary, write_report
+from mux_jax.compression.request import Request
+from mux_jax.compression.shape import MEANS, Shape, family, reduced
+from mux_jax.compression.speed import Speeds, reaches
+from mux_jax.compression.texts import Texts
+from mux_jax.data.encoding import Encoder
+from mux_jax.data.sections import TaskSection
+from mux_jax.data.tokenizer import ModelTokenizer
 from mux_jax.errors import InputError
-from mux_jax.models.config import ModelConfig
+from mux_jax.files import write_atomically
+from mux_jax.inference.batch_runner import BatchRunner
+from mux_jax.models.encoder import split_layers
 from mux_jax.models.model import MuxModel
+from mux_jax.parallel import hosts
 from mux_jax.parallel.mesh import make_mesh
-from mux_jax.parallel.params import init_params
 from mux_jax.paths import absolute
 from mux_jax.progress import progress, say
 
-_HELDOUT_FRACTION, _HELDOUT_SEQUENCES = 0.02, 128  # of the documents, and of these, that the result is judged on
-_ROWS, _LEARNING_RATE = 16, 5e-4  # of refinement
+_FIT_TOKENS = 24_000  # that least squares are fitted on
+_FIT_COVERED = 0.9  # of the texts that are not cut for it
 
 
-def compress(
-    model: str,
-    width: int,
-    source: Any | None,
-    sequences: int,
-    length: int,
-    steps: int,
-    dtype: str,
-    seed: int,
-    workdir: str,
-    overwrite: bool,
-) -> float:
-    """Makes a multiplexed model of the ordinary one `model`, and writes it to the folder `workdir`.
-
-    Args:
-      model: a run, a Hugging Face folder or an id of the hub.
-      width: instances of a row.
-      source: of `data.sources`; the text that the fits are made on. It is tokenised once, as for
-        pre-training, and kept in the same cache. None: the training texts of the task that `model` was
-        fine-tuned on, and for other models the documentation of the Python installation.
-      sequences: how many sequences of it, drawn at random, made a multiple of `width`.
-      length: their tokens.
-      steps: of `refine`.
-      dtype: of its matrix products, as in `ModelConfig`.
-      seed: of the draw, and of what is not fitted: the retrieval head, and what is left over where
-        the width does not divide the dimensions, heads or neurons.
-      workdir: a folder to fine-tune or to pre-train from.
-      overwrite: whether it may exist, as in `convert`.
+def compress(request: Request, workdir: str) -> dict[str, Any]:
+    """Makes a cheaper model, as `request` says, in the folder `workdir`, or goes on with what is there.
 
     Returns:
-      The part of the variance of the ordinary model's last states that the demultiplexed ones have, on
-      held-out text.
+      What `report.json` holds: see `report`.
 
     Raises:
-      InputError: no such model, one that cannot be shared out, too little text, `workdir` exists.
+      InputError: a model, texts or a shape that cannot be used, a speed that is out of reach, a folder with something
+        else; before any training.
+      SystemExit: as `train`; the same call goes on.
     """
-    found = open_model(model)
-    config = multiplexed(found.config, width)
-    if not 2 <= length <= config.max_length:
-        raise InputError(f"--length={length} must be from 2 to {config.max_length}, the model's positions")
-    if sequences < 1:
-        raise InputError(f"--sequences={sequences} must be at least 1")
-    for name, value in (("steps", steps), ("seed", seed)):
-        if value < 0:
-            raise InputError(f"--{name}={value} must be at least 0")
-    target = absolute(workdir)
-    check_target(target, overwrite, found.folder)
-    tokenizer = found.tokenizer()
-    source = source or _own_text(found)
-    cache = cached_tokens(source, tokenizer, length, _HELDOUT_FRACTION, cache_folder())
-    train, heldout = (PackedTokens(cache, split) for split in ("train", "heldout"))
-    tokens_SL, heldout_SL = _draw(train, sequences, width, seed), _draw(heldout, _HELDOUT_SEQUENCES, width, seed)
-    say(f"fitted on {len(tokens_SL):,} of {len(train):,} sequences of {length} tokens")
-
-    mesh = make_mesh(devices=jax.devices()[:1])
-    ordinary = jax.device_get(found.params(mesh))
-    fresh = jax.device_get(init_params(MuxModel(config), mesh, seed))
-    with jax.default_matmul_precision("highest"), progress("least squares") as report:
-        params, readout = fit(config, ordinary, fresh, tokens_SL, report)
-    if steps:
-        with progress("refinement") as report:
-            params = refine(config, ordinary, params, readout, train, steps, dtype, seed, report)
-    with jax.default_matmul_precision("highest"):
-        exact = dataclasses.replace(config, dtype="float32")
-        mixed_BLD, state_SLD = _encode(exact, ordinary, params, tokens_SL)
-        params |= {"demultiplexer": fit_demultiplexer(exact, fresh["demultiplexer"], mixed_BLD, state_SLD)}
-        explained = _explained(exact, ordinary, params, heldout_SL)
-    if config.labels:
-        params |= {name: ordinary[name] for name in ("pooler", "classifier") if name in ordinary}
-    say(f"{explained:.0%} of the variance of the last states of {model} is read from mixtures of {width}")
-    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
-    result = {"result.json": json.dumps({"explained": explained}) + "\n"}
-    # Rows as it had: it does the task.
-    say(save_model(target, config, params, tokenizer, found.address, overwrite, found.task, others=result))
-    return explained
+    began = time.monotonic()
+    found = open_model(request.model)
+    request.check(found)
+    tokenizer = found.tokenizer(request.tokenizer)
+    section, texts = request.section(found), request.read(found)
+    folder = absolute(workdir)
+    request.keep(folder)
+    with hosts.hold(folder / ".compress.lock", f"workdir {folder}"):
+        return _Compression(request, found, tokenizer, section, texts, folder).run(began)
 
 
-def _own_text(found: ModelSource) -> Any:
-    """The text that a model knows best: its task's."""
-    if found.run and "task" in found.run["data"]:
-        data = from_mapping(FinetuneConfig, found.run).data
-        say(f"text: the training examples of {data.task}, from {describe(data)}")
-        try:
-            return TaskTexts(data)
-        except InputError as e:
-            raise InputError(f"{e}; --texts names other text") from e
-    say("text: the documentation of the Python installation")
-    return PythonDocs()
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """What came of learning for a short time.
 
-
-def _draw(packed: PackedTokens, count: int, width: int, seed: int) -> np.ndarray:
-    """int32[S, L]: `count` sequences, fewer if there are fewer, in whole rows."""
-    count = min(-(-count // width), len(packed) // width) * width
-    if not count:
-        raise InputError(f"the text has {len(packed)} sequences in a split; a row of width {width} needs {width}")
-    return np.stack([packed[i] for i in np.random.default_rng(seed).permutation(len(packed))[:count]])
-
-
-def multiplexed(config: ModelConfig, width: int) -> ModelConfig:
-    """The configuration of the multiplexed model.
-
-    Raises:
-      InputError: the model is multiplexed already, has embeddings of another size, or too few heads.
+    Attributes:
+      candidate: what learned.
+      rate: the learning rate.
+      steps: how many.
+      loss: the distance from the full model's answers on the texts to choose by.
+      agreement: the share of equal answers there.
+      step_seconds: the time of a step.
     """
-    if config.width > 1:
-        raise InputError(f"--model has width {config.width}; it must be an ordinary model")
-    if config.embedding_size != config.hidden_size:
-        raise InputError(
-            f"--model has embeddings of {config.embedding_size} and states of {config.hidden_size} dimensions; "
-            "they must be of one size"
+
+    candidate: Candidate
+    rate: float
+    steps: int
+    loss: float
+    agreement: float
+    step_seconds: float
+
+
+class _Compression:
+    """The steps of one compression, in the folder `folder`."""
+
+    def __init__(
+        self,
+        request: Request,
+        found: ModelSource,
+        tokenizer: ModelTokenizer,
+        section: TaskSection,
+        texts: Texts,
+        folder: epath.Path,
+    ):
+        self.request, self.found, self.full, self.tokenizer = request, found, found.config, tokenizer
+        self.section, self.texts, self.folder = section, texts, folder
+        self.lengths, self.pad_id = found.bucket_lengths(), tokenizer.special.pad
+        self.encoder = Encoder(tokenizer, self.lengths[-1])
+        self.mesh = make_mesh()
+        self.params = found.params(self.mesh)
+        self.judged = self.encoder(texts.judge)
+        self.speeds = Speeds(self.judged, self.lengths, self.pad_id)
+
+    def run(self, began: float) -> dict[str, Any]:
+        """All steps; returns the report."""
+        plan = self.plan()
+        seconds, clock = {}, time.monotonic()
+        lessons = self.lessons(plan)
+        seconds["answers"] = time.monotonic() - clock
+        trials = self.trials(plan, lessons)
+        seconds["trials"] = time.monotonic() - clock - seconds["answers"]
+        candidate, rate, steps = self.chosen(plan, trials, plan.seconds - (time.monotonic() - clock))
+        learned = self.learn(self.folder, candidate, rate, steps, lessons)
+        seconds["learning"] = learned["wall_seconds"]
+        seconds["total"] = time.monotonic() - began
+        result = self.report(plan, trials, candidate, rate, steps) | {"seconds": seconds}
+        write_report(result, self.folder)
+        say(summary(result, self.folder))
+        return result
+
+    def plan(self) -> Plan:
+        """What to try, and how fast it is, as was measured once."""
+        file = self.folder / "plan.json"
+        if file.exists():
+            return Plan.from_json(json.loads(file.read_text(encoding="utf-8")))
+        shapes = self.shapes()
+        models = {name: reduced(self.full, shape) for name, shape in shapes.items()}
+        dtype = self.full.compute_dtype
+        speeds = self.speeds.measure({"full": self.full} | models, [dtype])[dtype]
+        candidates = tuple(
+            Candidate(name, shapes[name], speeds[name].factor, learning.count_parameters(config))
+            for name, config in models.items()
         )
-    if not 2 <= width <= config.num_attention_heads:
-        raise InputError(
-            f"--width={width} must be from 2 to {config.num_attention_heads}, the heads of --model: "
-            "each instance gets at least one"
+        rates = 1 if self.request.learning_rate else len(RATES)
+        plan = Plan.make(
+            candidates, speeds["full"].texts_per_second, self.request.minutes, rates, bool(self.texts.answers)
         )
-    changes = dict(multiplexer="low_rank_orthogonal", demultiplexer="rsa", num_demux_layers=2)
-    head = config.head if config.labels else "rtd" if "rtd" in config.family.classes.values() else "mlm"
-    kept = {name: value for name, value in config.to_flat().items() if name not in dict(config.options)}
-    kept |= config.family_options(width)
-    if config.labels and config.has_pooler:
-        kept["pooler"] = True  # which its classes are read from
-    return ModelConfig.from_flat(kept | changes | dict(width=width, head=head, generator="uniform"))
+        write_atomically(file, json.dumps(plan.to_json(), indent=2) + "\n")
+        plan.show(rates)
+        return plan
 
+    def shapes(self) -> dict[str, Shape]:
+        """The candidates by name: the shape asked for, or the largest of each means that is as fast as asked for.
 
-def refine(
-    config: ModelConfig,
-    ordinary: Params,
-    params: Params,
-    readout: Params,
-    packed: PackedTokens,
-    steps: int,
-    dtype: str,
-    seed: int,
-    report: Callable[[float, str], None],
-) -> Params:
-    """Goes on with gradient steps: encoder and readout learn to give the ordinary model's last states.
+        Raises:
+          InputError: none is, with the fastest.
+        """
+        shape, wanted = self.request.shape(self.full), self.request.speedup
+        if shape:
+            return {shape.name(self.full): shape}
+        found, fastest = {}, 1.0
+        for means in MEANS if self.request.by == "auto" else (self.request.by,):
+            sizes = family(self.full, means)
+            if not sizes:
+                continue
+            configs = [reduced(self.full, shape) for shape in sizes]
+            config, factor = self.speeds.find_size(self.full, configs, wanted, self.full.compute_dtype)
+            shape, fastest = sizes[configs.index(config)], max(fastest, factor)
+            enough = reaches(factor, wanted)
+            say(f"{shape.name(self.full)}: {factor:.1f} times as fast" + ("" if enough else "; left out"))
+            if enough:
+                found[shape.name(self.full)] = shape
+        if not found:
+            raise InputError(f"--speedup={wanted:g} is out of reach: {fastest:.1f} is the most that was measured")
+        return found
 
-    The loss is the squared error over the variance of the states, on `_ROWS` rows of `packed` at a time.
-    `params`, which are returned, and `readout` are what `fit` gives.
-    """
-    config = dataclasses.replace(config, dtype=dtype, scan_layers=False)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, _LEARNING_RATE, max(1, steps // 20), max(2, steps))
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+    def lessons(self, plan: Plan) -> Lessons:
+        """The texts to learn from and to choose by, with the full model's answers."""
+        of_tokens, length = self.full.head == "token", self.lengths[-1]
+        texts, given = self.texts, self.texts.answers
+        learn, choose = texts.learn[: plan.pool], texts.choose
+        size = 0 if given else plan.pool
+        encoded = {
+            "learn": pool.encode(learn, self.encoder, length, of_tokens, size, self.request.seed),
+            "choose": pool.encode(choose, self.encoder, length, of_tokens),
+        }
+        if given:
+            pools = {name: Pool(x, list(given[name][: len(x.ids)])) for name, x in encoded.items()}
+        else:
+            runner = BatchRunner(MuxModel(self.full), self.mesh, 32, self.lengths, self.pad_id)
+            params = split_layers(self.params)
+            pools = {
+                name: Pool(x, pool.answer(runner, params, x, self.folder / "answers", f"answers of {self.found.folder}"))
+                for name, x in encoded.items()
+            }
+        return Lessons(self.tokenizer, pools["learn"], pools["choose"], self.lengths)
 
-    def loss(trained: Params, fixed: Params, ordinary: Params, tokens_SL: jax.Array) -> jax.Array:
-        mixed_BLD, state_SLD = _encode(config, ordinary, fixed | {"encoder": trained["encoder"]}, tokens_SL)
-        found_SLD = linear(trained["readout"], parts(mixed_BLD, config.width))
-        return ((found_SLD - state_SLD) ** 2).mean() / state_SLD.var((0, 1)).mean()
+    def start(self, candidate: Candidate, lessons: Lessons) -> epath.Path:
+        """The folder of the candidate as least squares make it."""
+        folder = self.folder / "starts" / candidate.name.replace(", ", "_").replace(" ", "_")
+        if folder.exists():
+            return folder
+        width = candidate.shape.width
+        tokens_SL = pool.sample(lessons.learn.encoded, self.lengths, width, _FIT_TOKENS, self.pad_id, self.request.seed)
+        with progress(f"least squares: {candidate.name}") as report:
+            config, params = reduce_model(
+                self.full,
+                jax.device_get(self.params),
+                candidate.shape,
+                tokens_SL,
+                self.pad_id,
+                self.request.seed,
+                report,
+            )
+        params = jax.tree.map(jax.numpy.asarray, params)
+        save_model(folder, config, params, self.tokenizer, self.found.address, False, self.found.task)
+        return folder
 
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(
-        trained: Params, moments: Any, fixed: Params, ordinary: Params, tokens_SL: jax.Array
-    ) -> tuple[Params, Any, jax.Array]:
-        found, gradient = jax.value_and_grad(loss)(trained, fixed, ordinary, tokens_SL)
-        updates, moments = optimizer.update(gradient, moments)
-        return optax.apply_updates(trained, updates), moments, found
+    def learn(
+        self, folder: epath.Path, candidate: Candidate, rate: float, steps: int, lessons: Lessons
+    ) -> dict[str, Any]:
+        """Lets a candidate learn in `folder`; what its `result.json` holds."""
+        config = learning.configuration(
+            str(self.start(candidate, lessons)),
+            self.found.address,
+            self.section,
+            candidate.shape.width,
+            steps,
+            rate,
+            self.request.seed,
+            self.mesh,
+        )
+        return learning.learn(config, folder, lessons)
 
-    fixed, ordinary = jax.device_put(({k: v for k, v in params.items() if k != "encoder"}, ordinary))
-    trained = jax.device_put({"encoder": params["encoder"], "readout": readout})
-    moments, rng = optimizer.init(trained), np.random.default_rng(seed)
-    for i in range(steps):
-        tokens_SL = np.stack([packed[j] for j in rng.integers(len(packed), size=_ROWS * config.width)])
-        trained, moments, found = step(trained, moments, fixed, ordinary, tokens_SL)
-        report((i + 1) / steps, f"step {i + 1}, {1 - float(found):.0%} of the variance")
-    return params | {"encoder": jax.device_get(trained["encoder"])}
+    def trials(self, plan: Plan, lessons: Lessons) -> list[Trial]:
+        """Short runs: of all candidates at one learning rate, then of the nearest one at others; none of one alone."""
+        given = self.request.learning_rate
+        first, *others = (given,) if given else RATES
+        if not plan.trial_steps:
+            return []
+        found = [self.trial(plan, candidate, first, lessons) for candidate in plan.candidates]
+        best = min(found, key=lambda trial: trial.loss)
+        return found + [self.trial(plan, best.candidate, rate, lessons) for rate in others]
 
+    def trial(self, plan: Plan, candidate: Candidate, rate: float, lessons: Lessons) -> Trial:
+        """One of them, or what is kept of it."""
+        folder = self.folder / "trials" / f"{self.start(candidate, lessons).name}_{rate:g}"
+        say(f"trial of {candidate.name}, learning rate {rate:g}")
+        result = self.learn(folder, candidate, rate, plan.trial_steps, lessons)
+        figures = result["stages"]["finetuning"]
+        per_step = lessons.tokens_per_step(candidate.shape.width) / result["instance_tokens_per_second"]
+        say(f"  {figures['agreement']:.1%} of the answers, loss {figures['teacher_loss']:.4f}")
+        return Trial(candidate, rate, plan.trial_steps, figures["teacher_loss"], figures["agreement"], per_step)
 
-def _explained(config: ModelConfig, ordinary: Params, params: Params, tokens_SL: np.ndarray) -> float:
-    """The part of the variance of the ordinary model's last states that the demultiplexed ones have."""
-    mixed_BLD, state_SLD = _encode(config, ordinary, params, tokens_SL)
-    found_BNLD: Any = MuxModel(config).apply({"params": params}, mixed_BLD, method="demultiplex")
-    found_SLD = found_BNLD.reshape(state_SLD.shape)
-    return 1 - float(((state_SLD - found_SLD) ** 2).mean() / state_SLD.var((0, 1)).mean())
-
-
-def _encode(config: ModelConfig, ordinary: Params, params: Params, tokens_SL: Any) -> tuple[jax.Array, jax.Array]:
-    """The multiplexed model's last states, of rows [S / N, L, D]; the ordinary ones, of sequences [S, L, D]."""
-
-    def encode(width: int, params: Params) -> jax.Array:
-        model = MuxModel(dataclasses.replace(config, width=width))
-        tokens_BNL = tokens_SL.reshape(-1, width, tokens_SL.shape[-1])
-        hidden_BLD: Any = model.apply({"params": params}, tokens_BNL, method="encode")
-        return hidden_BLD.astype(jnp.float32)
-
-    return encode(config.width, params), encode(1, ordinary)
+    def chosen(self, plan: Plan, trials: list[Trial], seconds: float) -> tuple[Candidate, float, int]:
+        """What learns for the rest of the time, at which rate, for how many steps: once chosen, it is kept."""
+        file = self.folder / "chosen.json"
+        names = {candidate.name: candidate for candidate in plan.candidates}
+        if not file.exists():
+            if trials:
+                best = min(trials, key=lambda trial: trial.loss)
+                name, rate, each = best.candidate.name, best.rate, best.step_seconds
+                say(f"nearest to the full model after {best.steps:,} steps: {name}, learning rate {rate:g}")
+            else:
+                name, rate = plan.candidates[0].name, self.request.learning_rate or RATES[0]
+                each = step_seconds(plan.candidates[0], plan.texts_per_second)
+            steps = plan.steps(seconds, each)
+            write_atomically(file, json.dumps({"name": name, "learning_rate": rate, "steps": steps}, indent=2) + "\n")
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        return names[kept["name"]], kept["learning_rate"], kept["steps"]

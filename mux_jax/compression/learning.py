@@ -12,76 +12,91 @@ from etils import epath
 from jax.sharding import Mesh
 
 from mux_jax.checkpoints.source import ModelSource, open_model
+from mux_jax.compression.judging import agreement
+from mux_jax.compression.plan import TEXTS_A_STEP
 from mux_jax.compression.pool import Pool, PoolBatches
 from mux_jax.configuration import FinetuneConfig, resolve, to_config_dict
-from mux_jax.data.tokenizer import ModelTokenizer, SpecialTokens, tokenizer_files
+from mux_jax.configuration.finetune import FinetuneModelSettings
+from mux_jax.data.sections import TaskSection
 from mux_jax.data.tasks import get_task
-from mux_jax.inference.batch_runner import BatchRunner
+from mux_jax.data.tokenizer import ModelTokenizer, SpecialTokens, tokenizer_files
+from mux_jax.inference.batch_runner import BatchRunner, labels_from_logits
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.encoder import split_layers
 from mux_jax.models.model import MuxModel
 from mux_jax.objectives.objectives import Objective
+from mux_jax.objectives.stages import FinetuneStage
 from mux_jax.parallel import hosts
+from mux_jax.parallel.mesh import rows_multiple
 from mux_jax.training import loop
+
+_TEMPERATURE = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Lessons:
-    """What a reduced model learns from and is chosen by: the data of its run (`loop.RunData`).
+    """What a reduced model learns from and is chosen by.
 
     Attributes:
-      config: of the run.
       tokenizer: what encoded the texts.
       learn: the texts to learn from.
       choose: the texts that it is chosen by.
-      lengths: of rows in training, ascending: few, as each is compiled.
+      lengths: that rows may have, ascending.
     """
 
-    config: FinetuneConfig
     tokenizer: ModelTokenizer
     learn: Pool
     choose: Pool
     lengths: tuple[int, ...]
 
+
+@dataclasses.dataclass(frozen=True)
+class _Data:
+    """Lessons as the data of a run (`loop.RunData`)."""
+
+    config: FinetuneConfig
+    lessons: Lessons
+
     @property
     def special(self) -> SpecialTokens:
-        """The special tokens' ids."""
-        return self.tokenizer.special
+        return self.lessons.tokenizer.special
 
     def model_config(self, init: ModelSource | None) -> ModelConfig:
-        """The reduced model."""
         assert init is not None
         return self.config.task_model(init.config, init.config.labels)
 
     def batches(self, mine: np.ndarray) -> PoolBatches:
-        """The rows `mine` of each batch, by step."""
-        config = self.config
+        config, lessons = self.config, self.lessons
         return PoolBatches(
-            self.learn,
+            lessons.learn,
             get_task(config.data).kind,
             rows=config.rows,
             width=config.model.width,
-            lengths=self.lengths,
+            lengths=lessons.lengths,
             seed=config.seed,
             mine=mine,
             pad_id=self.special.pad,
         )
 
     def evaluator(self, model: MuxModel, mesh: Mesh) -> Callable[[Objective, Any], dict[str, Any]]:
-        """(objective, params) -> how far the answers on the texts to choose by are from those to be learned."""
-        runner = BatchRunner(model, mesh, self.config.rows, self.lengths, self.special.pad)
+        """Figures on the texts to choose by; none is a `score`, so that the last step is what a run gives."""
+        lessons, kind = self.lessons, get_task(self.config.data).kind
+        runner = BatchRunner(model, mesh, self.config.rows, lessons.lengths, self.special.pad)
+        wanted = labels_from_logits(lessons.choose.answers, model.config, 0.5)
 
         def evaluate(_: Objective, params: Any) -> dict[str, Any]:
             rng = np.random.default_rng(self.config.seed)
-            logits = runner(split_layers(params), self.choose.encoded, rng)
-            return {"teacher_loss": distance(model.config, logits, self.choose.answers)}
+            logits = runner(split_layers(params), lessons.choose.encoded, rng)
+            return {
+                "teacher_loss": distance(model.config, logits, lessons.choose.answers),
+                "agreement": agreement(kind, labels_from_logits(logits, model.config, 0.5), wanted),
+            }
 
         return evaluate
 
     def finish(
         self, model: MuxModel, mesh: Mesh, params: Any, workdir: epath.Path
     ) -> tuple[dict[str, Any], Callable[[], None]]:
-        """Nothing more; `loop.RunData` has it."""
         return {}, lambda: None
 
 
@@ -96,16 +111,47 @@ def distance(config: ModelConfig, ours: list[np.ndarray], theirs: list[np.ndarra
     return float((np.exp(y) * (y - x)).sum(-1).mean())
 
 
-def learn(config: FinetuneConfig, workdir: epath.Path, make: Callable[[FinetuneConfig], Lessons]) -> dict[str, Any]:
-    """Runs `config` in `workdir`, or goes on where a run was stopped; `loop.train` says what it returns and raises."""
+def configuration(
+    start: str, teacher: str, data: TaskSection, width: int, steps: int, rate: float, seed: int, mesh: Mesh
+) -> FinetuneConfig:
+    """The run of a model that learns.
+
+    Args:
+      start: the folder of the reduced model.
+      teacher: the address of the full model.
+      data: of the run.
+      rate: the learning rate.
+      mesh: the devices, among which rows are split.
+    """
+    multiple = rows_multiple(mesh)
+    return FinetuneConfig(
+        seed=seed,
+        rows=-(-max(1, TEXTS_A_STEP // width) // multiple) * multiple,
+        init_from=start,
+        teacher=teacher,
+        model=FinetuneModelSettings(
+            width=width,
+            hidden_dropout=0.0,
+            attention_dropout=0.0,
+            scan_layers=mesh.devices.flat[0].platform != "cpu",
+        ),
+        data=data,
+        finetuning=FinetuneStage(
+            steps=steps, learning_rate=rate, distillation_coefficient=1.0, temperature=_TEMPERATURE
+        ),
+        log_every=max(20, steps // 100),
+    )
+
+
+def learn(config: FinetuneConfig, workdir: epath.Path, lessons: Lessons) -> dict[str, Any]:
+    """Runs `config` in `workdir`, or goes on where it was stopped; `loop.train` says what it returns and raises."""
     init = open_model(config.init_from)
     resolved = resolve(to_config_dict(config), init.config)
     assert isinstance(resolved, FinetuneConfig)
 
-    def load(folder: epath.Path) -> Lessons:
-        lessons = make(resolved)
+    def load(folder: epath.Path) -> _Data:
         for name, text in tokenizer_files(lessons.tokenizer).items():
             hosts.write_text(folder / name, text)
-        return lessons
+        return _Data(resolved, lessons)
 
     return loop.run(resolved, str(workdir), init, load, time.monotonic())

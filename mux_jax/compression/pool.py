@@ -15,6 +15,7 @@ from mux_jax.files import whole_or_absent
 from mux_jax.inference.batch_runner import BatchRunner
 from mux_jax.progress import progress
 
+_COVERED = 0.9  # of the texts that are not cut where least squares are fitted
 _SHARD = 8_192  # texts whose answers are kept in one file
 # What the objective takes for a text without a label, by kind.
 _NO_LABEL = {"sequence": -1, "multi_label": -1, "regression": np.nan, "token": -1}
@@ -48,6 +49,22 @@ def encode(texts: list[Text], encoder: Encoder, length: int, of_tokens: bool, si
         types = found.types
     places = [np.arange(len(x)) for x in ids] if of_tokens else None
     return Encoded(ids, places, found.truncated, [1] * len(ids), types)
+
+
+def sample(
+    encoded: Encoded, lengths: tuple[int, ...], width: int, tokens: int, pad_id: int, seed: int
+) -> np.ndarray:
+    """int32[S, L]: some texts of about so many tokens in all, similar lengths side by side, in whole rows of `width`.
+
+    L is the smallest of `lengths` that holds most texts; longer ones are cut.
+    """
+    sizes = np.array([len(x) for x in encoded.ids])
+    length = next(n for n in lengths if n >= np.quantile(sizes, _COVERED))
+    drawn = np.random.default_rng(seed).permutation(len(sizes))
+    enough = int(np.searchsorted(np.cumsum(np.minimum(sizes[drawn], length)), tokens)) + 1
+    drawn = drawn[: max(width, min(enough, len(drawn)) // width * width)]
+    ids = [encoded.ids[i][:length] for i in sorted(drawn, key=lambda i: sizes[i])]
+    return pad(ids, np.arange(len(ids)), length, 1, pad_id)[:, 0]
 
 
 def answer(runner: BatchRunner, params: Any, encoded: Encoded, folder: epath.Path, name: str) -> list[np.ndarray]:

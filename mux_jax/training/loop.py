@@ -45,6 +45,28 @@ from mux_jax.training.summary import plot_curves, print_summary
 from mux_jax.training.workdir import describe_workdir, open_workdir
 
 
+class RunData(Protocol):
+    """What a run learns from and is judged by."""
+
+    @property
+    def special(self) -> SpecialTokens:
+        """The special tokens' ids."""
+
+    def model_config(self, init: ModelSource | None) -> ModelConfig:
+        """The model to train."""
+
+    def batches(self, mine: np.ndarray) -> Any:
+        """The rows `mine` of each batch, by step."""
+
+    def evaluator(self, model: MuxModel, mesh: Mesh) -> Callable[[Objective, Any], dict[str, Any]]:
+        """(objective, params) -> held-out figures; of these `score`, if there is one, says which step is best."""
+
+    def finish(
+        self, model: MuxModel, mesh: Mesh, params: Any, workdir: epath.Path
+    ) -> tuple[dict[str, Any], Callable[[], None]]:
+        """What `result.json` says of the run's end; and what draws pictures, when it is saved."""
+
+
 def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
     """Runs the stages of `config` in `workdir`, or goes on where a run was stopped.
 
@@ -95,28 +117,6 @@ def run(
             ) from e
         finally:
             trainer.log.close()
-
-
-class RunData(Protocol):
-    """What a run learns from and is judged by."""
-
-    @property
-    def special(self) -> SpecialTokens:
-        """The special tokens' ids."""
-
-    def model_config(self, init: ModelSource | None) -> ModelConfig:
-        """The model to train."""
-
-    def batches(self, mine: np.ndarray) -> Any:
-        """The rows `mine` of each batch, by step."""
-
-    def evaluator(self, model: MuxModel, mesh: Mesh) -> Callable[[Objective, Any], dict[str, Any]]:
-        """(objective, params) -> held-out figures; of these `score`, if there is one, says which step is best."""
-
-    def finish(
-        self, model: MuxModel, mesh: Mesh, params: Any, workdir: epath.Path
-    ) -> tuple[dict[str, Any], Callable[[], None]]:
-        """What `result.json` says of the run's end; and what draws pictures, when it is saved."""
 
 
 class Trainer:
