@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from rich.table import Table
 
 from mux_jax.files import write_atomically
 from mux_jax.inference.batch_runner import cpu_options
+from mux_jax.inference.timing import interleave
 from mux_jax.models.layers import multiply
 from mux_jax.paths import absolute
 from mux_jax.progress import progress, say
@@ -47,20 +47,6 @@ class Case:
     peak_memory_bytes: int | None = None
 
 
-def interleave(runs: dict[str, Callable[[], float | None]], repeats: int) -> dict[str, np.ndarray]:
-    """Seconds of each, A B C A B C, after one call of each that is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    with progress("measuring") as report:
-        for i in range(repeats + 1):
-            for j, (name, run) in enumerate(runs.items()):
-                start = time.perf_counter()
-                taken = run() or time.perf_counter() - start
-                if i:
-                    seconds[name].append(taken)
-                report((i * len(runs) + j + 1) / ((repeats + 1) * len(runs)), name)
-    return {name: np.array(taken) for name, taken in seconds.items()}
-
-
 def measure(cases: Sequence[Case], dtype: str, repeats: int) -> list[dict[str, Any]]:
     """A row for each case, as `--json` writes it, times the machine's own limit in the same turns.
 
@@ -73,7 +59,9 @@ def measure(cases: Sequence[Case], dtype: str, repeats: int) -> list[dict[str, A
       `peak_memory_bytes`, `compile_seconds`. What does not apply is None.
     """
     products = _products(dtype)
-    taken = interleave({c.name: c.run for c in cases} | {name: run for name, (run, _) in products.items()}, repeats)
+    runs = {c.name: c.run for c in cases} | {name: run for name, (run, _) in products.items()}
+    with progress("measuring") as report:
+        taken = interleave(runs, repeats, report)
     limits = [flops / taken[name] for name, (_, flops) in products.items()]
     limit = max(limits, key=np.median)  # at each turn
     best = f"the best of {len(products)} plain {dtype} matrix products"
