@@ -1,4 +1,4 @@
-"""Makes a multiplexed model out of an ordinary encoder, by least squares on text."""
+"""Makes a fine-tuned encoder cheaper, by the means that is best for its texts and this machine."""
 
 import argparse
 
@@ -7,45 +7,43 @@ from mux_jax import command_line
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Shares an ordinary encoder out among the N instances of a row: each layer is fitted, by least "
-        "squares on text, to compute for each instance what it computes for one, and gradient steps towards the "
-        "same states follow. The result is a folder to fine-tune or to pre-train from, by --config.init_from, which "
-        "learns far sooner than from the BERT itself. It keeps the classifier of a fine-tuned model, and does its "
-        "task at once.",
+        description="Makes a model that is S times as fast as MODEL and learns to answer as it does, from texts without "
+        "labels: narrower, with fewer layers, or with several texts a row. A few of these are tried for a short time, and "
+        "the best is trained. DIR gets the model and report.md: what it costs, what it brings. The same command continues.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        argument_default=argparse.SUPPRESS,
     )
-    parser.add_argument(
-        "--model", required=True, metavar="MODEL", help="a Hugging Face folder, an id of its hub, a run"
-    )
-    parser.add_argument("--width", required=True, type=int, metavar="N", help="instances of a row")
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="the folder to write")
-    parser.add_argument(
-        "--texts",
-        metavar="GLOB",
-        help="text: .txt, .jsonl, .parquet (default: what --model was fine-tuned on; if it was not, the documentation "
-        "of the Python installation)",
-    )
-    parser.add_argument("--sequences", type=int, default=512, help="drawn from the text to fit on (512)")
-    parser.add_argument("--length", type=int, default=64, help="tokens of a sequence (64)")
-    parser.add_argument("--steps", type=int, default=500, help="of gradient descent after that, on 16 rows each (500)")
-    parser.add_argument(
-        "--dtype",
-        default="auto",
-        choices=["auto", "float32", "bfloat16"],
-        help="of their matrix products (auto: bfloat16 on TPU and GPU, float32 on CPU)",
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of the draw of text, and of weights that are not fitted (0)"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace DIR if this program or convert.py wrote it")
-    arguments = parser.parse_args()
+    add = parser.add_argument
+    add("--model", required=True, metavar="MODEL", help="a fine-tuned run, a Hugging Face folder, an id of the hub")
+    add("--workdir", required=True, metavar="DIR", help="the folder to make")
+    texts = parser.add_argument_group("texts: by default those that MODEL, a run, was fine-tuned on")
+    add = texts.add_argument
+    add("--texts", action="append", metavar="FILE", help="your own, a file or glob, as often as needed; see predict.py")
+    add("--labelled", metavar="FILE", help="some with labels, to score on")
+    add("--answers", metavar="FILE", help="texts with another model's probabilities, to learn from instead of MODEL")
+    add("--task", metavar="NAME", help="a task of launch/finetune.py, with its files train and dev in --data")
+    add("--data", metavar="FOLDER")
+    add("--text_columns", metavar="A[,B]", help="default: the columns of the task, or text")
+    add("--delimiter", metavar="C", help="of .csv and .tsv: a character such as ';', or tab")
+    add("--tokenizer", metavar="FILE", help="of a MODEL that has none")
+    means = parser.add_argument_group("what to make: a speed, or a shape")
+    add = means.add_argument
+    add("--speedup", type=float, metavar="S", help="times as fast as MODEL, measured on these texts")
+    add("--by", default="auto", help="the means: layers, hidden, both, width, or auto, which tries all")
+    add("--layers", type=int, metavar="K", help="layers")
+    add("--hidden", type=int, metavar="D", help="dimensions of a state: narrower")
+    add("--width", type=int, metavar="N", help="texts a row: multiplexed")
+    add("--share", type=float, default=1.0, metavar="X", help="a text's dimensions in a row over D / N")
+    add = parser.add_argument
+    add("--minutes", type=float, default=60.0, metavar="M", help="the most that answers, trials and learning take")
+    add("--learning_rate", type=float, metavar="R", help="default: the best of a few, in short trials")
+    add("--seed", type=int, default=0, help="of everything that is drawn")
+    given = vars(parser.parse_args())
 
     from mux_jax import compress  # slow to import: after the arguments are checked
-    from mux_jax.data.sources import TextFiles
 
-    given = vars(arguments)
-    source = given.pop("texts")
-    compress(source=TextFiles(source, "text") if source else None, **given)
+    compress(**given | {"texts": tuple(given.get("texts", ()))})
 
 
 if __name__ == "__main__":
-    command_line.guard(main)
+    command_line.guard(main, resumable=True)

@@ -13,19 +13,19 @@ In this order; each step is kept in the folder, and a command that was stopped g
 
 import dataclasses
 import json
+import math
 import os
 import time
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 
 from mux_jax.checkpoints.convert import save_model
 from mux_jax.checkpoints.source import ModelSource, open_model
 from mux_jax.compression import learning, pool
 from mux_jax.compression.learning import Lessons
-from mux_jax.compression.judging import judge
+from mux_jax.compression.outcome import outcome
 from mux_jax.compression.plan import RATES, TEXTS_A_STEP, Candidate, Plan, step_seconds
 from mux_jax.compression.pool import Pool
 from mux_jax.compression.reduction import reduce_model
@@ -40,6 +40,7 @@ from mux_jax.data.tokenizer import ModelTokenizer
 from mux_jax.errors import InputError
 from mux_jax.files import write_atomically
 from mux_jax.inference.batch_runner import BatchRunner
+from mux_jax.models.config import ModelConfig
 from mux_jax.models.encoder import split_layers
 from mux_jax.models.model import MuxModel
 from mux_jax.parallel import hosts
@@ -48,11 +49,15 @@ from mux_jax.paths import absolute
 from mux_jax.progress import progress, say
 
 _FIT_TOKENS = 24_000  # that least squares are fitted on
-_FIT_COVERED = 0.9  # of the texts that are not cut for it
 
 
-def compress(request: Request, workdir: str) -> dict[str, Any]:
-    """Makes a cheaper model, as `request` says, in the folder `workdir`, or goes on with what is there.
+def compress(model: str, workdir: str, **options: Any) -> dict[str, Any]:
+    """Makes a cheaper model of `model` in the folder `workdir`, or goes on with what is there.
+
+    Args:
+      model: an ordinary model, of width 1, that is fine-tuned: a run, a Hugging Face folder, an id of the hub.
+      workdir: a run's folder, as `train` makes it, with the report.
+      options: the fields of `Request`: `speedup=5.0, texts=("reviews/*.jsonl",)`.
 
     Returns:
       What `report.json` holds: see `report`.
@@ -63,7 +68,8 @@ def compress(request: Request, workdir: str) -> dict[str, Any]:
       SystemExit: as `train`; the same call goes on.
     """
     began = time.monotonic()
-    found = open_model(request.model)
+    request = Request(model=model, **options)
+    found = open_model(model)
     request.check(found)
     tokenizer = found.tokenizer(request.tokenizer)
     section, texts = request.section(found), request.read(found)
@@ -127,7 +133,7 @@ class _Compression:
         learned = self.learn(self.folder, candidate, rate, steps, lessons)
         seconds["learning"] = learned["wall_seconds"]
         seconds["total"] = time.monotonic() - began
-        result = self.report(plan, trials, candidate, rate, steps) | {"seconds": seconds}
+        result = self.result(plan, trials, candidate, rate, steps) | {"seconds": seconds}
         write_report(result, self.folder)
         say(summary(result, self.folder))
         return result
@@ -194,7 +200,9 @@ class _Compression:
             runner = BatchRunner(MuxModel(self.full), self.mesh, 32, self.lengths, self.pad_id)
             params = split_layers(self.params)
             pools = {
-                name: Pool(x, pool.answer(runner, params, x, self.folder / "answers", f"answers of {self.found.folder}"))
+                name: Pool(
+                    x, pool.answer(runner, params, x, self.folder / "answers", f"answers of {self.found.folder}")
+                )
                 for name, x in encoded.items()
             }
         return Lessons(self.tokenizer, pools["learn"], pools["choose"], self.lengths)
@@ -252,7 +260,9 @@ class _Compression:
         say(f"trial of {candidate.name}, learning rate {rate:g}")
         result = self.learn(folder, candidate, rate, plan.trial_steps, lessons)
         figures = result["stages"]["finetuning"]
-        per_step = lessons.tokens_per_step(candidate.shape.width) / result["instance_tokens_per_second"]
+        width = candidate.shape.width
+        tokens = lessons.tokens_per_step(learning.rows_of_a_step(width, self.mesh), width)
+        per_step = tokens / result["instance_tokens_per_second"]
         say(f"  {figures['agreement']:.1%} of the answers, loss {figures['teacher_loss']:.4f}")
         return Trial(candidate, rate, plan.trial_steps, figures["teacher_loss"], figures["agreement"], per_step)
 
@@ -272,3 +282,69 @@ class _Compression:
             write_atomically(file, json.dumps({"name": name, "learning_rate": rate, "steps": steps}, indent=2) + "\n")
         kept = json.loads(file.read_text(encoding="utf-8"))
         return names[kept["name"]], kept["learning_rate"], kept["steps"]
+
+    def result(self, plan: Plan, trials: list[Trial], candidate: Candidate, rate: float, steps: int) -> dict[str, Any]:
+        """What `report.json` holds, but for the time that it took."""
+        request, texts, full = self.request, self.texts, self.full
+        made = open_model(str(self.folder))
+        speeds = self.speeds.measure({"full": full, "made": made.config}, ["float32", "bfloat16"])
+        throughput = {
+            name: {
+                dtype: {"texts_per_second": found[name].texts_per_second, "rows": found[name].rows}
+                for dtype, found in speeds.items()
+            }
+            for name in ("full", "made")
+        }
+        best = {name: max(x["texts_per_second"] for x in found.values()) for name, found in throughput.items()}
+        judged = outcome(
+            self.found, self.params, made, made.params(self.mesh), texts, self.encoder, self.pad_id, request.seed
+        )
+        shown = [Trial(candidate, rate, 0, math.nan, math.nan, 0.0)] if not trials else trials
+        return {
+            "model": self.found.address,
+            "machine": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}",
+            "task": {"kind": texts.task.kind, "metric": texts.task.metric, "labels": list(full.labels)},
+            "texts": {"read": texts.read, "labelled": len(texts.labelled)}
+            | {name: len(getattr(texts, name)) for name in ("learn", "choose", "calibrate", "judge")},
+            "speedup": request.speedup or None,
+            "tried": [_tried(full, trial) for trial in shown],
+            "chosen": candidate.name,
+            "full": {"name": "full", "parameters": learning.count_parameters(full), "score": judged["full"]}
+            | _sizes(full)
+            | {"throughput": throughput["full"]},
+            "made": {"name": candidate.name, "parameters": candidate.parameters, "score": judged["made"]}
+            | _sizes(made.config)
+            | {name: judged[name] for name in ("agreement", "lost")}
+            | {"throughput": throughput["made"], "path": str(self.folder)}
+            | {"steps": steps, "texts_seen": steps * TEXTS_A_STEP, "learning_rate": rate},
+            "factors": {dtype: found["made"].factor for dtype, found in speeds.items()}
+            | {"best": best["made"] / best["full"]},
+            "row_mates": judged["row_mates"],
+        }
+
+
+def _sizes(config: ModelConfig) -> dict[str, Any]:
+    return {
+        "layers": config.num_hidden_layers,
+        "hidden": config.hidden_size,
+        "heads": config.num_attention_heads,
+        "intermediate": config.intermediate_size,
+        "width": config.width,
+    }
+
+
+def _tried(full: ModelConfig, trial: Trial) -> dict[str, Any]:
+    candidate = trial.candidate
+    return {
+        "name": candidate.name,
+        **_sizes(reduced(full, candidate.shape)),
+        "share": candidate.shape.share,
+        "parameters": candidate.parameters,
+        "factor": candidate.factor,
+        "steps": trial.steps,
+        "texts_seen": trial.steps * TEXTS_A_STEP,
+        "learning_rate": trial.rate,
+        "agreement": trial.agreement,
+        "loss": trial.loss,
+        "score": None,
+    }

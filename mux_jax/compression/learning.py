@@ -1,6 +1,7 @@
 """A reduced model learns the answers of the model that it comes from: a run like those of fine-tuning."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +28,8 @@ from mux_jax.models.model import MuxModel
 from mux_jax.objectives.objectives import Objective
 from mux_jax.objectives.stages import FinetuneStage
 from mux_jax.parallel import hosts
-from mux_jax.parallel.mesh import rows_multiple
+from mux_jax.parallel.mesh import make_mesh, rows_multiple
+from mux_jax.parallel.params import abstract_params
 from mux_jax.training import loop
 
 _TEMPERATURE = 2.0
@@ -48,6 +50,11 @@ class Lessons:
     learn: Pool
     choose: Pool
     lengths: tuple[int, ...]
+
+    def tokens_per_step(self, rows: int, width: int) -> float:
+        """The mean number of places in the rows of a step."""
+        sizes = [len(x) for x in self.learn.encoded.ids]
+        return rows * width * float(np.array(self.lengths)[np.searchsorted(self.lengths, sizes)].mean())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +107,17 @@ class _Data:
         return {}, lambda: None
 
 
+def count_parameters(config: ModelConfig) -> int:
+    """The number of a model's parameters."""
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(abstract_params(MuxModel(config), make_mesh())))
+
+
+def rows_of_a_step(width: int, mesh: Mesh) -> int:
+    """Rows that hold about `TEXTS_A_STEP` texts, a multiple of the devices."""
+    multiple = rows_multiple(mesh)
+    return -(-max(1, TEXTS_A_STEP // width) // multiple) * multiple
+
+
 def distance(config: ModelConfig, ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
     """The mean KL divergence, nats, of our probabilities from theirs, over texts or tokens; of numbers squared error."""
     x, y = (np.concatenate(z) if config.head == "token" else np.stack(z) for z in (ours, theirs))
@@ -123,10 +141,9 @@ def configuration(
       rate: the learning rate.
       mesh: the devices, among which rows are split.
     """
-    multiple = rows_multiple(mesh)
     return FinetuneConfig(
         seed=seed,
-        rows=-(-max(1, TEXTS_A_STEP // width) // multiple) * multiple,
+        rows=rows_of_a_step(width, mesh),
         init_from=start,
         teacher=teacher,
         model=FinetuneModelSettings(

@@ -51,9 +51,7 @@ def encode(texts: list[Text], encoder: Encoder, length: int, of_tokens: bool, si
     return Encoded(ids, places, found.truncated, [1] * len(ids), types)
 
 
-def sample(
-    encoded: Encoded, lengths: tuple[int, ...], width: int, tokens: int, pad_id: int, seed: int
-) -> np.ndarray:
+def sample(encoded: Encoded, lengths: tuple[int, ...], width: int, tokens: int, pad_id: int, seed: int) -> np.ndarray:
     """int32[S, L]: some texts of about so many tokens in all, similar lengths side by side, in whole rows of `width`.
 
     L is the smallest of `lengths` that holds most texts; longer ones are cut.

@@ -90,7 +90,7 @@ def _with_layers(full: ModelConfig, params: Params, count: int) -> Params:
 
 
 class _Reduction:
-    """The fits of a reduction, in order. States of texts are [S, L, D], of rows [B, L, D], S = B N, of tokens [T, D]."""
+    """The fits of a reduction, in order. States of texts are [S, L, D], of rows [B, L, D], of tokens [T, D]."""
 
     def __init__(
         self,
@@ -189,7 +189,8 @@ class _Reduction:
         """Embeddings, and the multiplexer or projection after them."""
         embeddings = self.params["embeddings"]
         if self.same or self.config.width > 1:
-            found = {name: self.params[name] for name in ("embeddings", "embeddings_project") if name in self.params}
+            names = ("embeddings", "embeddings_project")
+            found: Params = {name: self.params[name] for name in names if name in self.params}
             if self.config.width > 1:
                 keys_NEE = _keys(self.directions_Dd, self.frames, embeddings["norm"]["scale"])
                 found["multiplexer"] = {"keys": keys_NEE}
@@ -291,7 +292,7 @@ class _Reduction:
 
     def _head(self, mixed_BLD: jax.Array, state_SLD: jax.Array) -> Params:
         """The head, and what it reads the states with."""
-        kept = {name: self.params[name] for name in ("pooler", "classifier") if name in self.params}
+        kept: Params = {name: self.params[name] for name in ("pooler", "classifier") if name in self.params}
         if self.config.width > 1:
             fresh = self.fresh["demultiplexer"]
             state_TD = self._tokens(state_SLD)

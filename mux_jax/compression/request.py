@@ -7,10 +7,15 @@ from typing import Any
 
 from etils import epath
 
-from mux_jax.compression.shape import MEANS, Shape
+from mux_jax.checkpoints.source import ModelSource
+from mux_jax.compression.shape import MEANS, Shape, reduced
+from mux_jax.compression.texts import Texts, read_answers, read_texts, task_texts
+from mux_jax.data.formats import parse_delimiter
+from mux_jax.data.sections import TaskSection
 from mux_jax.errors import InputError
 from mux_jax.files import write_atomically
 from mux_jax.models.config import ModelConfig
+from mux_jax.progress import say
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,6 +94,53 @@ class Request:
             width=self.width or 1,
             share=self.share,
         )
+
+    def check(self, found: ModelSource) -> None:
+        """Raises `InputError` if a model cannot be made cheaper, or not in the shape that is asked for."""
+        config = found.config
+        if config.width > 1:
+            raise InputError(
+                f"--model={found.folder} has width {config.width}; it must be an ordinary model, of width 1"
+            )
+        if config.head not in ("sequence", "token"):
+            raise InputError(
+                f"--model={found.folder} has no head for labels of texts or words; name a model that is fine-tuned"
+            )
+        shape = self.shape(config)
+        if shape:
+            reduced(config, shape)
+
+    def section(self, found: ModelSource) -> TaskSection:
+        """Where the texts are, their columns, and the lengths of rows, as the made model's run says it.
+
+        Raises:
+          InputError: no texts, and a model that does not know its task's.
+        """
+        lengths, config = found.bucket_lengths(), found.config
+        rows: dict[str, Any] = dict(sequence_length=lengths[-1], bucket_lengths=",".join(map(str, lengths)))
+        if files := (self.answers or ",".join(self.texts)):
+            columns = self.text_columns or ",".join(found.text_columns())
+            return TaskSection(task="custom", kind=config.task_kind, folder=files, text_columns=columns, **rows)
+        if self.task:
+            return TaskSection(task=self.task, folder=self.data, delimiter=self.delimiter, **rows)
+        own = (found.run or {}).get("data", {})
+        if "task" not in own:
+            raise InputError(
+                "where are the texts to learn from? --texts=FILE, which needs no labels, or --task=NAME --data=FOLDER"
+            )
+        known = {field.name: own[field.name] for field in dataclasses.fields(TaskSection) if field.name in own}
+        say(f"the texts of {known['task']}, which {found.folder} was fine-tuned on")
+        return TaskSection(**known | rows | ({"folder": self.data} if self.data else {}))
+
+    def read(self, found: ModelSource) -> Texts:
+        """Reads the texts; see `texts`."""
+        if not (self.texts or self.answers):
+            return task_texts(self.section(found), found.config)
+        delimiter = parse_delimiter(self.delimiter, "--delimiter")
+        wanted = tuple(name for name in self.text_columns.split(",") if name)
+        if self.answers:
+            return read_answers(self.answers, found.config, found.text_columns(), wanted, delimiter)
+        return read_texts(self.texts, found.config, found.text_columns(), wanted, delimiter, self.labelled)
 
     def keep(self, folder: epath.Path) -> None:
         """Writes `request.json`; the same request goes on with what is in the folder.

@@ -155,12 +155,7 @@ def task_texts(data: TaskSection, config: ModelConfig) -> Texts:
 
 def _task(config: ModelConfig, columns: tuple[str, ...]) -> Task:
     """What a model does."""
-    if config.head == "token":
-        kind = "token"
-    elif config.multi_label:
-        kind = "multi_label"
-    else:
-        kind = "regression" if len(config.labels) == 1 else "sequence"
+    kind = config.task_kind
     return Task(kind, next(iter(OF_KIND[kind])), columns, "tags" if kind == "token" else "label")
 
 

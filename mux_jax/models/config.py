@@ -221,6 +221,15 @@ class ModelConfig(ModelSettings):
         return max(1, self.prefix_length) if first else None
 
     @property
+    def task_kind(self) -> str:
+        """What a model with labels does: `sequence`, `multi_label`, `regression` or `token`."""
+        if self.head == "token":
+            return "token"
+        if self.multi_label:
+            return "multi_label"
+        return "regression" if len(self.labels) == 1 else "sequence"
+
+    @property
     def head_size(self) -> int:
         """K, dimensions of an attention head."""
         return self.hidden_size // self.num_attention_heads

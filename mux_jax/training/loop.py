@@ -38,7 +38,7 @@ from mux_jax.training.finetune_data import FinetuneData, load_finetune_data
 from mux_jax.training.meter import Meter, peak_memory_bytes
 from mux_jax.training.metric_writer import MetricWriter
 from mux_jax.training.optimizer import learning_rate, make_optimizer
-from mux_jax.training.pretrain_data import PretrainData, load_pretrain_data
+from mux_jax.training.pretrain_data import load_pretrain_data
 from mux_jax.training.step import TrainState, init_state, make_train_step
 from mux_jax.training.stop_signal import StopSignal
 from mux_jax.training.summary import plot_curves, print_summary
