@@ -299,10 +299,11 @@ class _Compression:
         judged = outcome(
             self.found, self.params, made, made.params(self.mesh), texts, self.encoder, self.pad_id, request.seed
         )
+        device = jax.devices()[0]
         shown = [Trial(candidate, rate, 0, math.nan, math.nan, 0.0)] if not trials else trials
         return {
             "model": self.found.address,
-            "machine": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}",
+            "machine": f"{len(jax.devices())} x {device.device_kind}, {os.cpu_count()} cores, jax {jax.__version__}",
             "task": {"kind": texts.task.kind, "metric": texts.task.metric, "labels": list(full.labels)},
             "texts": {"read": texts.read, "labelled": len(texts.labelled)}
             | {name: len(getattr(texts, name)) for name in ("learn", "choose", "calibrate", "judge")},

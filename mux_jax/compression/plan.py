@@ -13,7 +13,7 @@ _POOL = 131_072  # texts to learn from, joined ones included
 _ANSWERS, _TRIALS = 0.12, 0.2  # parts of the time
 _MOST_TRIAL_STEPS, _LEAST_STEPS = 2_000, 20
 _MOST_EPOCHS = 20
-# What a step of training takes beside a forward pass of its texts, in units of that; and the optimiser, for a parameter.
+# What a step of training takes beside a forward pass of its texts, in units of that; the optimiser, for a parameter.
 _BACKWARD, _PARAMETER_SECONDS = 2.5, 6e-9
 
 

@@ -31,7 +31,7 @@ from mux_jax.objectives.stages import Stage
 from mux_jax.parallel import hosts
 from mux_jax.parallel.mesh import check_rows, local_rows, make_mesh, to_device
 from mux_jax.parallel.params import abstract_params, init_params
-from mux_jax.paths import is_storage_error
+from mux_jax.paths import absolute, is_storage_error
 from mux_jax.progress import progress, say
 from mux_jax.training.distillation import Teacher
 from mux_jax.training.finetune_data import FinetuneData, load_finetune_data
@@ -93,7 +93,9 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
             return load_finetune_data(resolved, folder, init, teacher)
         return load_pretrain_data(resolved, folder, init)
 
-    return run(resolved, workdir, init, load, clock)
+    result = run(resolved, workdir, init, load, clock)
+    print_summary(result, absolute(workdir))
+    return result
 
 
 def run(
@@ -196,7 +198,6 @@ class Trainer:
         self.log.flush()
         if hosts.is_first():
             plot_curves(self.log.rows, self.workdir / "curves.png")
-        print_summary(result, self.workdir)
         return result
 
     def run_stage(
