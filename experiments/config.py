@@ -48,7 +48,6 @@ def get_config():
     # The two backbones, with fields of the configurations of launch/pretrain.py and launch/finetune.py.
     config.pretrained = dict(
         init=True,  # start from config.init_from
-        compress=dict(steps=0, sequences=2048, length=32),  # arguments of launch/compress.py
         priming_steps=400,
         pretraining_steps=800,
         pretrain=dict(
@@ -69,7 +68,12 @@ def get_config():
             ner=dict(steps=400, learning_rate=3e-4),
             cola=dict(steps=400, learning_rate=1e-4),
         ),
-        taught=dict(sst2=800, pos=300, ner=150, cola=200),  # steps, times N, of instances that learn from width 1
+        taught=dict(  # arguments of launch/compress.py, at all widths
+            sst2=dict(steps=4000, learning_rate=1e-4),
+            pos=dict(steps=4000, learning_rate=2e-4),
+            ner=dict(steps=2000, learning_rate=3e-4),
+            cola=dict(steps=2000, learning_rate=1e-4),
+        ),
     )
     config.scratch = dict(
         init=False,

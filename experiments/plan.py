@@ -48,7 +48,7 @@ class Model:
       base: the variant whose width 1 it is compared with.
       primed: its priming; None where there is none: width 1 has nothing to separate.
       pretrained: its pre-training; None where there is none.
-      starts: runs that make what `tasks` start from, where each has its own: width 1, and its compression.
+      starts: runs that make what `tasks` score, where each has its own: width 1, and its compression.
       tasks: its fine-tuning, by task.
       ensembles: further evaluations, by task.
     """
@@ -89,8 +89,8 @@ def models(config: ConfigDict, workdir: epath.Path) -> list[Model]:
         described, section = config.variants[variant], config[backbone]
         if described.base not in config.variants:
             raise InputError(f"variants.{variant}.base={described.base!r} is not among: {', '.join(config.variants)}")
-        if described.compressed and not ("compress" in section and "taught" in section):
-            raise InputError(f"models={name!r}: the backbone {backbone} has no `compress` and `taught`")
+        if described.compressed and "taught" not in section:
+            raise InputError(f"models={name!r}: the backbone {backbone} has no `taught`")
         of_base = _names(config.variants[described.base].tasks)
         for task in (*_names(described.tasks), *of_base):
             if task not in TASKS:
@@ -143,25 +143,20 @@ def _model(config: ConfigDict, backbone: str, variant: str, width: int, workdir:
     for task in _names(described.tasks):
         folder = workdir / backbone / f"{variant}_n{width}_{task}"
         on = f"--config=configs/finetune.py:task={task},data={config.data}/{TASKS[task][0]}"
-        taught, steps = (), section.tasks[task].steps
-        if compressed:
-            teacher = teachers[task]
-            folder_of_start = workdir / backbone / f"start_n{width}_{task}"
-            compression = _compress(config, section.compress, teacher, width, folder_of_start)
-            starts += [teacher, compression]
-            start, taught = compression.workdir, (f"--config.teacher={teacher.workdir}",)
-            steps = width * section.taught[task]
         flags = (
             on,
             f"--config.init_from={start}",
-            *taught,
             f"--config.model.width={width}",
             f"--config.seed={config.seed}",
             *_fields(section.finetune),
-            f"--config.finetuning.steps={steps}",
+            f"--config.finetuning.steps={section.tasks[task].steps}",
             f"--config.finetuning.learning_rate={section.tasks[task].learning_rate}",
         )
         tasks[task] = Run("finetune", flags, folder, folder / "result.json")
+        if compressed:
+            starts += [teachers[task], _compress(config, section.taught[task], teachers[task], width, folder)]
+            result = folder / "evaluation_ensemble_1" / "result.json"
+            tasks[task] = Run("evaluate", (on, f"--model={folder}"), result.parent, result)
         if width > 1 and task in ENSEMBLED:
             result = folder / f"evaluation_ensemble_{width}" / "result.json"
             ensembles[task] = Run(
@@ -170,11 +165,10 @@ def _model(config: ConfigDict, backbone: str, variant: str, width: int, workdir:
     return Model(backbone, variant, width, described.base, primed, pretrained, starts, tasks, ensembles)
 
 
-def _compress(config: ConfigDict, arguments: ConfigDict, teacher: Run, width: int, folder: epath.Path) -> Run:
-    """What makes a multiplexed model of a fine-tuned one; its folder appears when it is whole."""
-    given = (f"--model={teacher.workdir}", f"--width={width}", f"--seed={config.seed}")
-    flags = (f"--{name}={value}" for name, value in arguments.items())
-    return Run("compress", (*given, *flags), folder, folder / "config.json")
+def _compress(config: ConfigDict, taught: ConfigDict, teacher: Run, width: int, folder: epath.Path) -> Run:
+    """What makes a multiplexed model of a fine-tuned one, which teaches it."""
+    flags = (f"--model={teacher.workdir}", f"--width={width}", f"--seed={config.seed}", f"--steps={taught.steps}")
+    return Run("compress", (*flags, f"--learning_rate={taught.learning_rate}"), folder, folder / "report.json")
 
 
 def _fields(changes: ConfigDict) -> list[str]:

@@ -36,6 +36,7 @@ def main() -> None:
     add("--share", type=float, default=1.0, metavar="X", help="a text's dimensions in a row over D / N")
     add = parser.add_argument
     add("--minutes", type=float, default=60.0, metavar="M", help="the most that answers, trials and learning take")
+    add("--steps", type=int, metavar="K", help="of learning; default: as many as the time allows")
     add("--learning_rate", type=float, metavar="R", help="default: the best of a few, in short trials")
     add("--seed", type=int, default=0, help="of everything that is drawn")
     given = vars(parser.parse_args())

@@ -278,7 +278,7 @@ class _Compression:
             else:
                 name, rate = plan.candidates[0].name, self.request.learning_rate or RATES[0]
                 each = step_seconds(plan.candidates[0], plan.texts_per_second)
-            steps = plan.steps(seconds, each)
+            steps = self.request.steps or plan.steps(seconds, each)
             write_atomically(file, json.dumps({"name": name, "learning_rate": rate, "steps": steps}, indent=2) + "\n")
         kept = json.loads(file.read_text(encoding="utf-8"))
         return names[kept["name"]], kept["learning_rate"], kept["steps"]

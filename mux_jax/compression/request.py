@@ -36,6 +36,7 @@ class Request:
       by: the means to that: a name in `MEANS`, or `auto`, which tries all.
       layers, hidden, width, share: a shape, see `Shape`; 0: as in the model.
       minutes: how long it may take, without measuring and judging.
+      steps: of learning; 0: as many as the time allows.
       learning_rate: the highest; 0: the best of a few, in short trials.
       seed: of everything that is drawn.
     """
@@ -56,6 +57,7 @@ class Request:
     width: int = 0
     share: float = 1.0
     minutes: float = 60.0
+    steps: int = 0
     learning_rate: float = 0.0
     seed: int = 0
 
@@ -70,7 +72,7 @@ class Request:
             raise InputError(f"--speedup={self.speedup:g} must be above 1")
         if self.by not in ("auto", *MEANS):
             raise InputError(f"--by={self.by} does not exist; there are: auto, {', '.join(MEANS)}")
-        for name in ("layers", "hidden", "width"):
+        for name in ("layers", "hidden", "width", "steps"):
             if getattr(self, name) < 0:
                 raise InputError(f"--{name}={getattr(self, name)} must be at least 1")
         if not 0 < self.minutes < math.inf:

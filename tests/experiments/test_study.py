@@ -48,14 +48,13 @@ def test_instances_side_by_side_learn_from_width_1_and_are_compared_with_it(tmp_
     )
     one, two, shared = plan.models(config, epath.Path(tmp_path / "out"))
     assert f"--config.finetuning.steps={config.pretrained.tasks.pos.steps}" in two.tasks["pos"].flags
-    assert f"--config.finetuning.steps={2 * config.pretrained.taught.pos}" in shared.tasks["pos"].flags
     assert not one.starts and not two.starts and "--config.init_from=bert" in two.tasks["pos"].flags
-    teacher, start = shared.runs[2:4]
-    assert teacher == one.tasks["pos"] and start.program == "compress"
-    assert f"--model={teacher.workdir}" in start.flags
-    assert {f"--config.init_from={start.workdir}", f"--config.teacher={teacher.workdir}"} <= set(
-        shared.tasks["pos"].flags
+    teacher, learner = shared.runs[2:4]
+    assert teacher == one.tasks["pos"] and learner.program == "compress"
+    assert {f"--model={teacher.workdir}", "--width=2", f"--steps={config.pretrained.taught.pos.steps}"} <= set(
+        learner.flags
     )
+    assert shared.tasks["pos"].program == "evaluate" and f"--model={learner.workdir}" in shared.tasks["pos"].flags
     assert throughput.baseline(shared, [one, two, shared]) is one
 
 
@@ -115,7 +114,7 @@ def test_what_was_made_from_something_that_was_made_anew_is_refused(tmp_path):
         (dict(models="scratch:finetuned"), "without pre-training"),
         (dict(models="scratch:bert", variants=dict(bert=dict(tasks="sst2,magic"))), "there are: sst2, pos, ner, cola"),
         (dict(models="scratch:bert", variants=dict(bert=dict(base="magic"))), "base='magic' is not among: bert"),
-        (dict(models="scratch:side_by_side"), "the backbone scratch has no `compress`"),
+        (dict(models="scratch:side_by_side"), "the backbone scratch has no `taught`"),
         (
             dict(models="pretrained:side_by_side", variants=dict(finetuned=dict(tasks="pos"))),
             "'sst2' has no teacher: variants.finetuned",
