@@ -6,7 +6,7 @@ The public API:
   Predictor(path)                            predictions for any number of texts
   train(config, workdir)                     pre-training and fine-tuning
   evaluate(config, model, workdir)           scores of a fine-tuned model on a task
-  compress(model, width, ...)                a multiplexed model out of an ordinary one
+  compress(model, workdir, ...)              a cheaper model out of a fine-tuned one
   analyze(models, source, ...)               what happens inside multiplexed models
   Multiplexer, Demultiplexer                 base classes of your own; `MULTIPLEXERS` and `DEMULTIPLEXERS`
                                              are the tables that name them, `described` makes their options
