@@ -205,7 +205,8 @@ class _Compression:
                 )
                 for name, x in encoded.items()
             }
-        return Lessons(self.tokenizer, pools["learn"], pools["choose"], self.lengths)
+        lengths = pool.few_lengths(encoded["learn"], self.lengths)
+        return Lessons(self.tokenizer, pools["learn"], pools["choose"], lengths)
 
     def start(self, candidate: Candidate, lessons: Lessons) -> epath.Path:
         """The folder of the candidate as least squares make it."""
@@ -232,16 +233,9 @@ class _Compression:
         self, folder: epath.Path, candidate: Candidate, rate: float, steps: int, lessons: Lessons
     ) -> dict[str, Any]:
         """Lets a candidate learn in `folder`; what its `result.json` holds."""
-        config = learning.configuration(
-            str(self.start(candidate, lessons)),
-            self.found.address,
-            self.section,
-            candidate.shape.width,
-            steps,
-            rate,
-            self.request.seed,
-            self.mesh,
-        )
+        width, seed = candidate.shape.width, self.request.seed
+        start = str(self.start(candidate, lessons))
+        config = learning.configuration(start, self.found.address, self.section, lessons, width, steps, rate, seed)
         return learning.learn(config, folder, lessons)
 
     def trials(self, plan: Plan, lessons: Lessons) -> list[Trial]:

@@ -130,17 +130,20 @@ def distance(config: ModelConfig, ours: list[np.ndarray], theirs: list[np.ndarra
 
 
 def configuration(
-    start: str, teacher: str, data: TaskSection, width: int, steps: int, rate: float, seed: int, mesh: Mesh
+    start: str, teacher: str, data: TaskSection, lessons: Lessons, width: int, steps: int, rate: float, seed: int
 ) -> FinetuneConfig:
-    """The run of a model that learns.
+    """The run of a model that learns, on all devices.
 
     Args:
       start: the folder of the reduced model.
       teacher: the address of the full model.
       data: of the run.
+      lessons: what it learns from.
       rate: the learning rate.
-      mesh: the devices, among which rows are split.
     """
+    mesh = make_mesh()
+    if width > 1:  # whose padding is mixed in: it is used as it was trained
+        data = dataclasses.replace(data, bucket_lengths=",".join(map(str, lessons.lengths)))
     return FinetuneConfig(
         seed=seed,
         rows=rows_of_a_step(width, mesh),

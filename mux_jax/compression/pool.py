@@ -16,6 +16,7 @@ from mux_jax.inference.batch_runner import BatchRunner
 from mux_jax.progress import progress
 
 _COVERED = 0.9  # of the texts that are not cut where least squares are fitted
+_PARTED_AT = (0.2, 0.4, 0.6, 0.8, 0.95)
 _SHARD = 8_192  # texts whose answers are kept in one file
 # What the objective takes for a text without a label, by kind.
 _NO_LABEL = {"sequence": -1, "multi_label": -1, "regression": np.nan, "token": -1}
@@ -63,6 +64,13 @@ def sample(encoded: Encoded, lengths: tuple[int, ...], width: int, tokens: int, 
     drawn = drawn[: max(width, min(enough, len(drawn)) // width * width)]
     ids = [encoded.ids[i][:length] for i in sorted(drawn, key=lambda i: sizes[i])]
     return pad(ids, np.arange(len(ids)), length, 1, pad_id)[:, 0]
+
+
+def few_lengths(encoded: Encoded, lengths: tuple[int, ...]) -> tuple[int, ...]:
+    """Of `lengths` those that texts are parted at in about equal numbers, and the last; each is compiled in training."""
+    sizes = [len(x) for x in encoded.ids]
+    wanted = np.searchsorted(lengths, np.quantile(sizes, _PARTED_AT))
+    return tuple(sorted({*(lengths[i] for i in wanted), lengths[-1]}))
 
 
 def answer(runner: BatchRunner, params: Any, encoded: Encoded, folder: epath.Path, name: str) -> list[np.ndarray]:
