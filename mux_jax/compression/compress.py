@@ -30,7 +30,7 @@ from mux_jax.compression.plan import RATES, TEXTS_A_STEP, Candidate, Plan, step_
 from mux_jax.compression.pool import Pool
 from mux_jax.compression.reduction import reduce_model
 from mux_jax.compression.report import summary, write_report
-from mux_jax.compression.request import Request
+from mux_jax.compression.request import LOCK, Request
 from mux_jax.compression.shape import MEANS, Shape, family, reduced
 from mux_jax.compression.speed import Speeds, reaches
 from mux_jax.compression.texts import Texts
@@ -72,10 +72,12 @@ def compress(model: str, workdir: str, **options: Any) -> dict[str, Any]:
     found = open_model(model)
     request.check(found)
     tokenizer = found.tokenizer(request.tokenizer)
-    section, texts = request.section(found), request.read(found)
+    section = request.section(found)
+    texts = request.read(found, section)
     folder = absolute(workdir)
-    request.keep(folder)
-    with hosts.hold(folder / ".compress.lock", f"workdir {folder}"):
+    folder.mkdir(parents=True, exist_ok=True)
+    with hosts.hold(folder / LOCK, f"workdir {folder}"):
+        request.keep(folder)
         return _Compression(request, found, tokenizer, section, texts, folder).run(began)
 
 
@@ -152,9 +154,10 @@ class _Compression:
             for name, config in models.items()
         )
         rates = 1 if self.request.learning_rate else len(RATES)
-        plan = Plan.make(
-            candidates, speeds["full"].texts_per_second, self.request.minutes, rates, bool(self.texts.answers)
-        )
+        answered, learn = bool(self.texts.answers), self.texts.learn
+        joined = not answered and not isinstance(learn[0], tuple)  # texts are, pairs are not
+        most = {} if joined else {"most": len(learn)}
+        plan = Plan.make(candidates, speeds["full"].texts_per_second, self.request.minutes, rates, answered, **most)
         write_atomically(file, json.dumps(plan.to_json(), indent=2) + "\n")
         plan.show(rates)
         return plan

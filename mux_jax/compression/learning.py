@@ -119,7 +119,7 @@ def rows_of_a_step(width: int, mesh: Mesh) -> int:
 
 
 def distance(config: ModelConfig, ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
-    """The mean KL divergence in nats of our probabilities from theirs, over texts or tokens; of numbers squared error."""
+    """The mean KL divergence of our probabilities from theirs, in nats, by text or token; of numbers squared error."""
     x, y = (np.concatenate(z) if config.head == "token" else np.stack(z) for z in (ours, theirs))
     if len(config.labels) == 1:
         return float(((x - y) ** 2).mean())

@@ -54,22 +54,31 @@ class Plan:
 
     @classmethod
     def make(
-        cls, candidates: tuple[Candidate, ...], texts_per_second: float, minutes: float, rates: int, answered: bool
+        cls,
+        candidates: tuple[Candidate, ...],
+        texts_per_second: float,
+        minutes: float,
+        rates: int,
+        answered: bool,
+        most: int = _POOL,
     ) -> Self:
         """Shares out `minutes`.
 
         Args:
           rates: how many learning rates are to be tried.
           answered: whether the answers are there.
+          most: how many texts to learn from there can be.
         """
         seconds = 60 * minutes
-        pool = _POOL if answered else min(_POOL, int(_ANSWERS * seconds * texts_per_second))
+        pool = min(_POOL, most)
+        if not answered:
+            pool = min(pool, max(TEXTS_A_STEP, int(_ANSWERS * seconds * texts_per_second)))
         steps = 0
         if len(candidates) + rates > 2:
             each = [step_seconds(c, texts_per_second) for c in candidates]
             total = sum(each) + (rates - 1) * sum(each) / len(each)
             steps = max(_LEAST_STEPS, min(_MOST_TRIAL_STEPS, int(_TRIALS * seconds / total)))
-        return cls(candidates, texts_per_second, max(pool, TEXTS_A_STEP), steps, seconds)
+        return cls(candidates, texts_per_second, pool, steps, seconds)
 
     def steps(self, seconds: float, each: float) -> int:
         """How many steps of learning fit in some seconds; no more than bring anything."""

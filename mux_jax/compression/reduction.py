@@ -19,7 +19,8 @@ to compute in each frame what the full model computes; one fit serves all frames
   with their biases.
 - Where N does not divide the dimensions, heads or neurons, what is left over keeps fresh random weights and reads all
   texts; only LayerNorms carry anything back.
-- Where no dimension is to be saved, u is the identity, and all heads and neurons stay.
+- Where no dimension is to be saved, u is the identity, and all heads and neurons stay. Where no layer is either, the
+  model stays as it is: a fit would only come close to it, as its targets are states after LayerNorm.
 
 The method is ours; fitting layer by layer is known from pruning.
 """
@@ -69,6 +70,8 @@ def reduce_model(
       InputError: a shape that the model cannot have.
     """
     config = reduced(full, shape)
+    if shape == Shape(layers=full.num_hidden_layers, hidden=full.hidden_size):
+        return config, jax.tree.map(lambda x: np.asarray(x, np.float32), params)  # nothing to save
     if full.family.not_multiplexed:
         return config, _with_layers(full, params, shape.layers)
     if shape.width > 1 and shape.hidden < full.hidden_size:  # narrow first, then shared
@@ -196,15 +199,17 @@ class _Reduction:
                 found["multiplexer"] = {"keys": keys_NEE}
             return found
         mean_D = np.asarray(self._tokens(embedded_SLD).mean(0))
+        kernel_Ed = self.directions_Dd
         if "embeddings_project" in self.params:  # what they are projected to is the state
             project = self.params["embeddings_project"]
-            kernel = project["kernel"] @ self.directions_Dd
-            bias = (project["bias"] - mean_D) @ self.directions_Dd
-            return {"embeddings": embeddings, "embeddings_project": {"kernel": kernel, "bias": bias}}
-        scaled_Dd = np.asarray(embeddings["norm"]["scale"])[:, None] * self.directions_Dd
-        scaled_Dd -= scaled_Dd.mean(0)  # LayerNorm takes the mean over D away
-        d = len(scaled_Dd[0])
-        tables = {name: table @ scaled_Dd for name, table in embeddings.items() if name != "norm"}
+            kernel_Ed = project["kernel"] @ self.directions_Dd
+            if self.config.embedding_size != self.config.hidden_size:
+                bias = (project["bias"] - mean_D) @ self.directions_Dd
+                return {"embeddings": embeddings, "embeddings_project": {"kernel": kernel_Ed, "bias": bias}}
+        scaled_Ed = np.asarray(embeddings["norm"]["scale"])[:, None] * kernel_Ed
+        scaled_Ed -= scaled_Ed.mean(0)  # LayerNorm takes the mean over E away
+        d = len(scaled_Ed[0])
+        tables = {name: table @ scaled_Ed for name, table in embeddings.items() if name != "norm"}
         plain = {"norm": {"scale": np.ones(d, np.float32), "bias": np.zeros(d, np.float32)}}
         found_SLd = _embed(self.config, self.fresh | {"embeddings": tables | plain}, self.tokens_SL[:, None])
         scale_d, bias_d = line(self._tokens(found_SLd), self._target(embedded_SLD))
@@ -304,6 +309,9 @@ class _Reduction:
         if self.config.head == "token":
             logits_TC = linear(classifier["output"], self._tokens(state_SLD))
             return {"classifier": {"output": Regression(self._tokens(mixed_BLD), logits_TC).solve()}}
+        if not (self.full.has_pooler or "dense" in classifier):
+            logits_SC = linear(classifier["output"], state_SLD[:, 0])
+            return {"classifier": {"output": Regression(mixed_BLD[:, 0], logits_SC).solve()}}
         # A hidden layer on the first state, as a pooler or in the classifier.
         hidden = self.params["pooler"] if self.full.has_pooler else classifier["dense"]
         activation = jnp.tanh if self.full.has_pooler else ACTIVATIONS[self.full.family.hidden_activation]

@@ -17,6 +17,8 @@ from mux_jax.files import write_atomically
 from mux_jax.models.config import ModelConfig
 from mux_jax.progress import say
 
+LOCK = ".compress.lock"  # in the folder that is made
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
@@ -24,7 +26,7 @@ class Request:
 
     Attributes:
       model: an ordinary model, of width 1, that is fine-tuned: a run, a Hugging Face folder, an id of the hub.
-      texts: files or globs, in any format that `predict` reads. Without, the texts are those of `task`.
+      texts: files or globs, or one, in any format that `predict` reads. Without, the texts are those of `task`.
       answers: a file of texts with another model's probabilities, to learn from in place of `model`'s answers.
       labelled: a file with labels, to score on.
       task: of a run, its own; else a name in `TASKS`.
@@ -62,6 +64,8 @@ class Request:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if isinstance(self.texts, str):
+            object.__setattr__(self, "texts", (self.texts,))
         shaped = self.layers or self.hidden or self.width
         if bool(shaped) == bool(self.speedup):
             raise InputError(
@@ -75,12 +79,14 @@ class Request:
         for name in ("layers", "hidden", "width", "steps"):
             if getattr(self, name) < 0:
                 raise InputError(f"--{name}={getattr(self, name)} must be at least 1")
+        if self.speedup and self.share != 1:
+            raise InputError(f"--share={self.share:g} goes with --width; --speedup finds a shape by itself")
         if not 0 < self.minutes < math.inf:
             raise InputError(f"--minutes={self.minutes:g} must be above 0")
         if not 0 <= self.learning_rate < math.inf:
             raise InputError(f"--learning_rate={self.learning_rate:g} must be above 0")
-        if self.seed < 0:
-            raise InputError(f"--seed={self.seed} must be at least 0")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"--seed={self.seed} must be from 0 to {2**32 - 1}")
         if sum(map(bool, (self.texts, self.answers, self.task or self.data))) > 1:
             raise InputError("give one of --texts, --answers and --task with --data: where the texts are")
         if self.labelled and not self.texts:
@@ -119,7 +125,9 @@ class Request:
           InputError: no texts, and a model that does not know its task's.
         """
         lengths, config = found.bucket_lengths(), found.config
-        rows: dict[str, Any] = dict(sequence_length=lengths[-1], bucket_lengths=",".join(map(str, lengths)))
+        rows: dict[str, Any] = dict(
+            sequence_length=lengths[-1], bucket_lengths=",".join(map(str, lengths)), workers=0
+        )  # the texts are in memory
         if files := (self.answers or ",".join(self.texts)):
             columns = self.text_columns or ",".join(found.text_columns())
             return TaskSection(task="custom", kind=config.task_kind, folder=files, text_columns=columns, **rows)
@@ -134,10 +142,10 @@ class Request:
         say(f"the texts of {known['task']}, which {found.folder} was fine-tuned on")
         return TaskSection(**known | rows | ({"folder": self.data} if self.data else {}))
 
-    def read(self, found: ModelSource) -> Texts:
-        """Reads the texts; see `texts`."""
+    def read(self, found: ModelSource, section: TaskSection) -> Texts:
+        """Reads the texts, which are where `section` says; see `texts`."""
         if not (self.texts or self.answers):
-            return task_texts(self.section(found), found.config)
+            return task_texts(section, found.config)
         delimiter = parse_delimiter(self.delimiter, "--delimiter")
         wanted = tuple(name for name in self.text_columns.split(",") if name)
         if self.answers:
@@ -145,16 +153,17 @@ class Request:
         return read_texts(self.texts, found.config, found.text_columns(), wanted, delimiter, self.labelled)
 
     def keep(self, folder: epath.Path) -> None:
-        """Writes `request.json`; the same request goes on with what is in the folder.
+        """Writes `request.json` to a folder that this process holds; the same request goes on with what is there.
+
+        Until there is a plan, another request may take its place: nothing but speed was measured.
 
         Raises:
           InputError: the folder holds something else.
         """
         file, now = folder / "request.json", json.loads(json.dumps(dataclasses.asdict(self)))
-        if not file.exists():
-            if folder.exists() and any(folder.iterdir()):
-                raise InputError(f"--workdir={folder} is not empty, and was not written by compress.py; name another")
-            folder.mkdir(parents=True, exist_ok=True)
+        if not file.exists() and any(not path.name.startswith(LOCK) for path in folder.iterdir()):
+            raise InputError(f"--workdir={folder} is not empty, and was not written by compress.py; name another")
+        if not file.exists() or not (folder / "plan.json").exists():
             write_atomically(file, json.dumps(now, indent=2) + "\n")
             return
         before: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))

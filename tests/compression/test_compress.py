@@ -1,202 +1,440 @@
-"""`launch/compress.py`: mixtures are read before any training."""
+"""`compress`: a cheaper model and its report out of a fine-tuned one; stopped, it goes on; bad input is one line."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
-from etils import epath
 
 import mux_jax
-from mux_jax import configuration
+from mux_jax.checkpoints.convert import convert
 from mux_jax.checkpoints.source import open_model
-from mux_jax.data.sources import TextFiles
+from mux_jax.compression import compress as module
+from mux_jax.compression import texts
+from mux_jax.compression.request import Request
+from mux_jax.compression.speed import Speeds, Throughput
 from mux_jax.errors import InputError
 from mux_jax.training import loop
-from tests.checkpoints.folders import change_tensors
-from tests.conftest import apply, draw_tokens, init
-from tests.tasks import finetuning, sentences, write_model, write_sentences, write_words
+from mux_jax.training.stop_signal import StopSignal
+from tests.checkpoints.folders import assert_identical
+from tests.conftest import use_one_device
+from tests.tasks import LABELS, finetuning, sentences, write_model, write_sentences, write_words
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text("\n\n".join(sentences(3000)))
-    return path
-
-
-@pytest.fixture(scope="module")
-def ordinary(tmp_path_factory):
-    return write_model(tmp_path_factory.mktemp("ordinary") / "model", width=1)
+SHORT = dict(minutes=0.05, learning_rate=1e-3)
+NARROW = SHORT | dict(hidden=16)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
+def quick(tmp_path_factory):
+    """One device, few texts, and no measuring of speed: a model is as fast as it has few parameters."""
+
+    def measure(self, models, dtypes, repeats=5):
+        counts = {name: module.learning.count_parameters(config) for name, config in models.items()}
+        first = next(iter(counts.values()))
+        return {
+            dtype: {name: Throughput(2000 * first / count, 8, first / count) for name, count in counts.items()}
+            for dtype in dtypes
+        }
+
     with pytest.MonkeyPatch.context() as patch:
+        use_one_device(patch)
         patch.setenv("MUX_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(Speeds, "measure", measure)
+        patch.setattr(texts, "_LEAST", 300)
+        patch.setattr(texts, "_LEAST_TRAIN", 300)
         yield
 
 
-@pytest.fixture(scope="module", params=[2, 3])  # 3 divides neither the dimensions nor the heads nor the neurons
-def made(request, ordinary, text, tmp_path_factory):
-    """The folder of a multiplexed model."""
-    folder = tmp_path_factory.mktemp("made") / "out"
-    make(ordinary, text, folder, request.param)
-    return folder
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("compress")
 
 
-def make(ordinary, text, workdir, width=2, **changes):
-    given = dict(sequences=200, length=12, steps=0, dtype="auto", seed=0, overwrite=False) | changes
-    source = TextFiles(str(text), "text") if text else None
-    return mux_jax.compress(str(ordinary), width, source, workdir=str(workdir), **given)
+def fine_tune(folder, write, kind):
+    """An ordinary model that does the task."""
+    data = write(folder / "data", train=600, dev=80)
+    model = write_model(folder / "start", width=1)
+    fields = {"data.bucket_lengths": "24", "rows": 16, "finetuning.steps": 80, "finetuning.learning_rate": 3e-3}
+    config = finetuning(data, model, kind, **fields)
+    config.eval.every = config.checkpoint.every = config.log_every = 80
+    loop.train(config, str(folder / "run"))
+    return folder / "run"
 
 
-def read_from(states_TD, wanted_TD):
-    """The variance of `wanted` that a linear map of `states` gives, on the half it was not fitted on."""
-    x = np.concatenate([states_TD, np.ones((len(states_TD), 1))], axis=1)
-    (x, left_x), (y, left_y) = (np.array_split(z, 2) for z in (x, wanted_TD))
-    error = left_y - left_x @ np.linalg.lstsq(x, y, rcond=1e-6)[0]
-    return 1 - (error**2).sum() / ((left_y - left_y.mean(0)) ** 2).sum()
+@pytest.fixture(scope="module")
+def teacher(root):
+    return fine_tune(root / "teacher", write_sentences, "sequence")
 
 
-def test_the_ordinary_states_are_read_from_mixtures(ordinary, made):
-    plain, plain_params = mux_jax.load_pretrained(str(ordinary))
-    model, params = mux_jax.load_pretrained(str(made))
-    tokens_BNL = draw_tokens(model.config, rows=60)
-    wanted_TD = apply(plain, plain_params, tokens_BNL.reshape(-1, 1, tokens_BNL.shape[-1]), method="encode")
-    wanted_TD = np.asarray(wanted_TD).reshape(-1, wanted_TD.shape[-1])
-
-    def found(params):
-        def separate(bound):
-            return bound.demultiplex(bound.encode(tokens_BNL))
-
-        states = model.apply({"params": params}, method=separate)
-        return np.asarray(states).reshape(wanted_TD.shape)
-
-    fresh = init(model.config)[1] | {"embeddings": plain_params["embeddings"], "encoder": plain_params["encoder"]}
-    read = read_from(found(params), wanted_TD)
-    assert 1 - read < 0.8 * (1 - read_from(found(fresh), wanted_TD))
-    # The states are the ordinary ones, not only a linear map away.
-    assert 1 - ((found(params) - wanted_TD) ** 2).mean() / wanted_TD.var(0).mean() > read - 0.1
-    assert 0.3 < json.loads((made / "result.json").read_text())["explained"] < 1
+@pytest.fixture(scope="module")
+def made(root, teacher):
+    mux_jax.compress(str(teacher), str(root / "made"), **NARROW)
+    return root / "made"
 
 
-def test_instances_hardly_disturb_each_other(made):
-    model, params = mux_jax.load_pretrained(str(made))
-    tokens_BNL = draw_tokens(model.config, rows=8)
-    others_BNL = tokens_BNL.at[:, 1].set(draw_tokens(model.config, rows=8, seed=2)[:, 1])
-
-    def separate(bound, tokens_BNL):
-        return bound.demultiplex(bound.encode(tokens_BNL))
-
-    a, b = (np.asarray(model.apply({"params": params}, x, method=separate)) for x in (tokens_BNL, others_BNL))
-    changed = [np.square(a[:, i] - b[:, i]).mean() / a[:, i].var(axis=(0, 1)).mean() for i in range(2)]
-    assert changed[0] < 0.1 and changed[1] > 0.5
+def report_of(folder):
+    return json.loads((folder / "report.json").read_text())
 
 
-def test_what_is_left_over_can_be_trained(made):
-    model, params = mux_jax.load_pretrained(str(made))
-    attention = jax.tree.map(np.asarray, params["encoder"]["layers"]["attention"])
-    width, head = model.config.width, model.config.head_size
-    used = width * (model.config.num_attention_heads // width) * head
-    assert (np.abs(attention["query"]["kernel"][..., used:]).max((0, 1)) > 0).all()
-    assert not attention["output"]["kernel"][:, used:, : 32 // width * width].any()
+def params_of(folder):
+    return mux_jax.load_pretrained(str(folder))[1]
 
 
-@pytest.mark.parametrize(
-    "family",
-    [pytest.param("distilbert", marks=pytest.mark.extra), pytest.param("roberta", marks=pytest.mark.extra), "mpnet"],
-)
-def test_models_of_other_families_are_read_from_mixtures(family, text, tmp_path):
-    folder = write_model(tmp_path / "model", architecture=family, width=1)
-    if family == "mpnet":  # whose bias shall matter
-
-        def enlarge(found):
-            found["mpnet.encoder.relative_attention_bias.weight"] *= 50
-
-        change_tensors(epath.Path(folder), enlarge)
-    assert make(folder, text, tmp_path / "out") > 0.7
-    assert mux_jax.load_pretrained(str(tmp_path / "out"))[0].config.architecture == family
-
-
-def test_a_classifier_keeps_the_pooler_that_it_reads(text, tmp_path):
-    folder = write_model(tmp_path / "model", width=1, head="sequence", labels=("a", "b"), pooler=True)
-    make(folder, text, tmp_path / "out")
-    (_, given), (model, params) = (mux_jax.load_pretrained(str(path)) for path in (folder, tmp_path / "out"))
-    assert model.config.has_pooler
-    for part in ("pooler", "classifier"):
-        jax.tree.map(np.testing.assert_array_equal, params[part], given[part])
+def test_the_folder_holds_a_model_its_report_and_where_it_comes_from(made, teacher):
+    found, full = open_model(str(made)), open_model(str(teacher))
+    assert (found.config.hidden_size, found.config.num_attention_heads, found.config.width) == (16, 4, 1)
+    assert (found.config.labels, found.bucket_lengths()) == (full.config.labels, full.bucket_lengths())
+    described = json.loads((made / "config.json").read_text())
+    assert described["teacher"] == str(teacher) and described["data"]["folder"].endswith("teacher/data")
+    report = report_of(made)
+    assert report["model"] == str(teacher) and report["chosen"] == report["made"]["name"] == "hidden 16"
+    assert report["texts"]["judge"] == report["texts"]["labelled"] - _duplicates(teacher)
+    assert report["made"]["parameters"] == sum(x.size for x in jax.tree.leaves(params_of(made)))
+    assert report["factors"]["best"] > 1 and report["row_mates"] is None and report["speedup"] is None
+    assert report["made"]["steps"] == json.loads((made / "chosen.json").read_text())["steps"] >= 20
+    assert (made / "report.md").read_text().startswith(f"# hidden 16: a cheaper `{teacher}`")
+    assert (made / "frontier.png").read_bytes().startswith(b"\x89PNG")
+    assert not (made / ".compress.lock").exists()
 
 
-def test_a_run_takes_the_model_as_it_is(made, tmp_path):
-    found = open_model(str(made))
-    config = finetuning(write_sentences(tmp_path / "data"), made)
-    config = configuration.resolve(config, found.config)
-    assert (config.model.multiplexer, config.model.width) == ("low_rank_orthogonal", found.config.width)
-    assert found.find_tokenizer() is not None
+def _duplicates(teacher):
+    """Dev sentences that another one is like."""
+    lines = (teacher.parent / "data" / "dev.tsv").read_text().splitlines()[1:]
+    return len(lines) - len({line.split("\t")[0] for line in lines})
 
 
-@pytest.mark.parametrize("kind, write", [("sequence", write_sentences), ("token", write_words)])
+def test_it_learned_to_answer_as_the_full_model(made, teacher):
+    report = report_of(made)
+    assert report["full"]["score"]["accuracy"] > 0.85
+    assert report["made"]["agreement"]["value"] > 0.85
+    given = sentences(200, seed=5)
+    ours, theirs = (mux_jax.Predictor(str(path)).predict(given) for path in (made, teacher))
+    assert set(ours[0]["probabilities"]) == set(LABELS)
+    assert np.mean([x["label"] == y["label"] for x, y in zip(ours, theirs)]) > 0.85
+
+
+def test_other_programs_take_the_folder(made, teacher, root):
+    config = finetuning(teacher.parent / "data", "", "sequence")
+    score = mux_jax.evaluate(config, str(made), str(root / "score"))["score"]["mean"]
+    assert score == pytest.approx(report_of(made)["made"]["score"]["accuracy"])
+    convert(str(made), str(root / "converted"))
+    given = sentences(20, seed=6)
+    ours, theirs = (mux_jax.Predictor(str(path)).predict(given) for path in (made, root / "converted"))
+    for x, y in zip(ours, theirs):
+        assert x["probabilities"] == pytest.approx(y["probabilities"], abs=1e-5)
+
+
+def test_the_same_call_again_finds_all_done(made, teacher, monkeypatch, capsys):
+    def runs(*args, **kwargs):
+        raise AssertionError("was computed")
+
+    before, params = report_of(made), params_of(made)
+    monkeypatch.setattr(module, "reduce_model", runs)
+    monkeypatch.setattr(module.pool, "BatchRunner", runs)
+    monkeypatch.setattr(loop.Trainer, "run_stage", runs)
+    found = mux_jax.compress(str(teacher), str(made), **NARROW)
+    assert found["made"]["steps"] == before["made"]["steps"]
+    assert {k: v for k, v in report_of(made).items() if k != "seconds"} == {
+        k: v for k, v in before.items() if k != "seconds"
+    }
+    assert_identical(params_of(made), params)
+    assert capsys.readouterr().out.count("which " + str(teacher) + " was fine-tuned on") == 1
+
+
 @pytest.mark.extra
-def test_a_fine_tuned_model_is_fitted_on_the_texts_of_its_task(ordinary, tmp_path, one_device, capsys, kind, write):
-    config = finetuning(write(tmp_path / "data", train=3000, dev=100), ordinary, kind)
-    config.finetuning.steps = 60
-    loop.train(config, str(tmp_path / "run"))
-    capsys.readouterr()
-    found = make(tmp_path / "run", None, tmp_path / "own")
-    assert f"text: the training examples of custom, from {tmp_path}/data" in capsys.readouterr().out
-    texts = tmp_path / "texts.txt"
-    texts.write_text("\n\n".join(sentences(3000)))  # what both tasks are written from
-    assert found == make(tmp_path / "run", texts, tmp_path / "given")
-    run, own, given = (mux_jax.load_pretrained(str(tmp_path / name))[1] for name in ("run", "own", "given"))
-    jax.tree.map(np.testing.assert_array_equal, own, given)
-    # It does the task at once, with the same classifier.
-    jax.tree.map(np.testing.assert_array_equal, own["classifier"], run["classifier"])
-    score = {}
-    for name in ("run", "own"):
-        again = finetuning(tmp_path / "data", "", kind)
-        score[name] = mux_jax.evaluate(again, str(tmp_path / name), str(tmp_path / f"score_{name}"))["score"]["mean"]
-    assert score["own"] > score["run"] - 0.1 and (kind == "sequence" or score["run"] > 0.9)
+def test_stopped_in_the_middle_it_goes_on_to_the_same_model(made, teacher, tmp_path, monkeypatch):
+    again = tmp_path / "again"
+    again.mkdir()
+    for name in ("request.json", "plan.json", "chosen.json"):
+        shutil.copy(made / name, again / name)  # how many steps it takes is a matter of the clock
+    shutil.copytree(made / "starts", again / "starts")
+    assert not StopSignal().requested(10)
+    with monkeypatch.context() as patch:
+        patch.setattr(StopSignal, "requested", lambda self, step: step >= 10)
+        with pytest.raises(SystemExit):
+            mux_jax.compress(str(teacher), str(again), **NARROW)
+    assert open_model(str(again)).step == 10 and not (again / "report.json").exists()
+    mux_jax.compress(str(teacher), str(again), **NARROW)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), params_of(again), params_of(made))
+    for name in ("agreement", "score", "lost"):
+        assert report_of(again)["made"][name] == report_of(made)["made"][name]
+
+
+def test_other_flags_are_refused_with_what_changed(made, teacher):
+    with pytest.raises(InputError, match=r"other flags \(hidden: 16 there, 12 now; seed: 0 there, 1 now\); name anoth"):
+        mux_jax.compress(str(teacher), str(made), **NARROW | dict(hidden=12, seed=1))
+
+
+def test_a_folder_of_something_else_is_left_as_it_is(teacher, tmp_path):
+    (tmp_path / "thesis.txt").write_text("all of it")
+    with pytest.raises(InputError, match="is not empty, and was not written by compress.py; name another"):
+        mux_jax.compress(str(teacher), str(tmp_path), **NARROW)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def slow(monkeypatch, factor):
+    """No size is more than so many times as fast."""
+    monkeypatch.setattr(Speeds, "find_size", lambda self, full, configs, wanted, dtype: (configs[-1], factor))
+
+
+def test_a_speed_that_is_out_of_reach_is_refused_with_what_was_reached(teacher, tmp_path, monkeypatch, capsys):
+    slow(monkeypatch, 2.5)
+    with pytest.raises(InputError, match="--speedup=9 is out of reach: 2.5 is the most that was measured"):
+        mux_jax.compress(str(teacher), str(tmp_path / "out"), speedup=9.0, **SHORT)
+    said = capsys.readouterr().out
+    assert "1 layer: 2.5 times as fast; left out" in said and "hidden 4: 2.5 times as fast; left out" in said
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["request.json"]
+
+    class Reached(Exception):
+        pass
+
+    def answers(*args):
+        raise Reached
+
+    monkeypatch.setattr(module._Compression, "lessons", answers)
+    with pytest.raises(Reached):  # the folder may be used for a speed that can be had
+        mux_jax.compress(str(teacher), str(tmp_path / "out"), speedup=2.0, **SHORT)
+    with pytest.raises(InputError, match="speedup: 2.0 there, 9.0 now"):
+        mux_jax.compress(str(teacher), str(tmp_path / "out"), speedup=9.0, **SHORT)
+
+
+@pytest.mark.parametrize("by, names", [("layers", ["1 layer"]), ("auto", ["1 layer", "hidden 4", "1 layer, hidden 4"])])
+def test_the_nearest_candidate_learns_at_the_best_rate(by, names, teacher, tmp_path, monkeypatch):
+    """What it takes for its trial and its rate is kept; the trials' figures are made up."""
+
+    def find_size(self, full, configs, wanted, dtype):
+        return configs[-1], 1.0 if configs[-1].width > 1 else 5.0
+
+    losses = {("1 layer", 1e-3): 0.3, ("hidden 4", 1e-3): 0.2, ("1 layer, hidden 4", 1e-3): 0.4}
+    losses |= {("1 layer", 3e-4): 0.1, ("hidden 4", 3e-4): 0.25}
+    tried = []
+
+    class Chosen(Exception):
+        pass
+
+    def learn(self, folder, candidate, rate, steps, lessons):
+        if folder == self.folder:
+            raise Chosen(candidate.name, rate, steps)
+        tried.append((candidate.name, rate))
+        figures = {"agreement": 0.9, "teacher_loss": losses[tried[-1]]}
+        return {"stages": {"finetuning": figures}, "instance_tokens_per_second": 64 * 24 / 0.01}
+
+    monkeypatch.setattr(Speeds, "find_size", find_size)
+    monkeypatch.setattr(module._Compression, "learn", learn)
+    monkeypatch.setattr(module._Compression, "start", lambda self, c, _: self.folder / "starts" / c.name)
+    monkeypatch.setattr(module._Compression, "lessons", lambda *_: SimpleNamespace(tokens_per_step=lambda *_: 64 * 24))
+    given = dict(speedup=4.0, by=by, minutes=0.2)
+    expected = ("1 layer", 3e-4) if by == "layers" else ("hidden 4", 1e-3)
+    for _ in range(2):
+        with pytest.raises(Chosen) as chosen:
+            mux_jax.compress(str(teacher), str(tmp_path / "out"), **given)
+        assert chosen.value.args[:2] == expected
+        assert 20 <= chosen.value.args[2] <= 0.2 * 60 / 0.01
+        losses[expected] = 9.0  # once chosen it stays
+    first, last = tried[: len(names)], tried[len(names)]
+    assert [name for name, _ in first] == names and {rate for _, rate in first} == {1e-3}
+    assert last == (expected[0], 3e-4)
+
+
+def write_lines(path, lines):
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
 
 
 @pytest.mark.parametrize(
-    "model, changes, message",
+    "given, message",
     [
-        (dict(width=2), {}, "--model has width 2; it must be an ordinary model"),
-        (dict(width=1), dict(width=9), "--width=9 must be from 2 to 8, the heads"),
-        (dict(width=1), dict(width=1), "--width=1 must be from 2"),
-        (dict(width=1), dict(length=41), "--length=41 must be from 2 to 40"),
-        (dict(width=1), dict(seed=-1), "--seed=-1 must be at least 0"),
-        (dict(width=1), dict(steps=-1), "--steps=-1 must be at least 0"),
-        (dict(width=1), dict(sequences=0), "--sequences=0 must be at least 1"),
-        (
-            dict(width=1, architecture="electra", embedding_size=16, head="rtd"),
-            {},
-            "embeddings of 16 and states of 32 dimensions",
-        ),
+        ({}, "give --speedup=S, how many times as fast it shall be, or its shape by --layers, --hidden and --width$"),
+        (dict(speedup=2.0, hidden=16), "give --speedup=S, .*, or its shape .*, not both$"),
+        (dict(speedup=1.0), "--speedup=1 must be above 1"),
+        (dict(speedup=-2.0), "--speedup=-2 must be above 1"),
+        (dict(speedup=float("inf")), "--speedup=inf must be above 1"),
+        (dict(speedup=float("nan")), "--speedup=nan must be above 1"),
+        (dict(speedup=2.0, by="magic"), "--by=magic does not exist; there are: auto, layers, hidden, both, width"),
+        (dict(layers=-1), "--layers=-1 must be at least 1"),
+        (dict(hidden=-8), "--hidden=-8 must be at least 1"),
+        (dict(width=-2), "--width=-2 must be at least 1"),
+        (dict(hidden=16, minutes=0.0), "--minutes=0 must be above 0"),
+        (dict(hidden=16, minutes=-1.0), "--minutes=-1 must be above 0"),
+        (dict(hidden=16, minutes=float("nan")), "--minutes=nan must be above 0"),
+        (dict(hidden=16, learning_rate=-1e-3), "--learning_rate=-0.001 must be above 0"),
+        (dict(hidden=16, seed=-1), "--seed=-1 must be from 0 to 4294967295"),
+        (dict(hidden=16, seed=2**32), "--seed=4294967296 must be from 0"),
+        (dict(hidden=16, texts=("a",), answers="b"), "give one of --texts, --answers and --task with --data"),
+        (dict(hidden=16, texts=("a",), task="sst2"), "give one of --texts, --answers and --task"),
+        (dict(hidden=16, answers="a", data="b"), "give one of --texts, --answers and --task"),
+        (dict(hidden=16, labelled="a"), "--labelled goes with --texts: a task has labels, and --answers stand for"),
+        (dict(hidden=16, answers="b", labelled="a"), "--labelled goes with --texts"),
+        (dict(speedup=2.0, share=1.5), "--share=1.5 goes with --width"),
     ],
 )
-def test_what_cannot_be_shared_out_is_refused(text, tmp_path, model, changes, message):
-    with pytest.raises(InputError, match=message):
-        make(write_model(tmp_path / "model", **model), text, tmp_path / "out", **changes)
-    assert not (tmp_path / "out").exists()
+def test_flags_that_do_not_go_together_are_refused(given, message):
+    with pytest.raises(InputError, match=message) as e:
+        Request(model="model", **given)
+    assert "\n" not in str(e.value)
+
+
+@pytest.fixture(scope="module")
+def models(root):
+    """Models of random weights by name."""
+    heads = {
+        "plain": dict(width=1, head="sequence", labels=LABELS),
+        "tagger": dict(width=1, head="token", labels=("long", "short")),
+        "two": dict(head="sequence", labels=LABELS),
+        "headless": dict(width=1),
+        "projected": dict(width=1, architecture="electra", embedding_size=16, head="sequence", labels=LABELS),
+        "modern": dict(width=1, architecture="modernbert", head="sequence", labels=LABELS),
+    }
+    made = {}
+
+    def get(name):
+        if name not in made:
+            made[name] = str(write_model(root / "models" / name, **heads[name]))
+        return made[name]
+
+    return get
+
+
+@pytest.mark.parametrize(
+    "model, given, message",
+    [
+        ("two", dict(width=2), "two has width 2; it must be an ordinary model, of width 1"),
+        pytest.param("headless", dict(hidden=16), "headless has no head for labels of texts or words; name a model"),
+        ("plain", dict(hidden=17), "--hidden=17 must be a multiple of 4"),
+        ("plain", dict(layers=3), "--layers=3 must be from 1 to 2"),
+        ("plain", dict(width=9), "--width=9 must be from 1 to 8, the heads"),
+        ("plain", dict(width=2, share=3.0), "--share=3 must be from 1 to 2"),
+        ("plain", dict(hidden=16, share=1.5), "--share=1.5 must be from 1 to 1"),
+        pytest.param("projected", dict(width=2), "embeddings of 16 and states of 32", marks=pytest.mark.extra),
+        pytest.param("modern", dict(hidden=16), "modernbert can be made cheaper by --layers", marks=pytest.mark.extra),
+        ("plain", dict(hidden=16), "where are the texts to learn from? --texts=FILE, which needs no labels, or --task"),
+        ("plain", dict(hidden=16, texts=("few.txt",)), "--texts: 9 records; . distinct texts, .* at least 300 are"),
+        ("plain", dict(hidden=16, texts=("none/*.txt",)), "none/"),
+        ("plain", dict(hidden=16, answers="few.tsv"), "few.tsv: 1 records; 1 distinct texts, .* at least 300 are"),
+        ("tagger", dict(hidden=16, answers="few.tsv"), "--model tags words; answers are of models that classify"),
+        ("plain", dict(hidden=16, task="sst3", data="."), "sst3"),
+        ("no such/model", dict(hidden=16), "no model there"),
+    ],
+)
+def test_what_cannot_be_compressed_is_refused_before_anything_is_written(
+    model, given, message, models, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    write_lines(tmp_path / "few.txt", sentences(9))
+    write_lines(tmp_path / "few.tsv", ["text\tprobability_fruit\tprobability_stone", "a\t0.25\t0.75"])
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(InputError, match=message.replace("?", r"\?")) as e:
+        mux_jax.compress(model if "/" in model else models(model), str(tmp_path / "out"), **given)
+    assert "\n" not in str(e.value)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_one_file_of_texts_needs_no_tuple():
+    one, several = (Request(model="model", hidden=16, texts=given) for given in ("a.txt", ("a.txt",)))
+    assert one == several
+
+
+def test_texts_of_a_task_of_a_run_may_be_in_another_folder(teacher):
+    found = open_model(str(teacher))
+    own = Request(model=str(teacher), hidden=16).section(found)
+    assert own.folder.endswith("teacher/data") and own.task == "custom"
+    other = Request(model=str(teacher), hidden=16, data="elsewhere").section(found)
+    assert other.folder == "elsewhere" and other.bucket_lengths == own.bucket_lengths
+    found.run["data"]["workers"] = 4
+    assert Request(model=str(teacher), hidden=16).section(found).workers == 0  # texts are in memory
 
 
 @pytest.mark.extra
-def test_the_command_refines_and_spares_a_folder_that_exists(ordinary, text, tmp_path):
-    command = [sys.executable, "launch/compress.py", f"--model={ordinary}", "--width=2", f"--workdir={tmp_path}/out"]
-    command += [f"--texts={text}", "--sequences=40", "--length=12", "--steps=30"]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True)
-    assert done.returncode == 0 and "of the variance of the last states" in done.stdout, done.stderr
-    refined = json.loads((tmp_path / "out" / "result.json").read_text())["explained"]
-    assert make(ordinary, text, tmp_path / "fitted", sequences=40) < refined < 1
-    with pytest.raises(InputError, match="out exists; --overwrite replaces it"):
-        make(ordinary, text, tmp_path / "out")
-    with pytest.raises(InputError, match="holds the model to read, .*; choose another folder"):
-        make(ordinary, text, ordinary, overwrite=True)
+@pytest.mark.parametrize("width", [1, 2])
+def test_texts_without_labels_are_enough(width, teacher, tmp_path):
+    file = write_lines(tmp_path / "texts.txt", sentences(900, seed=7))
+    shape = dict(layers=1) if width == 1 else dict(width=2, share=1.5)
+    report = mux_jax.compress(str(teacher), str(tmp_path / "out"), texts=(str(file),), **SHORT | shape)
+    assert report["made"]["lost"] is None and report["full"]["score"] is None
+    assert report["texts"]["labelled"] == 0 and report["texts"]["read"] == 900
+    assert report["made"]["agreement"]["value"] > (0.8 if width == 1 else 0.6)
+    assert (report["row_mates"] is None) == (width == 1)
+    assert mux_jax.Predictor(str(tmp_path / "out")).predict(["time river"])[0]["label"] in LABELS
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["data"]["folder"] == str(file) and config["model"]["width"] == width
+
+
+@pytest.mark.extra
+def test_some_texts_with_labels_are_scored_on(teacher, tmp_path):
+    file = write_lines(tmp_path / "texts.txt", sentences(900, seed=7))
+    labelled = teacher.parent / "data" / "dev.tsv"
+    given = dict(texts=(str(file),), labelled=str(labelled))
+    report = mux_jax.compress(str(teacher), str(tmp_path / "out"), **NARROW | given)
+    assert report["texts"]["labelled"] == 80 and report["full"]["score"]["accuracy"] > 0.85
+    assert report["made"]["lost"]["low"] <= report["made"]["lost"]["value"] <= report["made"]["lost"]["high"]
+
+
+@pytest.mark.extra
+def test_the_answers_of_another_model_are_learned_in_place_of_the_models_own(teacher, tmp_path):
+    """Another model that says the opposite."""
+    given = list(dict.fromkeys(sentences(900, seed=7)))
+    found = mux_jax.Predictor(str(teacher)).predict(given)
+    rows = [
+        f"{text}\t{x['probabilities'][LABELS[1]]:.6f}\t{x['probabilities'][LABELS[0]]:.6f}"
+        for text, x in zip(given, found)
+    ]
+    header = "\t".join(["text", *(f"probability_{label}" for label in LABELS)])
+    file = write_lines(tmp_path / "answers.tsv", [header, *rows])
+    options = dict(answers=str(file), layers=1, minutes=0.5, learning_rate=3e-3)
+    report = mux_jax.compress(str(teacher), str(tmp_path / "out"), **options)
+    assert report["made"]["agreement"]["value"] > 0.8 and not (tmp_path / "out" / "answers").exists()
+    assert report["made"]["steps"] <= 20 * report["texts"]["learn"] / 64
+    held = sentences(200, seed=8)
+    ours, theirs = (mux_jax.Predictor(str(path)).predict(held) for path in (tmp_path / "out", teacher))
+    assert np.mean([x["label"] != y["label"] for x, y in zip(ours, theirs)]) > 0.8
+
+
+@pytest.mark.extra
+@pytest.mark.parametrize("width", [1, 2])
+def test_a_model_that_tags_words(width, root, tmp_path):
+    run = root / "tagger" / "run"
+    if not run.exists():
+        fine_tune(root / "tagger", write_words, "token")
+    shape = dict(hidden=16) if width == 1 else dict(width=2)
+    report = mux_jax.compress(str(run), str(tmp_path / "out"), **SHORT | shape)
+    assert report["task"]["kind"] == "token" and report["full"]["score"]["accuracy"] > 0.9
+    assert report["made"]["agreement"]["value"] > (0.85 if width == 1 else 0.6)
+    words = [["time", "mountain"], ["silver"]]
+    assert [len(x["tags"]) for x in mux_jax.Predictor(str(tmp_path / "out")).predict(words)] == [2, 1]
+    config = finetuning(root / "tagger" / "data", "", "token")
+    score = mux_jax.evaluate(config, str(tmp_path / "out"), str(tmp_path / "score"))["score"]["mean"]
+    assert score == pytest.approx(report["made"]["score"]["accuracy"], abs=0 if width == 1 else 0.1)
+
+
+@pytest.mark.extra
+def test_pairs_with_token_types(root, tmp_path):
+    model = write_model(tmp_path / "model", width=1, head="sequence", labels=LABELS)
+    pairs = list(zip(sentences(900, seed=1), sentences(900, seed=2)))
+    file = write_lines(tmp_path / "pairs.jsonl", [json.dumps({"a": x, "b": y}) for x, y in pairs])
+    options = dict(texts=(str(file),), text_columns="a,b", **NARROW)
+    report = mux_jax.compress(str(model), str(tmp_path / "out"), **options)
+    assert report["made"]["steps"] <= 20 * report["texts"]["learn"] / 64
+    assert open_model(str(tmp_path / "out")).text_columns() == ("a", "b")
+    mux_jax.Predictor(str(tmp_path / "out")).predict([("time", "river")])
+
+
+@pytest.mark.extra
+def test_the_command_measures_tries_and_trains(teacher, tmp_path):
+    file = write_lines(tmp_path / "texts.txt", [f"{text} number {i}" for i, text in enumerate(sentences(1200))])
+    command = [sys.executable, "launch/compress.py", f"--model={teacher}", f"--workdir={tmp_path}/out"]
+    command += [f"--texts={file}", "--speedup=1.2", "--by=layers", "--minutes=0.1"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_backend_optimization_level=0"}  # one device
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "to try: 1 layer: " in done.stdout and "report: " in done.stdout and "Advice: " in done.stdout
+    report = report_of(tmp_path / "out")
+    assert report["chosen"] == "1 layer" and report["factors"]["float32"] > 1 and len(report["tried"]) == 2
+    other = subprocess.run([*command, "--seed=1"], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert other.returncode == 2 and "seed: 0 there, 1 now" in other.stderr and "Traceback" not in other.stderr
