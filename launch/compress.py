@@ -7,9 +7,9 @@ from mux_jax import command_line
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Makes a model that is S times as fast as MODEL and answers as it does, from texts without labels: "
-        "narrower, with fewer layers, or with several texts a row. Some are tried for a short time, and the best learns "
-        "on. DIR gets the model and report.md: what it costs, what it brings. The same command continues.",
+        description="Makes a model that is S times as fast as MODEL and answers as it does, from texts without "
+        "labels: narrower, with fewer layers, or with several texts a row. Some are tried for a short time, and the "
+        "best learns on. DIR gets the model and report.md: what it costs, what it brings. The same command continues.",
         argument_default=argparse.SUPPRESS,
     )
     parser.add_argument("--model", required=True, help="a fine-tuned run, a Hugging Face folder, an id of the hub")
@@ -30,7 +30,7 @@ def main() -> None:
     means.add_argument("--hidden", type=int, metavar="D", help="dimensions of a state: narrower")
     means.add_argument("--width", type=int, metavar="N", help="texts a row: multiplexed")
     means.add_argument("--share", type=float, metavar="X", help="a text's dimensions in a row over D / N (1)")
-    parser.add_argument("--minutes", type=float, metavar="M", help="for answers, trials and learning, at most (60)")
+    parser.add_argument("--minutes", type=float, metavar="M", help="for answers, trials and learning, at most (50)")
     parser.add_argument("--steps", type=int, metavar="K", help="of learning; default: as many as there is time for")
     parser.add_argument("--learning_rate", type=float, metavar="R", help="default: the best of a few, in trials")
     parser.add_argument("--seed", type=int, help="of everything that is drawn (0)")

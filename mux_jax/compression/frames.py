@@ -11,7 +11,7 @@ from mux_jax.compression.regression import Params
 
 @dataclasses.dataclass(frozen=True)
 class Frames:
-    """N frames of d of a row's D dimensions, frame i from i D // N on; one over the end goes on at the start.
+    """N frames of d of a row's D dimensions, frame i from i (D // N) on; one over the end goes on at the start.
 
     Attributes:
       count: N.
@@ -55,14 +55,18 @@ class Frames:
         return {"kernel": kernel, "bias": bias}
 
     def writing(self, part: Params, fresh: Params) -> Params:
-        """A linear map [c, d] into each frame: [N c, D]; rows that are left over stay fresh, but write to no frame."""
+        """A linear map [c, d] into each frame: [N c, D]; rows that are left over stay fresh, but write to no frame.
+
+        Where M frames overlap, each writes an M-th: all correct the same sum.
+        """
         c = len(part["kernel"])
         kernel, bias = np.array(fresh["kernel"]), np.array(fresh["bias"])
-        held = self.holds_ND.any(0)
+        frames_D = self.holds_ND.sum(0)
+        held = frames_D > 0
         kernel[: self.count * c], kernel[:, held], bias[held] = 0, 0, 0
         for i, places in enumerate(self.places_Nd):
-            kernel[i * c : (i + 1) * c, places] = part["kernel"]
-            bias[places] += part["bias"]
+            kernel[i * c : (i + 1) * c, places] = part["kernel"] / frames_D[places]
+            bias[places] += part["bias"] / frames_D[places]
         return {"kernel": kernel, "bias": bias}
 
     def tiled(self, part_d: np.ndarray, fresh_D: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from mux_jax.compression.plan import TEXTS_A_STEP
 from mux_jax.compression.pool import Pool, PoolBatches
 from mux_jax.configuration import FinetuneConfig, resolve, to_config_dict
 from mux_jax.configuration.finetune import FinetuneModelSettings
+from mux_jax.configuration.sections import CheckpointSection, EvalSection
 from mux_jax.data.sections import TaskSection
 from mux_jax.data.tasks import get_task
 from mux_jax.data.tokenizer import ModelTokenizer, SpecialTokens, tokenizer_files
@@ -54,7 +55,11 @@ class Lessons:
     def tokens_per_step(self, rows: int, width: int) -> float:
         """The mean number of places in the rows of a step."""
         sizes = [len(x) for x in self.learn.encoded.ids]
-        return rows * width * float(np.array(self.lengths)[np.searchsorted(self.lengths, sizes)].mean())
+        length_S = np.array(self.lengths)[np.searchsorted(self.lengths, sizes)]
+        own, joined = length_S[: self.learn.own], length_S[self.learn.own :]
+        counts = len(own), min(len(own), len(joined))  # in an epoch
+        mean = np.average([own.mean(), joined.mean() if len(joined) else 0], weights=counts)
+        return rows * width * float(mean)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +123,11 @@ def rows_of_a_step(width: int, mesh: Mesh) -> int:
     return -(-max(1, TEXTS_A_STEP // width) // multiple) * multiple
 
 
+def texts_of_a_step(width: int) -> int:
+    """Texts that a step learns from."""
+    return rows_of_a_step(width, make_mesh()) * width
+
+
 def distance(config: ModelConfig, ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
     """The mean KL divergence of our probabilities from theirs, in nats, by text or token; of numbers squared error."""
     x, y = (np.concatenate(z) if config.head == "token" else np.stack(z) for z in (ours, theirs))
@@ -130,7 +140,16 @@ def distance(config: ModelConfig, ours: list[np.ndarray], theirs: list[np.ndarra
 
 
 def configuration(
-    start: str, teacher: str, data: TaskSection, lessons: Lessons, width: int, steps: int, rate: float, seed: int
+    start: str,
+    teacher: str,
+    data: TaskSection,
+    lessons: Lessons,
+    *,
+    width: int,
+    steps: int,
+    rate: float,
+    seed: int,
+    is_trial: bool,
 ) -> FinetuneConfig:
     """The run of a model that learns, on all devices.
 
@@ -140,8 +159,9 @@ def configuration(
       data: of the run.
       lessons: what it learns from.
       rate: the learning rate.
+      is_trial: whether it is judged and saved at its end alone.
     """
-    mesh = make_mesh()
+    mesh, every = make_mesh(), steps if is_trial else -1
     if width > 1:  # whose padding is mixed in: it is used as it was trained
         data = dataclasses.replace(data, bucket_lengths=",".join(map(str, lessons.lengths)))
     return FinetuneConfig(
@@ -160,6 +180,8 @@ def configuration(
             steps=steps, learning_rate=rate, distillation_coefficient=1.0, temperature=_TEMPERATURE
         ),
         log_every=max(20, steps // 100),
+        eval=EvalSection(every=every),
+        checkpoint=CheckpointSection(every=every, keep=1),
     )
 
 

@@ -50,7 +50,14 @@ Report = Callable[[float, str], None]
 
 
 def reduce_model(
-    full: ModelConfig, params: Params, shape: Shape, tokens_SL: np.ndarray, pad_id: int, seed: int, report: Report
+    full: ModelConfig,
+    params: Params,
+    shape: Shape,
+    tokens_SL: np.ndarray,
+    types_SL: np.ndarray | None,
+    pad_id: int,
+    seed: int,
+    report: Report,
 ) -> tuple[ModelConfig, Params]:
     """A model in another shape that does about what the full one does.
 
@@ -59,6 +66,7 @@ def reduce_model(
       params: its parameters, on the host.
       shape: what to make.
       tokens_SL: int32[S, L], texts to fit on, with padding; those of a row follow each other, and N divides S.
+      types_SL: their token types; None: all are 0.
       pad_id: the padding token.
       seed: of what is not fitted: the retrieval head, and what is left over where N does not divide.
       report: see `progress`.
@@ -76,11 +84,17 @@ def reduce_model(
         return config, _with_layers(full, params, shape.layers)
     if shape.width > 1 and shape.hidden < full.hidden_size:  # narrow first, then shared
         narrow = dataclasses.replace(shape, width=1, share=1.0)
-        full, params = reduce_model(full, params, narrow, tokens_SL, pad_id, seed, lambda f, _: report(f / 2, "narrow"))
+        full, params = reduce_model(full, params, narrow, tokens_SL, types_SL, pad_id, seed, _half(report, 0.0))
+        report = _half(report, 0.5)
     fresh = jax.device_get(init_params(MuxModel(config), make_mesh(devices=jax.devices()[:1]), seed))
     with jax.default_matmul_precision("highest"):
-        made = _Reduction(full, config, params, fresh, shape, tokens_SL, pad_id).run(report)
+        made = _Reduction(full, config, params, fresh, shape, tokens_SL, types_SL, pad_id).run(report)
     return config, jax.tree.map(lambda x: np.asarray(x, np.float32), made)
+
+
+def _half(report: Report, start: float) -> Report:
+    """What reports half of the work."""
+    return lambda done, note: report(start + done / 2, note)
 
 
 def _with_layers(full: ModelConfig, params: Params, count: int) -> Params:
@@ -103,11 +117,13 @@ class _Reduction:
         fresh: Params,
         shape: Shape,
         tokens_SL: np.ndarray,
+        types_SL: np.ndarray | None,
         pad_id: int,
     ):
         self.full = dataclasses.replace(full, dtype="float32")
         self.config = dataclasses.replace(config, dtype="float32")
-        self.params, self.fresh, self.tokens_SL = params, fresh, tokens_SL
+        self.params, self.fresh = params, fresh
+        self.tokens_SL, self.types_SL = tokens_SL, types_SL if full.takes_token_types else None
         self.mask_SL = jnp.asarray(tokens_SL != pad_id)
         self.real_T = np.flatnonzero(tokens_SL != pad_id)  # what is fitted on
         self.frames = Frames(config.width, shape.text_dimensions, config.hidden_size)
@@ -122,7 +138,7 @@ class _Reduction:
         fresh_layers = split_layers(self.fresh)["encoder"]
         length = self.tokens_SL.shape[1]
         bias_HLL = new_bias_HLL = _relative_bias(self.full, self.params["encoder"], length)
-        embedded_SLD = _embed(self.full, self.params, self.tokens_SL[:, None])
+        embedded_SLD = self._embedded(self.full, self.params)
         states = [embedded_SLD]  # before each layer, and at the end
         attended = []
         for i in range(self.full.num_hidden_layers):
@@ -132,7 +148,7 @@ class _Reduction:
             states.append(found[1])
         self.directions_Dd = self._directions([attended[i] for i in self.ends] + [states[i + 1] for i in self.ends])
         params = dict(self.fresh) | self._embeddings(embedded_SLD)
-        mixed_BLD = _embed(self.config, params, self.tokens_SL.reshape(-1, self.config.width, length))
+        mixed_BLD = self._embedded(self.config, params)
 
         heads: list[int] = []
         fitted, encoder = [], {}
@@ -156,6 +172,22 @@ class _Reduction:
         params["encoder"] = encoder | {"layers": jax.tree.map(lambda *x: np.stack(x), *fitted)}
         report(0.9, "head")
         return params | self._head(mixed_BLD, states[-1])
+
+    def _embedded(self, config: ModelConfig, params: Params) -> jax.Array:
+        """What the encoder of a model is given, [B, L, D]."""
+        N, L = config.width, self.tokens_SL.shape[1]
+        tokens_BNL = jnp.asarray(self.tokens_SL.reshape(-1, N, L))
+        types_BNL = None if self.types_SL is None or N > 1 else jnp.asarray(self.types_SL[:, None])
+
+        def embedded(bound: MuxModel) -> jax.Array:
+            x = bound.embeddings(tokens_BNL, types_BNL)
+            x = bound.embeddings.add_positions(bound.multiplexer(x, None)) if N > 1 else x[:, 0]
+            return bound.embeddings_project(x) if config.embedding_size != config.hidden_size else x
+
+        names = ("embeddings", "embeddings_project", "multiplexer")
+        given = {name: params[name] for name in names if name in params}
+        found: Any = jax.jit(lambda params: MuxModel(config).apply({"params": params}, method=embedded))(given)
+        return found
 
     def _tokens(self, state_SLD: jax.Array) -> jax.Array:
         """The states of tokens, [T, D], without those of padding."""
@@ -211,7 +243,7 @@ class _Reduction:
         d = len(scaled_Ed[0])
         tables = {name: table @ scaled_Ed for name, table in embeddings.items() if name != "norm"}
         plain = {"norm": {"scale": np.ones(d, np.float32), "bias": np.zeros(d, np.float32)}}
-        found_SLd = _embed(self.config, self.fresh | {"embeddings": tables | plain}, self.tokens_SL[:, None])
+        found_SLd = self._embedded(self.config, self.fresh | {"embeddings": tables | plain})
         scale_d, bias_d = line(self._tokens(found_SLd), self._target(embedded_SLD))
         return {"embeddings": tables | {"norm": {"scale": np.asarray(scale_d), "bias": np.asarray(bias_d)}}}
 
@@ -380,21 +412,6 @@ def _relative_bias(config: ModelConfig, encoder: Params, length: int) -> jax.Arr
     if not config.family.relative_bias:
         return None
     found: Any = RelativeBias(config.num_attention_heads).apply({"params": encoder["relative_bias"]}, length)
-    return found
-
-
-def _embed(config: ModelConfig, params: Params, tokens_BNL: np.ndarray) -> jax.Array:
-    """What the encoder is given, [B, L, D]."""
-    model = MuxModel(config)
-    names = ("embeddings", "embeddings_project", "multiplexer")
-
-    def embedded(bound: MuxModel) -> jax.Array:
-        x = bound.embeddings(jnp.asarray(tokens_BNL))
-        x = bound.embeddings.add_positions(bound.multiplexer(x, None)) if config.width > 1 else x[:, 0]
-        return bound.embeddings_project(x) if config.embedding_size != config.hidden_size else x
-
-    given = {name: params[name] for name in names if name in params}
-    found: Any = jax.jit(lambda params: model.apply({"params": params}, method=embedded))(given)
     return found
 
 

@@ -58,7 +58,7 @@ class Request:
     hidden: int = 0
     width: int = 0
     share: float = 1.0
-    minutes: float = 60.0
+    minutes: float = 50.0
     steps: int = 0
     learning_rate: float = 0.0
     seed: int = 0

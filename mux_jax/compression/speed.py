@@ -61,11 +61,19 @@ class Speeds:
     time. It is kept, but for the sizes that `find_size` turns down.
     """
 
-    def __init__(self, encoded: Encoded, lengths: tuple[int, ...], pad_id: int, seed: int = 0):
+    def __init__(
+        self,
+        encoded: Encoded,
+        lengths: tuple[int, ...],
+        pad_id: int,
+        muxed_lengths: tuple[int, ...] = (),
+        seed: int = 0,
+    ):
         """Args:
           encoded: the texts, none longer than the last of `lengths`.
           lengths: those that rows may have, ascending.
           pad_id: what fills rows.
+          muxed_lengths: those of rows of several texts, if they are others.
           seed: of the draw of texts, where there are very many.
 
         Raises:
@@ -73,7 +81,7 @@ class Speeds:
         """
         if not encoded.ids:
             raise InputError("there are no texts to measure the speed on")
-        self._sample = _Sample(encoded, lengths, pad_id, seed)
+        self._sample = _Sample(encoded, lengths, pad_id, muxed_lengths or lengths, seed)
         self._timed: dict[ModelConfig, _TimedModel] = {}
 
     def measure(
@@ -127,6 +135,10 @@ class Speeds:
             if i != found and config != full:
                 self._timed.pop(dataclasses.replace(config, dtype=dtype), None)  # their weights are not needed any more
         return family[found], factor
+
+    def forget(self) -> None:
+        """Lets go of the models that were measured."""
+        self._timed.clear()
 
     def _prepare(self, config: ModelConfig, dtype: str) -> "_TimedModel":
         config = dataclasses.replace(config, dtype=dtype)
@@ -194,14 +206,16 @@ class _Sample:
       texts: `_TEXTS` of them, with all of their windows.
       main: the windows of the length that most tokens are in.
       main_length: that length.
-      lengths, pad_id: as in `Speeds`.
+      lengths, pad_id, muxed_lengths: as in `Speeds`.
     """
 
-    def __init__(self, encoded: Encoded, lengths: tuple[int, ...], pad_id: int, seed: int):
+    def __init__(
+        self, encoded: Encoded, lengths: tuple[int, ...], pad_id: int, muxed_lengths: tuple[int, ...], seed: int
+    ):
         ends = np.cumsum(encoded.windows)
         drawn = np.resize(np.random.default_rng(seed).permutation(len(ends)), _TEXTS)
         windows = itertools.chain.from_iterable(range(ends[i] - encoded.windows[i], ends[i]) for i in drawn)
-        self.lengths, self.pad_id = lengths, pad_id
+        self.lengths, self.pad_id, self.muxed_lengths = lengths, pad_id, muxed_lengths
         self.texts = _take(encoded, windows)
         bucket = np.searchsorted(lengths, [len(x) for x in self.texts.ids])
         main = int(np.argmax(np.bincount(bucket, minlength=len(lengths)) * lengths))
@@ -233,6 +247,8 @@ class _TimedModel:
     def __init__(self, config: ModelConfig, sample: _Sample):
         self._mesh, self._sample, self._model = make_mesh(), sample, MuxModel(config)
         self._logits = compile_logits(self._model, self._mesh, sample.pad_id)
+        # Several CPU devices that run several programs at once may wait for each other for ever.
+        self._in_turn = self._mesh.devices.size > 1 and self._mesh.devices.flat[0].platform == "cpu"
         self._params = split_layers(_random_params(self._model, self._mesh))
         self.rows = best_rows(rows_to_try(self._mesh, sample.main_length), self._rate)
         batches = self._compose(sample.texts, self.rows)
@@ -245,7 +261,8 @@ class _TimedModel:
 
     def _compose(self, encoded: Encoded, rows: int) -> list[_Batches]:
         """The batches of each length."""
-        runner = BatchRunner(self._model, self._mesh, rows, self._sample.lengths, self._sample.pad_id)
+        lengths = self._sample.muxed_lengths if self._model.config.width > 1 else self._sample.lengths
+        runner = BatchRunner(self._model, self._mesh, rows, lengths, self._sample.pad_id)
         found: dict[int, list[list[np.ndarray]]] = {}
         for slots, arrays in runner.batches(encoded, np.random.default_rng(0)):
             found.setdefault(slots.length, []).append(arrays)
@@ -267,8 +284,11 @@ class _TimedModel:
     def _time(self, arrays: list[np.ndarray], times: int) -> float:
         """Seconds of one batch, which is run so many times."""
         start = time.perf_counter()
-        logits: list[Any] = [self._logits(self._params, *split_batch(arrays, self._mesh)) for _ in range(times)]
-        jax.block_until_ready(logits)
+        for _ in range(times):
+            logits: Any = self._logits(self._params, *split_batch(arrays, self._mesh))
+            if self._in_turn:
+                logits.block_until_ready()
+        logits.block_until_ready()
         return (time.perf_counter() - start) / times
 
 
