@@ -1,12 +1,13 @@
 """Frames: the dimensions that each text of a row has in the states of a reduced model."""
 
 import dataclasses
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mux_jax.compression.regression import Params
+from mux_jax.compression.regression import Params, moments_about_means
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,3 +77,49 @@ class Frames:
             sums[places] += part_d
             counts[places] += 1
         return np.where(counts > 0, sums / np.maximum(counts, 1), fresh_D).astype(np.float32)
+
+
+def directions(states: Iterable[jax.Array], frames: Frames) -> np.ndarray:
+    """What frames hold of states: orthonormal columns [D, d] of the directions with the most variance, turned.
+
+    They are the first eigenvectors of sum_k X_k'X_k / tr(X_k'X_k), X_k being the `states` [T, D] about their mean; of
+    frames that overlap, what is a text's own gets the first ones.
+    """
+    covariance: np.ndarray | float = 0.0
+    for state_TD in states:
+        moment = jax.device_get(moments_about_means(state_TD, state_TD)[1][0])
+        covariance = covariance + moment.astype(np.float64) / moment.trace()
+    vectors_DD = np.linalg.eigh(covariance)[1][:, ::-1].astype(np.float32)
+    own, found, start = min(frames.own, frames.size), [], 0
+    for size in (own, frames.size - own):
+        turn = _turn(size)
+        found.append(vectors_DD[:, start : start + len(turn)] @ turn)
+        start += len(turn)
+    return np.concatenate(found, axis=1)
+
+
+def _turn(size: int) -> np.ndarray:
+    """Orthonormal rows [size - 1, size], each with a sum of 0, drawn at random; of size 1 the one that there is."""
+    if size < 2:
+        return np.ones((size, size), np.float32)
+    drawn = np.random.default_rng(size).normal(size=(size, size))
+    drawn[:, 0] = 1
+    return np.linalg.qr(drawn)[0][:, 1:].T.astype(np.float32)
+
+
+def multiplexer_keys(directions_Dd: np.ndarray, frames: Frames, scale_E: np.ndarray) -> np.ndarray:
+    """The multiplexer's matrices [N, E, E]: each puts the same directions into its text's frame.
+
+      G_i = diag(1 / scale) Z_i u'     Z_i [E, d] is 1 where a dimension is the j-th of frame i, and 0 elsewhere
+
+    The multiplexer gives sum_i G_i x_i / sqrt(N). The embeddings' LayerNorm follows, and multiplies by `scale_E`, which
+    is taken out before. Scales below 0.3 of their mean, a plain choice, count as that: 1 / scale would otherwise
+    let one dimension fill the row, and LayerNorm shrink the rest. What is left over is 0.
+    """
+    D = len(directions_Dd)
+    scale_E = np.asarray(scale_E)
+    scale_E = np.copysign(np.maximum(np.abs(scale_E), 0.3 * np.abs(scale_E).mean()), scale_E)
+    keys_NEE = np.zeros((frames.count, D, D), np.float32)
+    for key, places in zip(keys_NEE, frames.places_Nd):
+        key[places] = directions_Dd.T
+    return keys_NEE / scale_E[:, None]

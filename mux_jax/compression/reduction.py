@@ -26,22 +26,21 @@ The method is ours; fitting layer by layer is known from pruning.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mux_jax.compression.demultiplexer import fit_demultiplexer, line
-from mux_jax.compression.frames import Frames
-from mux_jax.compression.regression import Params, Regression, linear, moments_about_means
+from mux_jax.compression.frames import Frames, directions, multiplexer_keys
+from mux_jax.compression.regression import Params, Regression, linear
 from mux_jax.compression.shape import Shape, reduced
+from mux_jax.compression.sublayers import attend, embed, relative_bias, sublayers
+from mux_jax.compression.units import fit_head, fit_units
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.encoder import split_layers
-from mux_jax.models.heads import ACTIVATIONS
-from mux_jax.models.layers import RelativeBias, TransformerLayer, gelu, transformer_layer
+from mux_jax.models.layers import gelu
 from mux_jax.models.model import MuxModel
 from mux_jax.parallel.mesh import make_mesh
 from mux_jax.parallel.params import init_params
@@ -84,17 +83,11 @@ def reduce_model(
         return config, _with_layers(full, params, shape.layers)
     if shape.width > 1 and shape.hidden < full.hidden_size:  # narrow first, then shared
         narrow = dataclasses.replace(shape, width=1, share=1.0)
-        full, params = reduce_model(full, params, narrow, tokens_SL, types_SL, pad_id, seed, _half(report, 0.0))
-        report = _half(report, 0.5)
+        full, params = reduce_model(full, params, narrow, tokens_SL, types_SL, pad_id, seed, report)
     fresh = jax.device_get(init_params(MuxModel(config), make_mesh(devices=jax.devices()[:1]), seed))
     with jax.default_matmul_precision("highest"):
         made = _Reduction(full, config, params, fresh, shape, tokens_SL, types_SL, pad_id).run(report)
     return config, jax.tree.map(lambda x: np.asarray(x, np.float32), made)
-
-
-def _half(report: Report, start: float) -> Report:
-    """What reports half of the work."""
-    return lambda done, note: report(start + done / 2, note)
 
 
 def _with_layers(full: ModelConfig, params: Params, count: int) -> Params:
@@ -137,18 +130,20 @@ class _Reduction:
         layers = split_layers(self.params)["encoder"]
         fresh_layers = split_layers(self.fresh)["encoder"]
         length = self.tokens_SL.shape[1]
-        bias_HLL = new_bias_HLL = _relative_bias(self.full, self.params["encoder"], length)
-        embedded_SLD = self._embedded(self.full, self.params)
+        bias_HLL = new_bias_HLL = relative_bias(self.full, self.params["encoder"], length)
+        embedded_SLD = embed(self.full, self.params, self.tokens_SL, self.types_SL)
         states = [embedded_SLD]  # before each layer, and at the end
         attended = []
         for i in range(self.full.num_hidden_layers):
             report(0.3 * i / self.full.num_hidden_layers, "states")
-            found = _sublayers(self.full, layers[f"layers_{i}"], states[-1], self.mask_SL, bias_HLL)
+            found = sublayers(self.full, layers[f"layers_{i}"], states[-1], self.mask_SL, bias_HLL)
             attended.append(found[0])
             states.append(found[1])
-        self.directions_Dd = self._directions([attended[i] for i in self.ends] + [states[i + 1] for i in self.ends])
+        met = [attended[i] for i in self.ends] + [states[i + 1] for i in self.ends]
+        eye_DD = np.eye(self.full.hidden_size, dtype=np.float32)
+        self.directions_Dd = eye_DD if self.same else directions(map(self._tokens, met), self.frames)
         params = dict(self.fresh) | self._embeddings(embedded_SLD)
-        mixed_BLD = self._embedded(self.config, params)
+        mixed_BLD = embed(self.config, params, self.tokens_SL, self.types_SL)
 
         heads: list[int] = []
         fitted, encoder = [], {}
@@ -160,34 +155,18 @@ class _Reduction:
             if bias_HLL is not None and not heads:
                 heads = chosen
                 encoder = {"relative_bias": self._chosen_bias(heads)}
-                new_bias_HLL = _relative_bias(self.config, encoder, length)
+                new_bias_HLL = relative_bias(self.config, encoder, length)
             new = new | found
             new = new | self._norm("attention_norm", new, target_Td, mixed_BLD, new_bias_HLL)
-            attended_BLD = _sublayers(self.config, new, mixed_BLD, self.row_mask, new_bias_HLL)[0]
+            attended_BLD = sublayers(self.config, new, mixed_BLD, self.row_mask, new_bias_HLL)[0]
             target_Td = self._target(states[end + 1])
             new = new | self._feed_forward(layer, new, attended[end], target_Td, attended_BLD)
             new = new | self._norm("output_norm", new, target_Td, mixed_BLD, new_bias_HLL)
-            mixed_BLD = _sublayers(self.config, new, mixed_BLD, self.row_mask, new_bias_HLL)[1]
+            mixed_BLD = sublayers(self.config, new, mixed_BLD, self.row_mask, new_bias_HLL)[1]
             fitted.append(new)
         params["encoder"] = encoder | {"layers": jax.tree.map(lambda *x: np.stack(x), *fitted)}
         report(0.9, "head")
         return params | self._head(mixed_BLD, states[-1])
-
-    def _embedded(self, config: ModelConfig, params: Params) -> jax.Array:
-        """What the encoder of a model is given, [B, L, D]."""
-        N, L = config.width, self.tokens_SL.shape[1]
-        tokens_BNL = jnp.asarray(self.tokens_SL.reshape(-1, N, L))
-        types_BNL = None if self.types_SL is None or N > 1 else jnp.asarray(self.types_SL[:, None])
-
-        def embedded(bound: MuxModel) -> jax.Array:
-            x = bound.embeddings(tokens_BNL, types_BNL)
-            x = bound.embeddings.add_positions(bound.multiplexer(x, None)) if N > 1 else x[:, 0]
-            return bound.embeddings_project(x) if config.embedding_size != config.hidden_size else x
-
-        names = ("embeddings", "embeddings_project", "multiplexer")
-        given = {name: params[name] for name in names if name in params}
-        found: Any = jax.jit(lambda params: MuxModel(config).apply({"params": params}, method=embedded))(given)
-        return found
 
     def _tokens(self, state_SLD: jax.Array) -> jax.Array:
         """The states of tokens, [T, D], without those of padding."""
@@ -202,24 +181,6 @@ class _Reduction:
         state_TD = self._tokens(state_SLD)
         return state_TD if self.same else (state_TD - state_TD.mean(0)[None]) @ self.directions_Dd
 
-    def _directions(self, states: list[jax.Array]) -> np.ndarray:
-        """u [D, d], by the module's step 1."""
-        D = self.full.hidden_size
-        if self.same:
-            return np.eye(D, dtype=np.float32)
-        covariance = np.zeros((D, D))
-        for x in states:
-            x_TD = self._tokens(x)
-            moment = jax.device_get(moments_about_means(x_TD, x_TD)[1][0])
-            covariance += moment / moment.trace()
-        vectors_DD = np.linalg.eigh(covariance)[1][:, ::-1].astype(np.float32)
-        own, found, start = min(self.frames.own, self.frames.size), [], 0
-        for size in (own, self.frames.size - own):  # what is the text's own gets the first ones
-            turned = _turned(size)
-            found.append(vectors_DD[:, start : start + len(turned)] @ turned)
-            start += len(turned)
-        return np.concatenate(found, axis=1)
-
     def _embeddings(self, embedded_SLD: jax.Array) -> Params:
         """Embeddings, and the multiplexer or projection after them."""
         embeddings = self.params["embeddings"]
@@ -227,7 +188,7 @@ class _Reduction:
             names = ("embeddings", "embeddings_project")
             found: Params = {name: self.params[name] for name in names if name in self.params}
             if self.config.width > 1:
-                keys_NEE = _keys(self.directions_Dd, self.frames, embeddings["norm"]["scale"])
+                keys_NEE = multiplexer_keys(self.directions_Dd, self.frames, embeddings["norm"]["scale"])
                 found["multiplexer"] = {"keys": keys_NEE}
             return found
         mean_D = np.asarray(self._tokens(embedded_SLD).mean(0))
@@ -243,7 +204,8 @@ class _Reduction:
         d = len(scaled_Ed[0])
         tables = {name: table @ scaled_Ed for name, table in embeddings.items() if name != "norm"}
         plain = {"norm": {"scale": np.ones(d, np.float32), "bias": np.zeros(d, np.float32)}}
-        found_SLd = self._embedded(self.config, self.fresh | {"embeddings": tables | plain})
+        given = {"embeddings": tables | plain}
+        found_SLd = embed(self.config, given, self.tokens_SL, self.types_SL)
         scale_d, bias_d = line(self._tokens(found_SLd), self._target(embedded_SLD))
         return {"embeddings": tables | {"norm": {"scale": np.asarray(scale_d), "bias": np.asarray(bias_d)}}}
 
@@ -273,7 +235,7 @@ class _Reduction:
         fitted = Regression(parts_Td, wanted_TX).solve()
         fits = {name: {k: v[..., i * D : (i + 1) * D] for k, v in fitted.items()} for i, name in enumerate(names)}
         parts_SLd = self.frames.of(mixed_BLD).reshape(*state_SLD.shape[:2], -1)
-        read_SLD = _attend(*(linear(fits[name], parts_SLd) for name in names), H, self.mask_SL, bias_HLL)
+        read_SLD = attend(*(linear(fits[name], parts_SLd) for name in names), H, self.mask_SL, bias_HLL)
         regression = Regression(self._tokens(read_SLD), target_Td - parts_Td)
 
         dimensions = np.arange(D).reshape(H, -1)  # of each head
@@ -302,7 +264,7 @@ class _Reduction:
         parts_Td = self._frames(attended_BLD)
         units_TF = linear(layer["intermediate"], self._tokens(state_SLD))
         count = self.config.intermediate_size // self.config.width
-        first, second = _units(parts_Td, units_TF, gelu, target_Td - parts_Td, count)
+        first, second = fit_units(parts_Td, units_TF, gelu, target_Td - parts_Td, count)
         return {
             "intermediate": self.frames.reading(first, new["intermediate"]),
             "output": self.frames.writing(second, new["output"]),
@@ -315,7 +277,7 @@ class _Reduction:
         D = self.config.hidden_size
         plain = {name: {"scale": np.ones(D, np.float32), "bias": np.zeros(D, np.float32)}}
         place = ("attention_norm", "output_norm").index(name)
-        found_BLD = _sublayers(self.config, new | plain, mixed_BLD, self.row_mask, bias_HLL)[place]
+        found_BLD = sublayers(self.config, new | plain, mixed_BLD, self.row_mask, bias_HLL)[place]
         fitted = line(self._frames(found_BLD), target_Td)
         scale, bias = (self.frames.tiled(np.asarray(x), new[name][part]) for x, part in zip(fitted, ("scale", "bias")))
         return {name: {"scale": scale, "bias": bias}}
@@ -331,115 +293,11 @@ class _Reduction:
         """The head, and what it reads the states with."""
         kept: Params = {name: self.params[name] for name in ("pooler", "classifier") if name in self.params}
         if self.config.width > 1:
-            fresh = self.fresh["demultiplexer"]
-            state_TD = self._tokens(state_SLD)
+            fresh, state_TD = self.fresh["demultiplexer"], self._tokens(state_SLD)
             found = fit_demultiplexer(self.config, self.frames, fresh, mixed_BLD, state_TD, self.real_T)
             return kept | {"demultiplexer": found}
         if self.same:
             return kept
-        classifier = self.params["classifier"]
-        if self.config.head == "token":
-            logits_TC = linear(classifier["output"], self._tokens(state_SLD))
-            return {"classifier": {"output": Regression(self._tokens(mixed_BLD), logits_TC).solve()}}
-        if not (self.full.has_pooler or "dense" in classifier):
-            logits_SC = linear(classifier["output"], state_SLD[:, 0])
-            return {"classifier": {"output": Regression(mixed_BLD[:, 0], logits_SC).solve()}}
-        # A hidden layer on the first state, as a pooler or in the classifier.
-        hidden = self.params["pooler"] if self.full.has_pooler else classifier["dense"]
-        activation = jnp.tanh if self.full.has_pooler else ACTIVATIONS[self.full.family.hidden_activation]
-        units_SD = linear(hidden, state_SLD[:, 0])
-        logits_SC = linear(classifier["output"], activation(units_SD))
-        first, second = _units(mixed_BLD[:, 0], units_SD, activation, logits_SC, self.config.hidden_size)
-        if self.full.has_pooler:
-            return {"pooler": first, "classifier": {"output": second}}
-        return {"classifier": {"dense": first, "output": second}}
-
-
-def _units(
-    parts: jax.Array, units: jax.Array, activation: Callable[[jax.Array], jax.Array], target: jax.Array, count: int
-) -> tuple[Params, Params]:
-    """Two linear maps with an activation between: units of a hidden layer, the least used left out in three rounds.
-
-    What unit f alone adds to the outputs is |W_f|^2 sum (activation(z_f) - mean)^2. A round leaves out a third of those
-    that must go, the least first, and fits W again, so that the others take over. Three is a plain choice: one and
-    six do about as well.
-
-    Args:
-      parts: what is read, an example a row, as in the next two.
-      units: what the first map is to give before the activation.
-      target: what the second one is to give.
-      count: of the units that stay.
-    """
-    first = Regression(parts, units).solve()
-    regression = Regression(activation(linear(first, parts)), target)
-    F = units.shape[-1]
-    used, variance = np.arange(F), regression.covariance.diagonal()
-    for left in np.linspace(F, count, 4)[1:].astype(int) if count < F else ():
-        weight = (regression.solve(used)["kernel"] ** 2).sum(1) * variance[used]
-        used = np.sort(used[np.argsort(-weight)[:left]])
-    return {k: v[..., used] for k, v in first.items()}, regression.solve(used)
-
-
-def _turned(size: int) -> np.ndarray:
-    """Orthonormal rows [size - 1, size], each with a sum of 0, drawn at random; of size 1 the one that there is."""
-    if size < 2:
-        return np.ones((size, size), np.float32)
-    drawn = np.random.default_rng(size).normal(size=(size, size))
-    drawn[:, 0] = 1
-    return np.linalg.qr(drawn)[0][:, 1:].T.astype(np.float32)
-
-
-def _keys(directions_Dd: np.ndarray, frames: Frames, scale_E: np.ndarray) -> np.ndarray:
-    """The multiplexer's matrices [N, E, E]: each puts the same directions into its text's frame.
-
-      G_i = diag(1 / scale) Z_i u'     Z_i [E, d] is 1 where a dimension is the j-th of frame i, and 0 elsewhere
-
-    The multiplexer gives sum_i G_i x_i / sqrt(N). The embeddings' LayerNorm follows, and multiplies by `scale_E`, which
-    is taken out before. Scales below 0.3 of their mean, a plain choice, count as that: 1 / scale would otherwise
-    let one dimension fill the row, and LayerNorm shrink the rest. What is left over is 0.
-    """
-    D = len(directions_Dd)
-    scale_E = np.asarray(scale_E)
-    scale_E = np.copysign(np.maximum(np.abs(scale_E), 0.3 * np.abs(scale_E).mean()), scale_E)
-    keys_NEE = np.zeros((frames.count, D, D), np.float32)
-    for key, places in zip(keys_NEE, frames.places_Nd):
-        key[places] = directions_Dd.T
-    return keys_NEE / scale_E[:, None]
-
-
-def _relative_bias(config: ModelConfig, encoder: Params, length: int) -> jax.Array | None:
-    """The bias of attention by head, query and key, of a family that has one."""
-    if not config.family.relative_bias:
-        return None
-    found: Any = RelativeBias(config.num_attention_heads).apply({"params": encoder["relative_bias"]}, length)
-    return found
-
-
-@functools.partial(jax.jit, static_argnames="config")
-def _sublayers(
-    config: ModelConfig, layer: Params, state: jax.Array, mask: jax.Array | None, bias_HLL: jax.Array | None
-) -> tuple[jax.Array, jax.Array]:
-    """The states after attention and its LayerNorm, and after the layer; both [..., L, D]."""
-    following, captured = TransformerLayer(**transformer_layer(config, deterministic=True)).apply(
-        {"params": layer},
-        state,
-        mask,
-        bias_HLL=bias_HLL,
-        capture_intermediates=lambda module, _: module.name == "attention_norm",
-        mutable=["intermediates"],
-    )
-    return captured["intermediates"]["attention_norm"]["__call__"][0], following
-
-
-@functools.partial(jax.jit, static_argnames="H")
-def _attend(
-    query_SLD: jax.Array, key_SLD: jax.Array, value_SLD: jax.Array, H: int, mask_SL: jax.Array, bias_HLL: jax.Array
-) -> jax.Array:
-    """What all heads read, side by side, [S, L, D]: attention as in `SelfAttention`, without its projections."""
-    S, L, D = query_SLD.shape
-    query, key, value = (x.reshape(S, L, H, -1).swapaxes(1, 2) for x in (query_SLD, key_SLD, value_SLD))
-    scores = jnp.einsum("shqk,shtk->shqt", query * (D // H) ** -0.5, key)
-    if bias_HLL is not None:
-        scores += bias_HLL[None]
-    scores = jnp.where(mask_SL[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
-    return jnp.einsum("shqt,shtk->shqk", jax.nn.softmax(scores), value).swapaxes(1, 2).reshape(S, L, D)
+        of_tokens = self.config.head == "token"
+        read, wanted = (self._tokens(x) if of_tokens else x[:, 0] for x in (mixed_BLD, state_SLD))
+        return fit_head(self.full, self.params, self.config.hidden_size, read, wanted)
