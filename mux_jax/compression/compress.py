@@ -30,8 +30,8 @@ from mux_jax.compression.reduction import reduce_model
 from mux_jax.compression.report import summary, write_report
 from mux_jax.compression.request import LOCK, Request
 from mux_jax.compression.result import Chosen, Trial, result
-from mux_jax.compression.shape import MEANS, Shape, family, reduced
-from mux_jax.compression.speed import Speeds, reaches
+from mux_jax.compression.shape import MEANS, Shape, families, reduced
+from mux_jax.compression.speed import Speeds
 from mux_jax.compression.texts import Texts
 from mux_jax.data.encoding import Encoded, Encoder
 from mux_jax.data.sections import TaskSection
@@ -172,16 +172,13 @@ class _Compression:
         if shape:
             return {shape.name(self.full): shape}
         found, fastest = {}, 1.0
-        for means in MEANS if self.request.by == "auto" else (self.request.by,):
-            sizes = family(self.full, means)
-            if not sizes:
-                continue
+        by = MEANS if self.request.by == "auto" else (self.request.by,)
+        for sizes in (sizes for means in by for sizes in families(self.full, means)):
             configs = [reduced(self.full, shape) for shape in sizes]
             config, factor = self.speeds.find_size(self.full, configs, wanted, self.full.compute_dtype)
             shape, fastest = sizes[configs.index(config)], max(fastest, factor)
-            enough = reaches(factor, wanted)
-            say(f"{shape.name(self.full)}: {factor:.1f} times as fast" + ("" if enough else "; left out"))
-            if enough:
+            say(f"{shape.name(self.full)}: {factor:.1f} times as fast" + ("" if factor >= wanted else "; left out"))
+            if factor >= wanted:
                 found[shape.name(self.full)] = shape
         if not found:
             raise InputError(f"--speedup={wanted:g} is out of reach: {fastest:.1f} is the most that was measured")

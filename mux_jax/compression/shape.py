@@ -91,21 +91,23 @@ MEANS = ("layers", "hidden", "both", "width")
 _MOST_TEXTS = 20  # a row
 
 
-def family(full: ModelConfig, means: str) -> list[Shape]:
-    """The shapes that a means gives, from the largest to the smallest; those that the model cannot have are left out.
+def families(full: ModelConfig, means: str) -> list[list[Shape]]:
+    """The shapes that a means gives: lists from the largest to the smallest, of those that the model can have.
 
     Args:
-      means: `layers`: fewer; `hidden`: narrower; `both`: half of the layers, and narrower; `width`: texts a row.
+      means: `layers`: fewer; `hidden`: narrower; `both`: half or a third of the layers, and narrower; `width`: texts a
+        row.
     """
     L, D, K, H = full.num_hidden_layers, full.hidden_size, full.head_size, full.num_attention_heads
     narrower = range(D - K, 0, -K)
     shapes = {
-        "layers": [Shape(layers=k, hidden=D) for k in range(L - 1, 0, -1)],
-        "hidden": [Shape(layers=L, hidden=h) for h in narrower],
-        "both": [Shape(layers=(L + 1) // 2, hidden=h) for h in narrower] if L > 1 else [],
-        "width": [Shape(layers=L, hidden=D, width=n) for n in range(2, min(H, _MOST_TEXTS) + 1)],
+        "layers": [[Shape(layers=k, hidden=D) for k in range(L - 1, 0, -1)]],
+        "hidden": [[Shape(layers=L, hidden=h) for h in narrower]],
+        "both": [[Shape(layers=k, hidden=h) for h in narrower] for k in sorted({-(-L // 2), -(-L // 3)} - {L})],
+        "width": [[Shape(layers=L, hidden=D, width=n) for n in range(2, min(H, _MOST_TEXTS) + 1)]],
     }[means]
-    return [shape for shape in shapes if _possible(full, shape)]
+    possible = ([shape for shape in family if _possible(full, shape)] for family in shapes)
+    return [family for family in possible if family]
 
 
 def _possible(full: ModelConfig, shape: Shape) -> bool:

@@ -31,7 +31,6 @@ _TEXTS = 16_384  # among which rows are composed, as in a long file; fewer texts
 _ROWS = {"cpu": (8, 16, 32, 64, 128), "accelerator": (32, 64, 128, 256, 512)}
 _TOKENS = {"cpu": 4_096, "accelerator": 65_536}
 _SEARCH_SECONDS, _PASS_SECONDS = 0.3, 1.0  # for a number of rows in the search, for a model in a turn
-_NOISE = 0.03  # of a measured factor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +46,6 @@ class Throughput:
     texts_per_second: float
     rows: int
     factor: float
-
-
-def reaches(factor: float, speedup: float) -> bool:
-    """Whether a measured factor is the wanted one or more, but for the noise of measuring."""
-    return factor >= speedup * (1 - _NOISE)
 
 
 class Speeds:
@@ -114,7 +108,7 @@ class Speeds:
         """The largest model of a family that is `speedup` times as fast as `full`, and its measured factor.
 
         Some are measured, in turns with `full`: first the one that FLOPs speak for, then those that FLOPs and the
-        last factor speak for. If none `reaches` the speedup, this returns the fastest that was measured.
+        last factor speak for. If none is, this returns the fastest that was measured.
 
         Args:
           family: from the largest to the smallest, all with heads as in `measure`.
@@ -148,7 +142,7 @@ class Speeds:
 
 
 def search(factor: Callable[[int, float], float], expected: Sequence[float], speedup: float) -> tuple[int, float]:
-    """The first of a family, from slow to fast, whose factor reaches `speedup`, and that factor; else the fastest
+    """The first of a family, from slow to fast, whose factor is `speedup` or more, and that factor; else the fastest
     that was measured.
 
     Args:
@@ -158,11 +152,11 @@ def search(factor: Callable[[int, float], float], expected: Sequence[float], spe
     found: dict[int, float] = {}
     slow, enough, scale = -1, len(expected), 1.0  # the last that is too slow, the first that is not
     while enough - slow > 1:
-        likely = (i for i, x in enumerate(expected) if reaches(scale * x, speedup))
+        likely = (i for i, x in enumerate(expected) if scale * x >= speedup)
         i = min(max(next(likely, len(expected)), slow + 1), enough - 1)
         found[i] = factor(i, 1 - (enough - slow - 1) / len(expected))
         scale = found[i] / expected[i]
-        if reaches(found[i], speedup):
+        if found[i] >= speedup:
             enough = i
         else:
             slow = i

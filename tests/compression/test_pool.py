@@ -46,10 +46,10 @@ def answers_of(encoded, kind):
     return [np.float32(n) + shift + np.arange(classes, dtype=np.float32) for n, shift in zip(numbers, shifts)]
 
 
-def batches(kind="sequence", types=False, count=45, **changes):
+def batches(kind="sequence", types=False, count=45, own=0, **changes):
     encoded = encode(count, types)
     given = dict(rows=4, width=2, lengths=LENGTHS, seed=0, mine=np.arange(4), pad_id=PAD) | changes
-    return PoolBatches(Pool(encoded, answers_of(encoded, kind)), kind, **given)
+    return PoolBatches(Pool(encoded, answers_of(encoded, kind), own or count), kind, **given)
 
 
 def assert_alike(a, b):
@@ -80,6 +80,20 @@ def test_an_epoch_has_each_text_once(width, rows):
         numbers, times = np.unique(seen, return_counts=True)
         assert numbers.tolist() == list(range(100, 145))
         assert (times > 1).sum() <= len(seen) - 45  # none but those that fill the last batch
+
+
+def test_an_epoch_has_at_most_as_many_joined_texts_as_others():
+    found = batches(own=15)
+    assert found.per_epoch == -(-30 // 8)
+    epochs = []
+    for epoch in range(2):
+        steps = range(epoch * found.per_epoch, (epoch + 1) * found.per_epoch)
+        seen = set(np.concatenate([found[step]["tokens"][..., 0].ravel() for step in steps]))
+        assert set(range(100, 115)) < seen and len(seen) == 30
+        epochs.append(seen - set(range(100, 115)))
+    assert epochs[0] != epochs[1]  # others in each
+    few = batches(own=40)
+    assert few.per_epoch == -(-45 // 8)  # there are no more than 5
 
 
 @pytest.mark.parametrize("kind", NO_LABELS)
@@ -134,10 +148,9 @@ def encoder(tmp_path_factory):
 
 
 def test_texts_are_joined_up_to_the_size(encoder):
-    given = sentences(20)
-    plain = pool.encode(given, encoder, 16, False)
+    plain = pool.encode(sentences(20), encoder, of_tokens=False)
     assert len(plain.ids) == 20 and plain.places is None
-    more = pool.encode(given, encoder, 16, False, size=50, seed=1)
+    more = pool.with_joined(plain, 50, 16, seed=1)
     assert len(more.ids) == len(more.windows) == 50
     assert_alike(more.ids[:20], plain.ids)
     first, last = plain.ids[0][0], plain.ids[0][-1]
@@ -145,42 +158,56 @@ def test_texts_are_joined_up_to_the_size(encoder):
         assert 2 < len(ids) <= 16 and (ids[0], ids[-1]) == (first, last)
         assert first not in ids[1:] and last not in ids[1:-1]
     assert np.mean([len(x) for x in more.ids[20:]]) > 1.3 * np.mean([len(x) for x in plain.ids])
-    assert_alike(more.ids, pool.encode(given, encoder, 16, False, size=50, seed=1).ids)
-    other = pool.encode(given, encoder, 16, False, size=50, seed=2).ids
+    assert_alike(more.ids, pool.with_joined(plain, 50, 16, seed=1).ids)
+    other = pool.with_joined(plain, 50, 16, seed=2).ids
     assert any(len(x) != len(y) or (x != y).any() for x, y in zip(more.ids, other))
-    assert len(pool.encode(given, encoder, 16, False, size=7).ids) == 20  # what is there stays
+    assert len(pool.with_joined(plain, 7, 16, seed=0).ids) == 20  # what is there stays
 
 
-def test_pairs_are_not_joined_and_keep_their_types(encoder):
-    found = pool.encode(list(zip(sentences(9), sentences(9, seed=1))), encoder, 16, False, size=50)
+def test_pairs_keep_their_types(encoder):
+    found = pool.encode(list(zip(sentences(9), sentences(9, seed=1))), encoder, of_tokens=False)
     assert len(found.ids) == 9 and {0, 1} == {int(x) for types in found.types for x in types}
     assert [len(x) for x in found.types] == [len(x) for x in found.ids]
+    assert_alike(pool.first(found, 4).types, found.types[:4])
 
 
 def test_answers_of_tokens_have_a_place_for_each(encoder):
-    words = [text.split() for text in sentences(9)]
-    found = pool.encode(words, encoder, 16, True, size=20)
-    assert len(found.ids) == 20
-    assert_alike(found.places, [np.arange(len(x)) for x in found.ids])
+    found = pool.encode([text.split() for text in sentences(9)], encoder, of_tokens=True)
+    for encoded, count in ((found, 9), (pool.with_joined(found, 20, 16, seed=0), 20)):
+        assert len(encoded.ids) == count
+        assert_alike(encoded.places, [np.arange(len(x)) for x in encoded.ids])
+
+
+def test_few_lengths_are_where_the_texts_are():
+    ids = [np.zeros(n, np.int32) for n in (3,) * 90 + (40,) * 9 + (90,)]
+    lengths = (4, 8, 16, 32, 64, 128, 256)
+    assert pool.few_lengths(Encoded(ids, None, 0, [1] * 100), lengths) == (4, 64, 256)
 
 
 @pytest.mark.parametrize("width", [1, 3])
 def test_a_sample_is_of_whole_rows_with_similar_lengths_side_by_side(width):
     encoded = encode(400)
-    found = pool.sample(encoded, LENGTHS, width, 1000, PAD, seed=0)
+    found, types = pool.sample(encoded, LENGTHS, width, 1000, PAD, seed=0)
+    assert types is None
     sizes = (found != PAD).sum(1)
     assert found.shape[1] == 16 and len(found) % width == 0 and found.dtype == np.int32
     assert (np.diff(sizes) >= 0).all() and 900 < sizes.sum() <= 1016
     assert len(set(found[:, 0])) == len(found)  # none twice
-    assert_alike(found, pool.sample(encoded, LENGTHS, width, 1000, PAD, seed=0))
-    assert set(found[:, 0]) != set(pool.sample(encoded, LENGTHS, width, 1000, PAD, seed=1)[:, 0])
-    assert len(pool.sample(encoded, LENGTHS, width, 10**6, PAD, seed=0)) == 400 // width * width
+    assert_alike(found, pool.sample(encoded, LENGTHS, width, 1000, PAD, seed=0)[0])
+    assert set(found[:, 0]) != set(pool.sample(encoded, LENGTHS, width, 1000, PAD, seed=1)[0][:, 0])
+    assert len(pool.sample(encoded, LENGTHS, width, 10**6, PAD, seed=0)[0]) == 400 // width * width
 
 
 def test_a_few_long_texts_are_cut_in_a_sample():
     ids = [np.full(3, 100 + i, np.int32) for i in range(50)] + [np.full(16, 99, np.int32)]
-    found = pool.sample(Encoded(ids, None, 0, [1] * 51), LENGTHS, 1, 10**6, PAD, seed=0)
+    types = [np.ones(len(x), np.int32) for x in ids]
+    found, found_types = pool.sample(Encoded(ids, None, 0, [1] * 51, types), LENGTHS, 1, 10**6, PAD, seed=0)
+    np.testing.assert_array_equal(found_types, found != PAD)
     assert found.shape == (51, 4) and found[-1].tolist() == [99] * 4
+
+
+def answers(runner, params, encoded, folder):
+    return pool.answer(runner, params, {"texts": encoded}, folder)[0]["texts"]
 
 
 @pytest.fixture(scope="module", params=["sequence", pytest.param("token", marks=pytest.mark.extra)])
@@ -194,7 +221,7 @@ def answered(request, tmp_path_factory):
         runner = BatchRunner(model, make_mesh(devices=one), 8, LENGTHS, PAD)
         encoded = encode(types=request.param == "sequence", of_tokens=request.param == "token")
         folder = epath.Path(tmp_path_factory.mktemp("answers")) / "kept"
-        found = pool.answer(runner, split_layers(params), encoded, folder, "answers")
+        found = answers(runner, split_layers(params), encoded, folder)
         direct = []
         for i, ids in enumerate(encoded.ids):
             part = Encoded([ids], encoded.places and encoded.places[i : i + 1], 0, [1],
@@ -218,14 +245,14 @@ def test_answers_that_are_kept_are_not_computed_again(answered, monkeypatch):
     def runner(*args, **kwargs):
         raise AssertionError("was run")
 
-    assert_alike(pool.answer(runner, None, encoded, folder, "answers"), found)
+    assert_alike(answers(runner, None, encoded, folder), found)
     other = Encoded([encoded.ids[0] + 1], encoded.places and encoded.places[:1], 0, [1], None)
     with pytest.raises(AssertionError, match="was run"):
-        pool.answer(runner, None, other, folder, "answers")
+        answers(runner, None, other, folder)
     if encoded.types is not None:  # other types, other answers
         changed = Encoded(encoded.ids, None, 0, encoded.windows, [1 - x for x in encoded.types])
         with pytest.raises(AssertionError, match="was run"):
-            pool.answer(runner, None, changed, folder, "answers")
+            answers(runner, None, changed, folder)
 
 
 def test_what_is_missing_alone_is_computed(answered, monkeypatch, tmp_path):
@@ -235,12 +262,12 @@ def test_what_is_missing_alone_is_computed(answered, monkeypatch, tmp_path):
     for file in list(folder.iterdir()):
         (kept / file.name).write_bytes(file.read_bytes())
     part = pool._slice(encoded, slice(20, 40))
-    (kept / f"{pool._digest(part)}.npy").unlink()
+    (kept / f"{pool._digest(part)}.npz").unlink()
 
     def runner(params, encoded, rng, report):
         sizes.append(len(encoded.ids))
         report(1.0)
         return found[20:40]
 
-    assert_alike(pool.answer(runner, None, encoded, kept, "answers"), found)
+    assert_alike(answers(runner, None, encoded, kept), found)
     assert sizes == [20]

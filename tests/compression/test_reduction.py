@@ -13,7 +13,7 @@ from mux_jax.checkpoints import huggingface
 from mux_jax.checkpoints.convert import save_model
 from mux_jax.checkpoints.huggingface_config import class_name
 from mux_jax.compression.reduction import reduce_model
-from mux_jax.compression.shape import MEANS, Shape, family, reduced
+from mux_jax.compression.shape import MEANS, Shape, families, reduced
 from mux_jax.errors import InputError
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.model import MuxModel
@@ -71,7 +71,7 @@ def full_model(**changes):
 
 
 def reduce(config, params, shape, count=600):
-    found = reduce_model(config, params, shape, texts(count, config, 0), pad_of(config), 0, lambda *_: None)
+    found = reduce_model(config, params, shape, texts(count, config, 0), None, pad_of(config), 0, lambda *_: None)
     assert found[0] == reduced(config, shape)
     expected = jax.tree.map(lambda x: x.shape, abstract_params(MuxModel(found[0]), make_mesh()))
     assert jax.tree.map(lambda x: x.shape, dict(found[1])) == expected
@@ -323,19 +323,22 @@ def test_a_shape_that_a_model_cannot_have_is_refused(changes, shape, message):
 
 
 def test_the_shapes_of_each_means_go_from_the_largest_to_the_smallest():
-    config = small_model(width=1, num_hidden_layers=3, **CLASSES)
-    shapes = {means: family(config, means) for means in MEANS}
-    assert [shape.layers for shape in shapes["layers"]] == [2, 1]
-    assert [shape.hidden for shape in shapes["hidden"]] == [28, 24, 20, 16, 12, 8, 4]
-    assert {(shape.layers, shape.hidden) for shape in shapes["both"]} == {(2, h) for h in range(4, 32, 4)}
-    assert [shape.width for shape in shapes["width"]] == [2, 3, 4, 5, 6, 7, 8]
-    for found in shapes.values():
+    config = small_model(width=1, num_hidden_layers=6, **CLASSES)
+    shapes = {means: families(config, means) for means in MEANS}
+    assert [[shape.layers for shape in found] for found in shapes["layers"]] == [[5, 4, 3, 2, 1]]
+    narrower = [28, 24, 20, 16, 12, 8, 4]
+    assert [[shape.hidden for shape in found] for found in shapes["hidden"]] == [narrower]
+    assert [[(shape.layers, shape.hidden) for shape in found] for found in shapes["both"]] == [
+        [(k, h) for h in narrower] for k in (2, 3)
+    ]
+    assert [[shape.width for shape in found] for found in shapes["width"]] == [[2, 3, 4, 5, 6, 7, 8]]
+    for found in itertools.chain(*shapes.values()):
         assert all(reduced(config, shape) for shape in found)
     only_layers = small_model(architecture="modernbert", width=1, num_hidden_layers=3, **CLASSES)
-    assert [bool(family(only_layers, means)) for means in MEANS] == [True, False, False, False]
+    assert [bool(families(only_layers, means)) for means in MEANS] == [True, False, False, False]
     projected = small_model(architecture="electra", embedding_size=16, width=1, **CLASSES)
-    assert family(projected, "hidden") and not family(projected, "width")
-    assert not family(small_model(width=1, num_hidden_layers=1, **CLASSES), "both")
+    assert families(projected, "hidden") and not families(projected, "width")
+    assert not families(small_model(width=1, num_hidden_layers=1, **CLASSES), "both")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mux_jax.compression import speed
-from mux_jax.compression.speed import Speeds, best_rows, reaches, rows_to_try, search
+from mux_jax.compression.speed import Speeds, best_rows, rows_to_try, search
 from mux_jax.data.encoding import Encoded
 from mux_jax.errors import InputError
 from mux_jax.parallel.mesh import make_mesh
@@ -63,7 +63,7 @@ def test_the_search_finds_the_first_that_is_fast_enough_whatever_flops_say(seed)
 
     speedup = rng.uniform(1, 10)
     found, factor = search(measured, expected, speedup)
-    fast = [i for i in range(12) if reaches(factors[i], speedup)]
+    fast = [i for i in range(12) if factors[i] >= speedup]
     assert found == (fast[0] if fast else 11) and factor == factors[found]
     assert len(set(calls)) == len(calls)
 
@@ -77,17 +77,13 @@ def test_the_search_measures_few_where_flops_are_wrong_by_a_constant():
         return 0.5 * expected[i]
 
     found, factor = search(measured, expected, 5)
-    assert factor == 0.5 * expected[found] and reaches(factor, 5) and not reaches(0.5 * expected[found - 1], 5)
-    assert calls[0] == next(i for i, x in enumerate(expected) if reaches(x, 5)) and len(calls) == 3
+    assert factor == 0.5 * expected[found] and factor >= 5 > 0.5 * expected[found - 1]
+    assert calls[0] == next(i for i, x in enumerate(expected) if x >= 5) and len(calls) == 3
 
 
 def test_the_fastest_that_was_measured_stands_in_where_none_is_fast_enough():
     assert search(lambda i, known: [1.0, 2.0, 3.0][i], [1.0, 2.0, 4.0], 5) == (2, 3.0)
     assert search(lambda i, known: [1.0, 3.0, 2.0][i], [1.0, 5.0, 6.0], 5) == (1, 3.0)  # narrower, and slower
-
-
-def test_a_factor_may_fall_short_by_the_noise():
-    assert reaches(4.86, 5) and reaches(6, 5) and not reaches(4.84, 5)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +152,7 @@ def test_the_largest_size_that_is_fast_enough_is_found_and_compiled_once(fakes):
 def test_the_best_that_was_reached_comes_back_with_its_factor(fakes):
     full, family = classifier(intermediate_size=120), [classifier(intermediate_size=n) for n in (100, 60)]
     found, factor = Speeds(encode([3]), LENGTHS, 0).find_size(full, family, 5, "float32")
-    assert found.intermediate_size == 60 and factor == pytest.approx(2) and not reaches(factor, 5)
+    assert found.intermediate_size == 60 and factor == pytest.approx(2) and factor < 5
 
 
 def test_few_texts_are_repeated_and_keep_all_their_windows(monkeypatch):
