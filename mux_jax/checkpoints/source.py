@@ -82,12 +82,13 @@ class ModelSource:
         other = load_tokenizer(given) if given else None
         own = self.find_tokenizer()
         if own and other and own.backend.get_vocab() != other.backend.get_vocab():
-            raise InputError(f"data.tokenizer={given} has another vocabulary than {self.folder}")
+            raise InputError(f"the tokenizer {given} has another vocabulary than {self.folder}")
         tokenizer = own or other
         if tokenizer is None:
             raise InputError(
                 f"{self.folder} has no tokenizer; put its tokenizer.json or vocab.txt there, or name it: "
-                "--config.data.tokenizer=FILE in training and evaluation, --tokenizer=FILE in converting"
+                "--tokenizer=FILE in converting and compressing, --config.data.tokenizer=FILE in training and "
+                "evaluation"
             )
         self.check_size(tokenizer)
         family, pad = self.config.family, tokenizer.special.pad

@@ -28,7 +28,7 @@ from mux_jax.compression.plan import MOST_TEXTS, RATES, Candidate, Plan, step_se
 from mux_jax.compression.pool import Pool
 from mux_jax.compression.reduction import reduce_model
 from mux_jax.compression.report import summary, write_report
-from mux_jax.compression.request import LOCK, Request
+from mux_jax.compression.request import LOCK, Request, check_folder
 from mux_jax.compression.result import Chosen, Trial, result
 from mux_jax.compression.shape import MEANS, Shape, families, reduced
 from mux_jax.compression.speed import Speeds
@@ -65,13 +65,13 @@ def compress(model: str, workdir: str, **options: Any) -> dict[str, Any]:
         else; before any training.
       SystemExit: as `train`; the same call goes on.
     """
-    request = Request(model=model, **options)
+    request, folder = Request(model=model, **options), absolute(workdir)
+    check_folder(folder)
     found = open_model(model)
     request.check(found)
     tokenizer = found.tokenizer(request.tokenizer)
     section = request.section(found)
     texts = request.read(found, section)
-    folder = absolute(workdir)
     folder.mkdir(parents=True, exist_ok=True)
     with hosts.hold(folder / LOCK, f"workdir {folder}"):
         request.keep(folder)

@@ -5,7 +5,7 @@ from typing import Any
 
 from etils import epath
 
-from mux_jax.compression.verdict import METRICS, agreement_metric
+from mux_jax.compression.verdict import METRICS, agreement_metric, best_trials, full_agreement
 from mux_jax.data.metrics import CORRELATIONS
 from mux_jax.plots import drawing, pyplot, save_figure
 
@@ -15,7 +15,8 @@ _MARKERS = "osD^vPX<>"
 def plot_frontier(result: dict[str, Any], path: epath.Path) -> None:
     """Draws a result (`report.py`): hollow marks are trials, the filled one is the model made, the star the full one.
 
-    Those tried stand at the full model's best throughput times their measured factor. If it cannot draw, it says why.
+    Those tried stand at the full model's best throughput times their measured factor. The full model's agreement with
+    itself is 1; with the answers in a file it was measured. If it cannot draw, it says why.
     """
     with drawing(path):
         _plot_frontier(result, path)
@@ -25,7 +26,8 @@ def _plot_frontier(result: dict[str, Any], path: epath.Path) -> None:
     plt = pyplot()
     metric, agreement = result["task"]["metric"], agreement_metric(result["task"]["kind"])
     panels = [(metric, METRICS[metric])] if result["full"]["score"] else []
-    panels.append((agreement, f"{METRICS[agreement]} with the full model"))
+    wanted = "the given answers" if result.get("learned_from") else "the full model"
+    panels.append((agreement, f"{METRICS[agreement]} with {wanted}"))
     figure, axes = plt.subplots(1, len(panels), figsize=(7.5, 4.2), layout="constrained", squeeze=False)
     for axis, (figure_name, label) in zip(axes[0], panels):
         _draw(axis, result, figure_name, agreement)
@@ -46,8 +48,9 @@ def _draw(axis: Any, result: dict[str, Any], figure: str, agreement: str) -> Non
 
     speeds = [base, best_throughput(made)]
     of_agreement = figure == agreement
-    axis.plot(base, height(1.0 if of_agreement else full["score"][figure]), "k*", markersize=13, label="full model")
-    for i, tried in enumerate(result["tried"]):
+    own = full_agreement(result) if result.get("learned_from") else 1.0
+    axis.plot(base, height(own if of_agreement else full["score"][figure]), "k*", markersize=13, label="full model")
+    for i, tried in enumerate(best_trials(result)):
         color, marker = f"C{i % 10}", _MARKERS[i % len(_MARKERS)]
         speeds.append(base * tried["factor"])
         y = height(tried["agreement"] if of_agreement else (tried["score"] or {}).get(figure))

@@ -33,7 +33,7 @@ def outcome(
 
     Returns:
       `full`, `made`: figures of `metrics.compute`, None without labels; `agreement`, `lost` and `row_mates`, as
-      `report` has them.
+      `report` has them; `full_agreement`: what `report` has as the full model's.
     """
     task, labels = texts.task, full.config.labels
     compositions = _COMPOSITIONS if made.config.width > 1 else 1
@@ -42,10 +42,10 @@ def outcome(
     with progress("judging") as report:
         theirs = _Answers(full, full_params, encoder, pad_id)
         ours = _Answers(made, made_params, encoder, pad_id)
+        wanted, full_agreed = theirs(texts.judge, [seed]), None
         if texts.answers:
-            wanted = labels_from_logits(list(texts.answers["judge"]), full.config, _THRESHOLD)
-        else:
-            wanted = theirs(texts.judge, [seed])
+            own, wanted = wanted, labels_from_logits(list(texts.answers["judge"]), full.config, _THRESHOLD)
+            full_agreed = {"value": agreement(task.kind, own, wanted)}
         report(0.4, "")
         answers = [ours(texts.judge, [seed, i]) for i in range(compositions)]
         agreed = agreement_interval(task.kind, answers[0], wanted, seed)
@@ -67,7 +67,7 @@ def outcome(
         of_texts = task.kind != "regression"
         share = changed(task.kind, answers) if of_texts else None
         mates = {"changed": share, "compositions": compositions, "score_std": float(np.std(spread))}
-    return scores | {"agreement": agreed, "row_mates": mates}
+    return scores | {"agreement": agreed, "full_agreement": full_agreed, "row_mates": mates}
 
 
 class _Answers:

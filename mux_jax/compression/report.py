@@ -5,21 +5,26 @@ A result is a dictionary, which `report.json` holds as it is (NaN as null):
   model: the address of the full model, as it was given.
   machine: what speed was measured on, in words.
   task: kind and metric (`metrics.OF_KIND`), and the names of the labels.
-  texts: numbers of texts: read in all; learn, choose, calibrate, judge: of each part; labelled: those of `judge` that
-    have true labels, 0 if none. A part may be missing.
+  texts: numbers of texts: read in all; learn, choose, calibrate, judge: of each part; labelled: those with true labels,
+    which scores are of, 0 if none: of a task the examples that `judge` was made of, else texts in no part; pool: how
+    many were learned from, joined ones included. A part may be missing.
+  learned_from: a file with the answers of another model, or "", also if missing: the full model's were learned from.
+    Agreement is with these answers.
   speedup: the factor that was asked for, or None.
-  tried: a list of the means tried, one dictionary each:
+  tried: a list of the means tried, the best trial of each, one dictionary each:
     name, layers, hidden, heads, intermediate, width, share: what it is; parameters: their number.
     factor: its measured throughput over the full model's, in the same precision.
     steps, texts_seen, learning_rate: of its trial; agreement, loss: after it, on the part to choose by.
     score: the figures of `metrics.compute` there, or None.
+  trials: all trials, in their order, as `tried`: of one means there are several, at several learning rates.
   chosen: the name of one of them.
   full: name, layers, hidden, heads, intermediate, width, parameters, and
     throughput: for each precision texts_per_second and rows, the batch's; score: the figures on the part to judge by,
-    or None without labels.
+    or None without labels; agreement: its own with the answers of `learned_from`, there, as value; else None.
   made: the same of the model made, whose name is `chosen`, and
-    path: its folder; agreement: with the full model; lost: the full model's score minus its own in the task's metric,
-    or None without labels, both value, low, high (`judging.py`); texts_seen, steps, learning_rate: of its training.
+    path: its folder; agreement: with what it learned from; lost: the full model's score minus its own in the task's
+    metric, or None without labels, both value, low, high (`judging.py`); texts_seen, steps, learning_rate: of its
+    training.
   factors: made over full, in each precision that both were measured in; best: each in its fastest one.
   row_mates: None for width 1; else changed: the share of judged texts whose answer is not the same in all compositions,
     or None for a regression; compositions: how many; score_std: the standard deviation of the score over them, of the
@@ -37,16 +42,26 @@ import numpy as np
 from etils import epath
 
 from mux_jax.compression.frontier import plot_frontier
-from mux_jax.compression.verdict import METRICS, agreement_metric, points, sentences, show
+from mux_jax.compression.verdict import (
+    METRICS,
+    agreement_metric,
+    best_trials,
+    full_agreement,
+    points,
+    sentences,
+    show,
+    source,
+)
 from mux_jax.files import write_atomically
 
 _PARTS = {
-    "learn": "learning: the full model's answers to these taught the others",
+    "learn": "learning: {} to these taught the others{}",
     "choose": "choosing among the means, after a short trial of each",
-    "calibrate": "setting thresholds, such as of when to ask the full model",
+    "calibrate": "setting thresholds later, such as of when to ask the full model; no figure here is made with these",
     "judge": "the figures above; nothing was learned from these or chosen by them",
 }
 _SECONDS = {"answers": "the full model's answers", "trials": "trials", "learning": "training of the one chosen"}
+_PIECES = "Agreement of a trial counts every word piece, that of the trained model each word once."
 
 
 def write_report(result: dict[str, Any], folder: epath.Path) -> None:
@@ -71,16 +86,22 @@ def _markdown(result: dict[str, Any]) -> str:
         "Hollow marks are trials, on the texts to choose by. The filled one is the trained model, on the texts to "
         "judge by; its bar is the 95 % interval.",
         "## Models",
-        "Agreement is with the full model; loss is what was learned by, the less the better.",
+        f"Agreement is with {_taught_by(result)}; loss is what was learned by, the less the better."
+        + (f" {_PIECES}" if result["task"]["kind"] == "token" else ""),
         _models(result),
     ]
     if result["full"]["score"]:
         blocks += ["## Scores", _scores(result)]
     blocks += ["## Throughput", f"Measured in turns on {result['machine']}.", _throughput(result)]
     blocks += ["## Texts", f"{result['texts']['read']:,} were read.", _texts(result)]
-    blocks += ["## Time", _time(result["seconds"])]
+    blocks += ["## Time", _time(result)]
     blocks += ["## Next", "```\n" + "\n".join(_next(result)) + "\n```"]
     return "\n\n".join(blocks) + "\n"
+
+
+def _taught_by(result: dict[str, Any]) -> str:
+    """What agreement is with, by its whole path if it is a file."""
+    return f"the answers in `{result['learned_from']}`" if result.get("learned_from") else "the full model"
 
 
 def _models(result: dict[str, Any]) -> str:
@@ -93,8 +114,8 @@ def _models(result: dict[str, Any]) -> str:
         learned = [_short(model.get("loss")), _short(model.get("learning_rate")), _number(model.get("texts_seen"))]
         return [name, *sizes, _number(model["parameters"]), _number(factor, 1), show(agreed, agreement), *learned]
 
-    rows = [row(result["full"]["name"], result["full"], 1.0, None)]
-    for tried in result["tried"]:
+    rows = [row(result["full"]["name"], result["full"], 1.0, full_agreement(result))]
+    for tried in best_trials(result):
         rows.append(row(f"{tried['name']}, trial", tried, tried["factor"], tried["agreement"]))
     rows.append(row(f"**{made['name']}, trained**", made, result["factors"]["best"], made["agreement"]["value"]))
     return _table(["model", *columns, "texts seen"], rows)
@@ -126,12 +147,22 @@ def _throughput(result: dict[str, Any]) -> str:
 
 def _texts(result: dict[str, Any]) -> str:
     counts = result["texts"]
-    rows = [[name, _number(counts[name]), purpose] for name, purpose in _PARTS.items() if counts.get(name)]
+    taught_by = f"the answers in {source(result)}" if result.get("learned_from") else "the full model's answers"
+    pool = f"; {counts['pool']:,} were learned from, joined ones included" if counts.get("pool") else ""
+    rows = [
+        [name, _number(counts[name]), purpose.format(taught_by, pool)]
+        for name, purpose in _PARTS.items()
+        if counts.get(name)
+    ]
+    if counts["labelled"] not in (0, counts.get("judge")):
+        rows.append(["labelled", _number(counts["labelled"]), "the scores, and how much is lost"])
     return _table(["part", "texts", "for"], rows)
 
 
-def _time(seconds: dict[str, float]) -> str:
-    spent = {text: seconds[name] for name, text in _SECONDS.items()}
+def _time(result: dict[str, Any]) -> str:
+    seconds = result["seconds"]
+    given = bool(result.get("learned_from"))
+    spent = {text: seconds[name] for name, text in _SECONDS.items() if not (given and name == "answers")}
     rest = seconds["total"] - sum(spent.values())
     return _table(
         ["", "minutes"],

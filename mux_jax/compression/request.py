@@ -3,15 +3,17 @@
 import dataclasses
 import json
 import math
+import os
 from typing import Any
 
 from etils import epath
 
 from mux_jax.checkpoints.source import ModelSource
-from mux_jax.compression.shape import MEANS, Shape, reduced
+from mux_jax.compression.shape import MEANS, Shape, check_means, reduced
 from mux_jax.compression.texts import Texts, read_answers, read_texts, task_texts
 from mux_jax.data.formats import parse_delimiter
 from mux_jax.data.sections import TaskSection
+from mux_jax.data.tasks import get_task
 from mux_jax.errors import InputError
 from mux_jax.files import write_atomically
 from mux_jax.models.config import ModelConfig
@@ -76,6 +78,8 @@ class Request:
             raise InputError(f"--speedup={self.speedup:g} must be above 1")
         if self.by not in ("auto", *MEANS):
             raise InputError(f"--by={self.by} does not exist; there are: auto, {', '.join(MEANS)}")
+        if shaped and self.by != "auto":
+            raise InputError(f"--by={self.by} goes with --speedup; a shape says by itself what becomes smaller")
         for name in ("layers", "hidden", "width", "steps"):
             if getattr(self, name) < 0:
                 raise InputError(f"--{name}={getattr(self, name)} must be at least 1")
@@ -91,6 +95,10 @@ class Request:
             raise InputError("give one of --texts, --answers and --task with --data: where the texts are")
         if self.labelled and not self.texts:
             raise InputError("--labelled goes with --texts: a task has labels, and --answers stand for them")
+        if self.text_columns and not (self.texts or self.answers):
+            raise InputError(f"--text_columns={self.text_columns} goes with --texts and --answers; a task has its own")
+        if self.delimiter and not (self.texts or self.answers or self.task):
+            raise InputError(f"--delimiter={self.delimiter} goes with --texts, --answers and --task; a run has its own")
 
     def shape(self, full: ModelConfig) -> Shape | None:
         """The shape that is asked for; None if it is to be found."""
@@ -115,8 +123,15 @@ class Request:
                 f"--model={found.folder} has no head for labels of texts or words; name a model that is fine-tuned"
             )
         shape = self.shape(config)
-        if shape:
-            reduced(config, shape)
+        if not shape:
+            check_means(config, self.by)
+            return
+        reduced(config, shape)
+        if shape == Shape(layers=config.num_hidden_layers, hidden=config.hidden_size):
+            raise InputError(
+                f"--layers={shape.layers} --hidden={shape.hidden} --width=1 is --model as it is; give fewer layers or "
+                "dimensions, or more texts a row"
+            )
 
     def section(self, found: ModelSource) -> TaskSection:
         """Where the texts are, their columns, and the lengths of rows, as the made model's run says it.
@@ -130,27 +145,32 @@ class Request:
         )  # the texts are in memory
         if files := (self.answers or ",".join(self.texts)):
             columns = self.text_columns or ",".join(found.text_columns())
-            return TaskSection(task="custom", kind=config.task_kind, folder=files, text_columns=columns, **rows)
+            own_task = _own_task(found)
+            metric = get_task(own_task).metric if own_task else ""
+            return TaskSection(
+                task="custom", kind=config.task_kind, folder=files, text_columns=columns, metric=metric, **rows
+            )
         if self.task:
             return TaskSection(task=self.task, folder=self.data, delimiter=self.delimiter, **rows)
-        own = (found.run or {}).get("data", {})
-        if "task" not in own:
+        own = _own_task(found)
+        if not own:
             raise InputError(
                 "where are the texts to learn from? --texts=FILE, which needs no labels, or --task=NAME --data=FOLDER"
             )
-        known = {field.name: own[field.name] for field in dataclasses.fields(TaskSection) if field.name in own}
-        say(f"the texts of {known['task']}, which {found.folder} was fine-tuned on")
-        return TaskSection(**known | rows | ({"folder": self.data} if self.data else {}))
+        say(f"the texts of {own.task}, which {found.folder} was fine-tuned on")
+        return dataclasses.replace(own, **rows | ({"folder": self.data} if self.data else {}))
 
     def read(self, found: ModelSource, section: TaskSection) -> Texts:
-        """Reads the texts, which are where `section` says; see `texts`."""
+        """Reads the texts, which are where `section` says; see `texts`. A run is judged as in its own task."""
         if not (self.texts or self.answers):
             return task_texts(section, found.config)
         delimiter = parse_delimiter(self.delimiter, "--delimiter")
         wanted = tuple(name for name in self.text_columns.split(",") if name)
         if self.answers:
-            return read_answers(self.answers, found.config, found.text_columns(), wanted, delimiter)
-        return read_texts(self.texts, found.config, found.text_columns(), wanted, delimiter, self.labelled)
+            return read_answers(self.answers, found.config, found.text_columns(), wanted, delimiter, section.metric)
+        return read_texts(
+            self.texts, found.config, found.text_columns(), wanted, delimiter, self.labelled, section.metric
+        )
 
     def keep(self, folder: epath.Path) -> None:
         """Writes `request.json` to a folder that this process holds; the same request goes on with what is there.
@@ -173,3 +193,26 @@ class Request:
                 f"--workdir={folder} holds a compression with other flags ({'; '.join(changed)}); name another folder, "
                 "or give the same flags to continue"
             )
+
+
+def check_folder(folder: epath.Path) -> None:
+    """Raises `InputError` if a folder to make, or one above it, is a file or may not be written to; makes nothing."""
+    path = str(folder)
+    if "://" in path:
+        return  # an object store has no folders
+    while not os.path.lexists(path) and path != os.path.dirname(path):
+        path = os.path.dirname(path)
+    if not os.path.isdir(path):
+        raise InputError(f"--workdir={folder}: {path} is no folder; name another")
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise InputError(f"--workdir={folder}: no permission to write to {path}; name another folder")
+
+
+def _own_task(found: ModelSource) -> TaskSection | None:
+    """The task that a run was fine-tuned on; None of other models."""
+    own = (found.run or {}).get("data", {})
+    if "task" not in own:
+        return None
+    return TaskSection(
+        **{field.name: own[field.name] for field in dataclasses.fields(TaskSection) if field.name in own}
+    )

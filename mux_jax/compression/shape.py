@@ -98,21 +98,43 @@ def families(full: ModelConfig, means: str) -> list[list[Shape]]:
       means: `layers`: fewer; `hidden`: narrower; `both`: half or a third of the layers, and narrower; `width`: texts a
         row.
     """
+    possible = ([shape for shape in family if not _problem(full, shape)] for family in _smaller(full, means))
+    return [family for family in possible if family]
+
+
+def check_means(full: ModelConfig, by: str) -> None:
+    """Raises `InputError` if a means gives no shape; for `auto`, if none does.
+
+    Args:
+      by: a name in `MEANS`, or `auto`.
+    """
+    asked = MEANS if by == "auto" else (by,)
+    if any(families(full, means) for means in asked):
+        return
+    problems = []
+    for means in asked:
+        shapes = [shape for family in _smaller(full, means) for shape in family]
+        few = "layer" if full.num_hidden_layers == 1 and means in ("layers", "both") else "head"
+        problems.append(_problem(full, shapes[0]) if shapes else f"--model has one {few}; nothing smaller exists")
+    given = f"--by={by}" if by != "auto" else "--speedup: nothing is faster"
+    raise InputError(f"{given}: {'; '.join(dict.fromkeys(problems))}")
+
+
+def _smaller(full: ModelConfig, means: str) -> list[list[Shape]]:
     L, D, K, H = full.num_hidden_layers, full.hidden_size, full.head_size, full.num_attention_heads
     narrower = range(D - K, 0, -K)
-    shapes = {
+    return {
         "layers": [[Shape(layers=k, hidden=D) for k in range(L - 1, 0, -1)]],
         "hidden": [[Shape(layers=L, hidden=h) for h in narrower]],
         "both": [[Shape(layers=k, hidden=h) for h in narrower] for k in sorted({-(-L // 2), -(-L // 3)} - {L})],
         "width": [[Shape(layers=L, hidden=D, width=n) for n in range(2, min(H, _MOST_TEXTS) + 1)]],
     }[means]
-    possible = ([shape for shape in family if _possible(full, shape)] for family in shapes)
-    return [family for family in possible if family]
 
 
-def _possible(full: ModelConfig, shape: Shape) -> bool:
+def _problem(full: ModelConfig, shape: Shape) -> str:
+    """Why the model cannot have a shape; empty if it can."""
     try:
         reduced(full, shape)
-    except InputError:
-        return False
-    return True
+    except InputError as e:
+        return str(e)
+    return ""

@@ -62,6 +62,7 @@ def read_texts(
     wanted: tuple[str, ...] = (),
     delimiter: str = "",
     labelled: str = "",
+    metric: str = "",
 ) -> Texts:
     """The texts of files, in any format that `launch/predict.py` reads; what was read is printed.
 
@@ -72,6 +73,7 @@ def read_texts(
       wanted: the columns to read in their place.
       delimiter: of TSV and CSV, if it is not a tab or a comma.
       labelled: a file of examples with labels, in a column `label`, or `tags` beside words. Its texts are in no part.
+      metric: what the model is judged by; empty: the default of its kind of task.
 
     Raises:
       InputError: a glob without a file; a bad record, by file and line; a label that the model does not have; too few
@@ -81,7 +83,7 @@ def read_texts(
     sources = [_open(file, config, columns, wanted, delimiter) for file in files]
     beside = [_open(absolute(labelled), config, columns, wanted, delimiter)] if labelled else []
     _check_alike([*sources, *beside])
-    task = _task(config, wanted or columns)
+    task = _task(config, wanted or columns, metric)
     found: list[Example] = []
     for source in beside:
         found = examples.read_file(dataclasses.replace(task, text=source.columns), source.file, source.delimiter)
@@ -100,6 +102,7 @@ def read_answers(
     columns: tuple[str, ...],
     wanted: tuple[str, ...] = (),
     delimiter: str = "",
+    metric: str = "",
 ) -> Texts:
     """The texts of a file that has the answers of another model beside them; see `Answers`. What was read is printed.
 
@@ -107,7 +110,7 @@ def read_answers(
 
     Args:
       path: a TSV, CSV, JSONL or Parquet file.
-      config: as of `read_texts`, and `columns`, `wanted` and `delimiter` too.
+      config: as of `read_texts`, and `columns`, `wanted`, `delimiter` and `metric` too.
 
     Raises:
       InputError: a model that tags words; an answer that is none, by file and line; else as `read_texts`.
@@ -119,7 +122,7 @@ def read_answers(
     parts.check(_LEAST, f"--answers={path}: {read:,} records")
     say(f"{path}: {read:,} records with answers; {parts.describe()}")
     logits = parts.answers(len(config.labels))
-    return Texts(_task(config, source.columns), **parts.texts(), labelled=[], answers=logits, read=read)
+    return Texts(_task(config, source.columns, metric), **parts.texts(), labelled=[], answers=logits, read=read)
 
 
 def task_texts(data: TaskSection, config: ModelConfig) -> Texts:
@@ -135,7 +138,7 @@ def task_texts(data: TaskSection, config: ModelConfig) -> Texts:
     found = examples.read(task, data, ("train", task.dev[0]))
     train, dev = found["train"], found[task.dev[0]]
     for split in (train, dev):
-        check_labels(task, split, config.labels)
+        check_labels(task, split, config.labels, "those of the model")
     judge = Parts({"judge": 1.0})
     for example in dev:
         judge.add(example.text)
@@ -153,10 +156,10 @@ def task_texts(data: TaskSection, config: ModelConfig) -> Texts:
     return Texts(task, **texts, labelled=dev, answers={}, read=len(train) + len(dev))
 
 
-def _task(config: ModelConfig, columns: tuple[str, ...]) -> Task:
+def _task(config: ModelConfig, columns: tuple[str, ...], metric: str) -> Task:
     """What a model does."""
     kind = config.task_kind
-    return Task(kind, next(iter(OF_KIND[kind])), columns, "tags" if kind == "token" else "label")
+    return Task(kind, metric or next(iter(OF_KIND[kind])), columns, "tags" if kind == "token" else "label")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What a result (`report.py`) says to a person, in five sentences: cost, speed, advice, how sure, row-mates."""
 
 import math
+import posixpath
 from typing import Any
 
 from mux_jax.data.metrics import CORRELATIONS
@@ -21,18 +22,24 @@ METRICS = {
 _MOST_LOST = 0.02  # of the score: what we would give up
 _LEAST_AGREEMENT = 0.9
 _SLOWEST = 1.5  # times as fast: less is not worth a model of its own
-# What agreement below and above the least means.
+# What agreement below and above the least means, with the full model or a file of answers.
 _DIFFERS = {
-    "sequence": "answers more than one text in ten otherwise than the full model",
-    "multi_label": "answers more than one text in ten otherwise than the full model",
-    "token": "tags more than one word in ten otherwise than the full model",
-    "regression": "correlates with the full model at less than 0.9",
+    "sequence": "answers more than one text in ten otherwise than {}",
+    "multi_label": "answers more than one text in ten otherwise than {}",
+    "token": "tags more than one word in ten otherwise than {}",
+    "regression": "correlates with {} at less than 0.9",
 }
 _SAME = {
-    "sequence": "answers nine in ten or more of the judged texts as the full model does",
-    "multi_label": "answers nine in ten or more of the judged texts as the full model does",
-    "token": "tags nine in ten or more of the judged words as the full model does",
-    "regression": "correlates with the full model at 0.9 or more",
+    "sequence": "answers nine in ten or more of the judged texts as {} does",
+    "multi_label": "answers nine in ten or more of the judged texts as {} does",
+    "token": "tags nine in ten or more of the judged words as {} does",
+    "regression": "correlates with {} at 0.9 or more",
+}
+_AGREES = {
+    "sequence": "gives the full model's label to {} of the texts",
+    "multi_label": "gives exactly the full model's labels to {} of the texts",
+    "token": "gives the full model's tag to {} of the words",
+    "regression": "gives numbers that correlate with the full model's at {}",
 }
 
 
@@ -64,13 +71,46 @@ def agreement_metric(kind: str) -> str:
     return "pearson" if kind == "regression" else "agreement"
 
 
+def source(result: dict[str, Any]) -> str:
+    """What was learned from and is agreed with: the full model, or the name of a file with answers."""
+    return posixpath.basename(result.get("learned_from", "")) or "the full model"
+
+
+def full_agreement(result: dict[str, Any]) -> float | None:
+    """The full model's own agreement with the answers in a file; None if it is what was learned from."""
+    agreed = result["full"].get("agreement")
+    return agreed["value"] if agreed else None
+
+
+def best_trials(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """The means that were tried, each once: of several trials of one the trial with the lowest loss."""
+
+    def loss(tried: dict[str, Any]) -> float:
+        return _or(tried["loss"], math.inf)
+
+    best: dict[str, dict[str, Any]] = {}
+    for tried in result["tried"]:
+        name = tried["name"]
+        if name not in best or loss(tried) < loss(best[name]):
+            best[name] = tried
+    return list(best.values())
+
+
+def _or(value: float | None, missing: float) -> float:
+    """A figure; `missing` if there is none: NaN, which `report.json` has as null."""
+    return missing if value is None or math.isnan(value) else value
+
+
 def _cost(result: dict[str, Any]) -> str:
     full, made, metric = result["full"], result["made"], result["task"]["metric"]
     lost, name = made["lost"], f"The cheaper model ({made['name']})"
     if not lost:
+        open_question = "which of the two is right where they differ"
+        if result.get("learned_from"):
+            open_question = "whether those answers are right"
         return (
-            f"{name} {_agreement(result)}. The texts have no labels, so this is its score; it does not say which of "
-            "the two is right where they differ."
+            f"{name} {_agreement(result)}. The texts have no labels, so this is its score; it does not say "
+            f"{open_question}."
         )
     much = f"{'gains' if lost['value'] < 0 else 'costs'} {points(abs(lost['value']), metric)} of {METRICS[metric]}"
     scores = f"{show(made['score'][metric], metric)} where the full model has {show(full['score'][metric], metric)}"
@@ -81,14 +121,15 @@ def _cost(result: dict[str, Any]) -> str:
 def _agreement(result: dict[str, Any]) -> str:
     agreed, kind = result["made"]["agreement"], result["task"]["kind"]
     metric = agreement_metric(kind)
-    how = {
-        "sequence": "gives the full model's label to {} of the texts",
-        "multi_label": "gives exactly the full model's labels to {} of the texts",
-        "token": "gives the full model's tag to {} of the words",
-        "regression": "gives numbers that correlate with the full model's at {}",
-    }[kind]
     ends = f"95 % interval {show(agreed['low'], metric, False)} to {show(agreed['high'], metric)}"
-    return f"{how.format(show(agreed['value'], metric))} ({ends})"
+    value = show(agreed["value"], metric)
+    if not result.get("learned_from"):
+        return f"{_AGREES[kind].format(value)} ({ends})"
+    file = source(result)
+    how = f"gives the answer in {file} to {value} of the {'words' if kind == 'token' else 'texts'}"
+    if kind == "regression":
+        how = f"gives numbers that correlate with those in {file} at {value}"
+    return f"{how} ({ends}; the full model: {show(full_agreement(result), metric)})"
 
 
 def _speed(result: dict[str, Any]) -> str:
@@ -107,6 +148,7 @@ def _speed(result: dict[str, Any]) -> str:
 
 def _advice(result: dict[str, Any]) -> str:
     lost, kind, metric = result["made"]["lost"], result["task"]["kind"], result["task"]["metric"]
+    agreed, of_full = result["made"]["agreement"]["value"], full_agreement(result)
     if result["factors"]["best"] < 1.05:
         return "Keep the full model: this one is no faster."
     much = f"{_MOST_LOST:g}" if metric in CORRELATIONS else f"{100 * _MOST_LOST:g} points"
@@ -116,23 +158,31 @@ def _advice(result: dict[str, Any]) -> str:
         bad.append(f"costs more than {most}")
     elif lost and lost["high"] > _MOST_LOST:
         doubts.append(f"may cost more than {most}")
-    if result["made"]["agreement"]["value"] < _LEAST_AGREEMENT:
-        (doubts if lost else bad).append(_DIFFERS[kind])  # labels say whether the other answers are worse
+    as_good = of_full is not None and agreed >= of_full
+    if agreed < _LEAST_AGREEMENT and not as_good:
+        # labels say whether the other answers are worse
+        (doubts if lost else bad).append(_DIFFERS[kind].format(source(result)))
     if bad:
         return f"We would not take it: it {' and '.join(bad + doubts)}. {_alternatives(result)}"
     if doubts:
         return f"We would take it only where this is acceptable: it {' and '.join(doubts)}. {_alternatives(result)}"
-    return f"We would take it: it {f'costs less than {most}, by the interval' if lost else _SAME[kind]}."
+    good = f"costs less than {most}, by the interval" if lost else _SAME[kind].format(source(result))
+    if agreed < _LEAST_AGREEMENT and not lost:
+        good = f"agrees with {source(result)} no less than the full model does"
+    return f"We would take it: it {good}."
 
 
 def _alternatives(result: dict[str, Any]) -> str:
     """What else to do: another one tried, less speed, more labelled texts, the full model."""
-    trials = {tried["name"]: tried for tried in result["tried"]}
+    trials = {tried["name"]: tried for tried in best_trials(result)}
     chosen, text = trials[result["chosen"]], ""
-    nearer = [t for t in trials.values() if t["agreement"] > chosen["agreement"] and t["factor"] >= _SLOWEST]
+    least = _or(chosen["agreement"], math.inf)
+    nearer = [t for t in trials.values() if _or(t["agreement"], -1.0) > least and t["factor"] >= _SLOWEST]
     if nearer:
         other = max(nearer, key=lambda tried: tried["factor"])
-        text = f"{other['name']} was nearer to the full model in its trial, at {other['factor']:.1f} times the speed. "
+        text = (
+            f"{other['name']} was nearer to {source(result)} in its trial, at {other['factor']:.1f} times the speed. "
+        )
     less = round((result["speedup"] or result["factors"]["best"]) / 2, 1)
     choices = [f"ask for less (`--speedup={less:g}`)"] if less >= _SLOWEST else []
     lost = result["made"]["lost"]
@@ -145,7 +195,7 @@ def _alternatives(result: dict[str, Any]) -> str:
 
 def _certainty(result: dict[str, Any]) -> str:
     count, labelled = result["texts"]["judge"], result["texts"]["labelled"]
-    some = f" ({labelled:,} of them with labels)" if 0 < labelled < count else ""
+    some = "" if labelled in (0, count) else f", and over {labelled:,} labelled ones for the score"
     unit = "sentences" if result["task"]["kind"] == "token" else "texts"
     return (
         f"The intervals are of a paired bootstrap over {count:,} judged {unit}{some}. One training seed was run; what "
@@ -162,7 +212,7 @@ def _row_mates(result: dict[str, Any]) -> str:
     if found["changed"] is not None:
         parts.append(f"{show(found['changed'], 'agreement')} of the judged texts changed their answer")
     if found["score_std"] is not None:
-        parts.append(f"the {METRICS[metric]} has a standard deviation of {points(found['score_std'], metric)}")
+        parts.append(f"the standard deviation of {METRICS[metric]} is {points(found['score_std'], metric)}")
     others = result["made"]["width"] - 1
     mates = "row-mate, the other text" if others == 1 else f"row-mates, the {others} other texts"
     text = f"An answer depends on its {mates} in its row"

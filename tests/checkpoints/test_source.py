@@ -269,8 +269,15 @@ def test_the_released_vocabulary_is_that_of_multiplexed_models_and_the_baselines
 
     for model in found("m", 2), found("bert_base_1", 1), found("models--princeton-nlp--electra_base_1/snapshots/0", 1):
         assert model.tokenizer().backend.get_vocab() == load_tokenizer(str(plain_bert[0])).backend.get_vocab()
-    with pytest.raises(InputError, match="m has no tokenizer; .*--config.data.tokenizer=FILE"):
+    with pytest.raises(InputError, match="m has no tokenizer; .*--tokenizer=FILE in converting and compressing, "):
         found("m", 1).tokenizer()
+
+
+def test_a_tokenizer_with_another_vocabulary_is_refused_whatever_the_program(plain_bert, tmp_path):
+    folder, _ = plain_bert
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "word"]) + "\n")
+    with pytest.raises(InputError, match="^the tokenizer .*vocab.txt has another vocabulary than .*"):
+        open_model(str(folder)).tokenizer(str(tmp_path / "vocab.txt"))
 
 
 def test_what_is_no_model_is_refused(tmp_path):

@@ -19,7 +19,14 @@ SCORES = {
 }
 
 
-def result(kind: str, metric: str, labelled: bool = True, chosen: str = "hidden 128", agreed: float = 0.95) -> Any:
+def result(
+    kind: str,
+    metric: str,
+    labelled: bool = True,
+    chosen: str = "hidden 128",
+    agreed: float = 0.95,
+    learned_from: str = "",
+) -> Any:
     """A model that is 5.1 times as fast as the full one, with 5 times asked for."""
     tried = [
         SIZES
@@ -34,14 +41,17 @@ def result(kind: str, metric: str, labelled: bool = True, chosen: str = "hidden 
         "model": "runs/teacher",
         "machine": "2 x cpu, 2 cores, jax 0.10.2",
         "task": {"kind": kind, "metric": metric, "labels": ["0", "1"]},
-        "texts": {"read": 20_000, "learn": 16_000, "choose": 1000, "calibrate": 1000, "judge": 2000}
+        "texts": {"read": 20_000, "learn": 16_000, "choose": 1000, "calibrate": 1000, "judge": 2000, "pool": 9000}
         | {"labelled": 2000 if labelled else 0},
         "speedup": 5.0,
+        "learned_from": learned_from,
         "tried": tried,
+        "trials": [*tried, which | {"learning_rate": 1e-3, "loss": 0.2345}],
         "chosen": chosen,
         "full": SIZES
         | {"name": "full", "parameters": 22_700_000, "score": {metric: full} if labelled else None}
-        | {"throughput": {"float32": _speed(301.2), "bfloat16": _speed(345.6)}},
+        | {"throughput": {"float32": _speed(301.2), "bfloat16": _speed(345.6)}}
+        | {"agreement": {"value": 0.931} if learned_from else None},
         "made": {key: which[key] for key in (*SIZES, "name", "parameters", "learning_rate")}
         | {"throughput": {"float32": _speed(1626.5), "bfloat16": _speed(1762.6)}, "steps": 6000, "texts_seen": 192_000}
         | {"score": {metric: made} if labelled else None, "lost": lost if labelled else None, "path": "runs/my model"}

@@ -14,16 +14,18 @@ import pytest
 
 import mux_jax
 from mux_jax.checkpoints.convert import convert
-from mux_jax.checkpoints.source import open_model
+from mux_jax.checkpoints.source import ModelSource, open_model
 from mux_jax.compression import compress as module
 from mux_jax.compression import texts
-from mux_jax.compression.request import Request
+from mux_jax.compression.request import Request, check_folder
 from mux_jax.compression.speed import Speeds, Throughput
+from mux_jax.data.tasks import get_task
 from mux_jax.errors import InputError
+from mux_jax.paths import absolute
 from mux_jax.training import loop
 from mux_jax.training.stop_signal import StopSignal
 from tests.checkpoints.folders import assert_identical
-from tests.conftest import use_one_device
+from tests.conftest import small_model, use_one_device
 from tests.tasks import LABELS, finetuning, sentences, write_model, write_sentences, write_words
 
 ROOT = Path(__file__).parents[2]
@@ -273,6 +275,11 @@ def write_lines(path, lines):
         (dict(hidden=16, labelled="a"), "--labelled goes with --texts: a task has labels, and --answers stand for"),
         (dict(hidden=16, answers="b", labelled="a"), "--labelled goes with --texts"),
         (dict(speedup=2.0, share=1.5), "--share=1.5 goes with --width"),
+        (dict(width=2, by="width"), "--by=width goes with --speedup; a shape says by itself what becomes smaller"),
+        (dict(hidden=16, text_columns="a"), "--text_columns=a goes with --texts and --answers; a task has its own"),
+        (dict(hidden=16, text_columns="a", task="sst2", data="b"), "--text_columns=a goes with --texts and --answers"),
+        (dict(hidden=16, delimiter=";"), "--delimiter=; goes with --texts, --answers and --task; a run has its own"),
+        (dict(hidden=16, delimiter=";", data="b"), "--delimiter=; goes with --texts, --answers and --task"),
     ],
 )
 def test_flags_that_do_not_go_together_are_refused(given, message):
@@ -291,6 +298,7 @@ def models(root):
         "headless": dict(width=1),
         "projected": dict(width=1, architecture="electra", embedding_size=16, head="sequence", labels=LABELS),
         "modern": dict(width=1, architecture="modernbert", head="sequence", labels=LABELS),
+        "shallow": dict(width=1, num_hidden_layers=1, head="sequence", labels=LABELS),
     }
     made = {}
 
@@ -314,6 +322,15 @@ def models(root):
         ("plain", dict(hidden=16, share=1.5), "--share=1.5 must be from 1 to 1"),
         pytest.param("projected", dict(width=2), "embeddings of 16 and states of 32", marks=pytest.mark.extra),
         pytest.param("modern", dict(hidden=16), "modernbert can be made cheaper by --layers", marks=pytest.mark.extra),
+        (
+            "plain",
+            dict(width=1),
+            "--layers=2 --hidden=32 --width=1 is --model as it is; give fewer layers or dimensions",
+        ),
+        ("plain", dict(layers=2), "--layers=2 --hidden=32 --width=1 is --model as it is"),
+        ("plain", dict(hidden=32, width=1), "--layers=2 --hidden=32 --width=1 is --model as it is"),
+        ("shallow", dict(speedup=2.0, by="layers", texts=("none",)), "--by=layers: --model has one layer; nothing sma"),
+        ("shallow", dict(speedup=2.0, by="both", texts=("none",)), "--by=both: --model has one layer; nothing smaller"),
         ("plain", dict(hidden=16), "where are the texts to learn from? --texts=FILE, which needs no labels, or --task"),
         ("plain", dict(hidden=16, texts=("few.txt",)), "--texts: 9 records; . distinct texts, .* at least 300 are"),
         ("plain", dict(hidden=16, texts=("none/*.txt",)), "none/"),
@@ -334,6 +351,80 @@ def test_what_cannot_be_compressed_is_refused_before_anything_is_written(
         mux_jax.compress(model if "/" in model else models(model), str(tmp_path / "out"), **given)
     assert "\n" not in str(e.value)
     assert sorted(tmp_path.iterdir()) == before
+
+
+SMALL = dict(width=1, head="sequence", labels=LABELS)
+
+
+@pytest.mark.parametrize(
+    "fields, by, message",
+    [
+        (dict(architecture="electra", embedding_size=16), "width", "--by=width: .* embeddings of 16 and states of 32 "),
+        (dict(architecture="electra", embedding_size=16), "hidden", ""),
+        (dict(architecture="electra", embedding_size=16), "auto", ""),
+        (dict(architecture="modernbert"), "hidden", "--by=hidden: modernbert can be made cheaper by --layers alone"),
+        (dict(architecture="modernbert"), "both", "--by=both: modernbert can be made cheaper by --layers alone"),
+        (dict(architecture="modernbert"), "width", "--by=width: modernbert can be made cheaper by --layers alone"),
+        (dict(architecture="modernbert"), "layers", ""),
+        (dict(architecture="modernbert"), "auto", ""),
+        (
+            dict(architecture="modernbert", num_hidden_layers=1),
+            "auto",
+            "--speedup: nothing is faster: --model has one layer; nothing smaller exists; modernbert can be made cheap",
+        ),
+        (dict(num_attention_heads=1), "hidden", "--by=hidden: --model has one head; nothing smaller exists"),
+        (dict(num_attention_heads=1), "width", "--by=width: --model has one head; nothing smaller exists"),
+        (dict(num_attention_heads=1), "auto", ""),
+        (dict(num_hidden_layers=1), "auto", ""),
+    ],
+)
+def test_means_that_a_model_does_not_have_are_refused_with_the_reason(fields, by, message):
+    found = SimpleNamespace(config=small_model(**SMALL | fields), folder="model")
+    request = Request(model="model", speedup=2.0, by=by)
+    if not message:
+        request.check(found)
+        return
+    with pytest.raises(InputError, match=message):
+        request.check(found)
+
+
+def test_a_folder_that_cannot_be_made_is_refused_and_not_made(tmp_path, monkeypatch):
+    (tmp_path / "thesis.txt").write_text("all of it")
+    for name in ("thesis.txt", "thesis.txt/deep/er"):
+        with pytest.raises(InputError, match=f"--workdir=.*{name}: .*thesis.txt is no folder; name another$"):
+            check_folder(absolute(str(tmp_path / name)))
+    for name in (".", "new", "deep/er"):
+        check_folder(absolute(str(tmp_path / name)))
+    check_folder(absolute("gs://bucket/new"))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(InputError, match=f"--workdir={tmp_path}/deep/er: no permission to write to {tmp_path}; name"):
+        check_folder(absolute(str(tmp_path / "deep" / "er")))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    "kind, labels, data, metric",
+    [
+        ("token", ("O", "B-PER"), dict(task="ner"), "span_f1"),
+        ("token", ("O", "B-PER"), dict(task="custom", kind="token", folder="data", metric="macro_f1"), "macro_f1"),
+        ("sequence", LABELS, dict(task="cola"), "matthews"),
+        ("sequence", LABELS, dict(task="custom", folder="data"), "accuracy"),
+        ("sequence", LABELS, None, "accuracy"),
+    ],
+)
+def test_a_run_is_judged_by_the_metric_of_its_own_task(kind, labels, data, metric, tmp_path):
+    """Whatever the texts are; `None`: of no run."""
+    config = small_model(width=1, head=kind, labels=labels)
+    found = ModelSource(absolute("model"), config, None, {"data": data} if data else None, None)
+    file = write_lines(tmp_path / "texts.txt", [f"text {i}" for i in range(400)])
+    request = Request(model="model", hidden=16, texts=(str(file),))
+    section = request.section(found)
+    assert request.read(found, section).task.metric == metric
+    assert get_task(section).metric == metric  # of the made model, whose run it is
+    if kind == "sequence":
+        rows = ["\t".join(["text", *labels]), *(f"text {i}\t1\t0" for i in range(400))]
+        request = Request(model="model", hidden=16, answers=str(write_lines(tmp_path / "answers.tsv", rows)))
+        assert request.read(found, request.section(found)).task.metric == metric
 
 
 def test_one_file_of_texts_needs_no_tuple():

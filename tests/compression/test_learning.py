@@ -152,13 +152,21 @@ def test_parameters_are_counted():
 def test_the_places_of_a_step_are_those_of_the_rows():
     ids = [np.zeros(n, np.int32) for n in (3, 4, 5, 16)]
     encoded = Encoded(ids, None, 0, [1] * 4)
-    lessons = Lessons(None, Pool(encoded, []), Pool(encoded, []), (4, 8, 16))
+    lessons = Lessons(None, Pool(encoded, [], 4), Pool(encoded, [], 4), (4, 8, 16))
     assert lessons.tokens_per_step(10, 2) == 10 * 2 * (4 + 4 + 8 + 16) / 4
+    joined = Lessons(None, Pool(encoded, [], 1), Pool(encoded, [], 4), (4, 8, 16))  # one of the three in an epoch
+    assert joined.tokens_per_step(10, 2) == pytest.approx(10 * 2 * (4 + (4 + 8 + 16) / 3) / 2)
 
 
 def test_a_run_of_learning_names_both_models_and_has_the_answers_alone():
-    data = TaskSection(task="custom", folder="texts.txt")
-    config = configuration("starts/narrow", "teacher", data, 2, 1000, 3e-4, 7, make_mesh())
+    data = TaskSection(task="custom", folder="texts.txt", bucket_lengths="4,8,12,16")
+    lessons = Lessons(None, None, None, (4, 16))
+    given = dict(steps=1000, rate=3e-4, seed=7)
+    config = configuration("starts/narrow", "teacher", data, lessons, width=2, is_trial=False, **given)
+    assert config.data.bucket_lengths == "4,16"  # what it is trained with
+    trial = configuration("starts/narrow", "teacher", data, lessons, width=1, is_trial=True, **given)
+    assert trial.data.bucket_lengths == "4,8,12,16"  # it does not see padding
+    assert (trial.eval.every, trial.checkpoint.every) == (1000, 1000) and config.eval.every == -1
     assert (config.init_from, config.teacher, config.seed) == ("starts/narrow", "teacher", 7)
     assert (config.model.width, config.rows) == (2, 32)
     assert config.model.hidden_dropout == config.model.attention_dropout == 0

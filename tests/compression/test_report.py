@@ -8,7 +8,7 @@ import pytest
 from etils import epath
 
 from mux_jax.compression import frontier, report
-from mux_jax.compression.verdict import sentences
+from mux_jax.compression.verdict import METRICS, sentences
 from tests.compression.results import result
 
 KINDS = [
@@ -57,8 +57,16 @@ def test_a_multiplexed_model_depends_on_its_row_mates(tmp_path, kind, metric):
     text = (tmp_path / "report.md").read_text()
     assert "row-mates, the 4 other texts in its row: over 5 compositions" in text and "own text alone" not in text
     assert ("3.1 % of the judged texts changed their answer" in text) == (kind != "regression")
-    assert ("standard deviation of 0.004." if kind == "regression" else "standard deviation of 0.4 points.") in text
+    assert f"the standard deviation of {METRICS[metric]} is " in text
+    assert (" is 0.004." if kind == "regression" else " is 0.4 points.") in text
     assert "launch/convert.py" not in text and not re.search(r"\bNone\b|\bnan\b", text)
+
+
+def test_row_mates_change_the_correlation_of_numbers_without_labels():
+    found = result("regression", "pearson_spearman", labelled=False, chosen="5 texts a row")
+    assert sentences(found)["Row-mates"].endswith(
+        "over 5 compositions the standard deviation of Pearson's correlation is 0.004."
+    )
 
 
 def test_two_texts_in_a_row_are_each_other_s_only_mate():
@@ -150,3 +158,108 @@ def test_the_picture_has_trials_hollow_and_the_trained_model_filled(monkeypatch)
     assert agreement["full model"].get_xydata() == pytest.approx(np.array([[345.6, 100.0]]))
     assert list(agreement["asked for: 5 times"].get_xdata()) == [345.6 * 5] * 2
     assert "asked for: 5 times" not in [line.get_label() for line in figures[2].axes[0].lines]
+
+
+def test_of_several_trials_of_one_means_the_nearest_counts(tmp_path, monkeypatch):
+    found = result("sequence", "accuracy")
+    nearest, others = found["tried"][2], found["tried"]
+    worse = [nearest | {"loss": loss, "agreement": 0.5, "learning_rate": 0.7} for loss in (0.9, float("nan"))]
+    found["tried"] = [worse[1], *others, worse[0]]
+    report.write_report(found, epath.Path(tmp_path))
+    text = (tmp_path / "report.md").read_text()
+    assert text.count("| hidden 128, trial |") == 1 and "| 93.0 % | 0.123 | 0.0003 |" in text
+    figures = []
+    monkeypatch.setattr(frontier, "save_figure", lambda figure, path: figures.append(figure))
+    frontier.plot_frontier(found, epath.Path("frontier.png"))
+    shown = [line.get_label() for line in figures[0].axes[1].lines]
+    assert shown.count("hidden 128, trial") == shown.count("hidden 128, trained") == 1
+    found["made"]["lost"] = {"value": 0.02, "low": 0.01, "high": 0.03}
+    assert "hidden 192 was nearer to the full model" in sentences(found)["Advice"]  # and hidden 256 no faster than that
+
+
+@pytest.mark.parametrize(
+    "kind, metric, agreement",
+    [
+        (
+            "sequence",
+            "accuracy",
+            "gives the answer in votes.csv to 95.0 % of the texts (95 % interval 94.0 to 95.9 %; ",
+        ),
+        ("multi_label", "micro_f1", "gives the answer in votes.csv to 95.0 % of the texts (95 % interval 94.0 to"),
+        ("regression", "pearson_spearman", "gives numbers that correlate with those in votes.csv at 0.950 (95 % inte"),
+    ],
+)
+def test_answers_in_a_file_are_not_called_the_full_model_s(tmp_path, monkeypatch, kind, metric, agreement):
+    found = result(kind, metric, labelled=False, learned_from="data/votes.csv")
+    report.write_report(found, epath.Path(tmp_path))
+    text = (tmp_path / "report.md").read_text()
+    own = "0.931" if kind == "regression" else "93.1 %"
+    assert agreement in text and f"; the full model: {own})" in text and "whether those answers are right" in text
+    assert "Agreement is with the answers in `data/votes.csv`;" in text and f"| 1.0 | {own} |" in text
+    assert "learning: the answers in votes.csv to these taught the others" in text
+    assert "| trials | 10.0 |" in text and "| the rest | 4.0 |" in text
+    assert "the full model's" not in text and "full model is right" not in text
+    figures = []
+    monkeypatch.setattr(frontier, "save_figure", lambda figure, path: figures.append(figure))
+    frontier.plot_frontier(found, epath.Path("frontier.png"))
+    (axis,) = figures[0].axes
+    mark = next(line for line in axis.lines if line.get_label() == "full model")
+    assert list(mark.get_ydata()) == pytest.approx([0.931 if kind == "regression" else 93.1])
+    assert "with the given answers" in axis.get_ylabel()
+
+
+def test_advice_compares_with_the_answers_in_a_file():
+    def advised(agreed, of_full):
+        found = result("sequence", "accuracy", False, agreed=agreed, learned_from="votes.csv")
+        found["full"]["agreement"] = {"value": of_full}
+        return sentences(found)["Advice"]
+
+    assert advised(0.91, 0.95) == (
+        "We would take it: it answers nine in ten or more of the judged texts as votes.csv does."
+    )
+    bad = advised(0.88, 0.89)
+    assert bad.startswith("We would not take it: it answers more than one text in ten otherwise than votes.csv. ")
+    assert "hidden 192 was nearer to votes.csv in its trial" in bad
+    assert advised(0.89, 0.88) == "We would take it: it agrees with votes.csv no less than the full model does."
+
+
+@pytest.mark.parametrize(
+    "kind, labelled, certain",
+    [
+        ("sequence", 2000, "over 2,000 judged texts. One"),
+        ("sequence", 0, "over 2,000 judged texts. One"),
+        ("sequence", 500, "over 2,000 judged texts, and over 500 labelled ones for the score. One"),
+        ("sequence", 2100, "over 2,000 judged texts, and over 2,100 labelled ones for the score. One"),
+        ("token", 500, "over 2,000 judged sentences, and over 500 labelled ones for the score. One"),
+    ],
+)
+def test_texts_with_labels_are_counted_apart(kind, labelled, certain, tmp_path):
+    found = result(kind, "accuracy", bool(labelled))
+    found["texts"]["labelled"] = labelled
+    assert certain in sentences(found)["How sure"]
+    report.write_report(found, epath.Path(tmp_path))
+    shown = f"| labelled | {labelled:,} | the scores" in (tmp_path / "report.md").read_text()
+    assert shown == ("labelled" in certain)
+
+
+@pytest.mark.parametrize("kind, metric", [case[:2] for case in KINDS])
+def test_the_report_says_what_was_counted_and_what_was_not(kind, metric, tmp_path):
+    report.write_report(result(kind, metric), epath.Path(tmp_path))
+    text = (tmp_path / "report.md").read_text()
+    assert ("a trial counts every word piece, that of the trained model each word once" in text) == (kind == "token")
+    assert (
+        "| learn | 16,000 | learning: the full model's answers to these taught the others; 9,000 were learned " in text
+    )
+    assert "of when to ask the full model; no figure here is made with these |" in text
+
+
+def test_a_report_that_was_read_again_says_the_same(tmp_path):
+    """Also of a shape that was asked for, which had no trial."""
+    found = result("sequence", "accuracy", labelled=False, agreed=0.8)
+    hidden_128 = found["tried"][2]
+    for tried in ([], found["tried"][:2]):
+        found["tried"] = [*tried, hidden_128 | {"loss": float("nan"), "agreement": float("nan")}]
+        report.write_report(found, epath.Path(tmp_path))
+        again = json.loads((tmp_path / "report.json").read_text())
+        assert again["tried"][-1]["agreement"] is None
+        assert sentences(again) == sentences(found) and "We would not take it" in sentences(found)["Advice"]

@@ -214,6 +214,13 @@ def test_labels_are_those_of_the_model(config, line, label, bad, wrong, tmp_path
         read(file, config=config, columns=columns, labelled=str(gold))
 
 
+def test_a_model_is_judged_by_its_own_metric(tmp_path):
+    file = write(tmp_path / "a.txt", ["a", "b"])
+    assert read(file).task.metric == "accuracy" and read(file, metric="matthews").task.metric == "matthews"
+    rows = write(tmp_path / "a.csv", ["text,fruit,stone", "a,1,0", "b,0,1"])
+    assert answers(rows).task.metric == "accuracy" and answers(rows, metric="f1").task.metric == "f1"
+
+
 def test_labelled_words_of_conll(tmp_path):
     file, gold = write(tmp_path / "a.txt", ["a b", "c d", "e"]), write(tmp_path / "gold.txt", ["C\tlong", "D\tshort"])
     found = read(file, config=TAGS, columns=("words",), labelled=str(gold))
@@ -254,7 +261,7 @@ def test_a_task_must_fit_the_model(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="--model: its labels are 'score'; the task is sequence"):
         task_texts(task(folder), SCORE)
     others = small_model(width=1, head="sequence", labels=("fruit", "wood"))
-    with pytest.raises(InputError, match=r"tsv:\d+: label 'stone' is not among those trained on: 'fruit', 'wood'"):
+    with pytest.raises(InputError, match=r"tsv:\d+: label 'stone' is not among those of the model: 'fruit', 'wood'$"):
         task_texts(task(folder), others)
     monkeypatch.setattr(texts, "_LEAST_TRAIN", 500)
     with pytest.raises(
