@@ -8,7 +8,7 @@ from mux_jax.progress import say
 
 TEXTS_A_STEP = 64
 # The first learning rate is tried with all candidates, the others with the one that stays.
-RATES = (1e-3, 3e-4)
+RATES = (3e-4, 6e-4, 1.5e-4)
 MOST_TEXTS = 131_072  # to learn from, joined ones included
 _ANSWERS, _TRIALS = 0.12, 0.2  # parts of the time
 _MOST_TRIAL_STEPS, _LEAST_STEPS = 2_000, 20
