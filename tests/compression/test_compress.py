@@ -17,6 +17,7 @@ from mux_jax.checkpoints.convert import convert
 from mux_jax.checkpoints.source import ModelSource, open_model
 from mux_jax.compression import compress as module
 from mux_jax.compression import texts
+from mux_jax.compression.plan import RATES
 from mux_jax.compression.request import Request, check_folder
 from mux_jax.compression.speed import Speeds, Throughput
 from mux_jax.data.tasks import get_task
@@ -214,35 +215,40 @@ def test_the_nearest_candidate_learns_at_the_best_rate(by, names, teacher, tmp_p
     def find_size(self, full, configs, wanted, dtype):
         return configs[-1], 1.0 if configs[-1].width > 1 else 5.0
 
-    losses = {("1 layer", 1e-3): 0.3, ("hidden 4", 1e-3): 0.2, ("1 layer, hidden 4", 1e-3): 0.4}
-    losses |= {("1 layer", 3e-4): 0.1, ("hidden 4", 3e-4): 0.25}
+    first_rate, *rates = RATES
+    losses = {("1 layer", first_rate): 0.3, ("hidden 4", first_rate): 0.2, ("1 layer, hidden 4", first_rate): 0.4}
+    losses |= {("hidden 4", rate): 0.25 for rate in rates} | {("1 layer", rate): 0.5 for rate in rates}
+    losses["1 layer", rates[-1]] = 0.1
     tried = []
 
     class Chosen(Exception):
         pass
 
-    def learn(self, folder, candidate, rate, steps, lessons):
+    def learn(self, folder, candidate, rate, steps, lessons, is_trial=False):
+        assert is_trial == (folder != self.folder)
         if folder == self.folder:
             raise Chosen(candidate.name, rate, steps)
         tried.append((candidate.name, rate))
         figures = {"agreement": 0.9, "teacher_loss": losses[tried[-1]]}
-        return {"stages": {"finetuning": figures}, "instance_tokens_per_second": 64 * 24 / 0.01}
+        return {"stages": {"finetuning": figures}, "instance_tokens_per_second": 64 * 24 / 0.01, "wall_seconds": 1.0}
 
     monkeypatch.setattr(Speeds, "find_size", find_size)
     monkeypatch.setattr(module._Compression, "learn", learn)
     monkeypatch.setattr(module._Compression, "start", lambda self, c, _: self.folder / "starts" / c.name)
-    monkeypatch.setattr(module._Compression, "lessons", lambda *_: SimpleNamespace(tokens_per_step=lambda *_: 64 * 24))
+    monkeypatch.setattr(
+        module._Compression, "lessons", lambda *_: (SimpleNamespace(tokens_per_step=lambda *_: 64 * 24), 0.5)
+    )
     given = dict(speedup=4.0, by=by, minutes=0.2)
-    expected = ("1 layer", 3e-4) if by == "layers" else ("hidden 4", 1e-3)
+    expected = ("1 layer", rates[-1]) if by == "layers" else ("hidden 4", first_rate)
     for _ in range(2):
         with pytest.raises(Chosen) as chosen:
             mux_jax.compress(str(teacher), str(tmp_path / "out"), **given)
         assert chosen.value.args[:2] == expected
         assert 20 <= chosen.value.args[2] <= 0.2 * 60 / 0.01
         losses[expected] = 9.0  # once chosen it stays
-    first, last = tried[: len(names)], tried[len(names)]
-    assert [name for name, _ in first] == names and {rate for _, rate in first} == {1e-3}
-    assert last == (expected[0], 3e-4)
+    first, last = tried[: len(names)], tried[len(names) : len(names) + len(rates)]
+    assert first == [(name, first_rate) for name in names]
+    assert last == [(expected[0], rate) for rate in rates]
 
 
 def write_lines(path, lines):

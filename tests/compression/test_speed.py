@@ -10,6 +10,7 @@ from mux_jax.compression import speed
 from mux_jax.compression.speed import Speeds, best_rows, rows_to_try, search
 from mux_jax.data.encoding import Encoded
 from mux_jax.errors import InputError
+from mux_jax.models.model import MuxModel
 from mux_jax.parallel.mesh import make_mesh
 from tests.conftest import small_model
 
@@ -158,7 +159,7 @@ def test_the_best_that_was_reached_comes_back_with_its_factor(fakes):
 def test_few_texts_are_repeated_and_keep_all_their_windows(monkeypatch):
     monkeypatch.setattr(speed, "_TEXTS", 6)
     types = [np.zeros(size, np.int32) for size in (3, 16, 7, 11)]
-    sample = speed._Sample(encode([3, 16, 7, 11], windows=[1, 2, 1], types=types), LENGTHS, 0, seed=0)
+    sample = speed._Sample(encode([3, 16, 7, 11], windows=[1, 2, 1], types=types), LENGTHS, 0, LENGTHS, seed=0)
     assert sorted(len(x) for x in sample.texts.ids) == [3, 3, 7, 7, 11, 11, 16, 16]
     assert [len(x) for x in sample.texts.types] == [len(x) for x in sample.texts.ids]
     ids = [int(x[0]) for x in sample.texts.ids]
@@ -168,7 +169,9 @@ def test_few_texts_are_repeated_and_keep_all_their_windows(monkeypatch):
 
 def test_of_very_many_texts_some_are_drawn_once(monkeypatch):
     monkeypatch.setattr(speed, "_TEXTS", 20)
-    drawn = [[int(x[0]) for x in speed._Sample(encode([3] * 50), LENGTHS, 0, seed).texts.ids] for seed in (0, 0, 1)]
+    drawn = [
+        [int(x[0]) for x in speed._Sample(encode([3] * 50), LENGTHS, 0, LENGTHS, seed).texts.ids] for seed in (0, 0, 1)
+    ]
     assert len(set(drawn[0])) == 20 and drawn[0] == drawn[1] != drawn[2]
 
 
@@ -178,7 +181,7 @@ def test_all_texts_are_in_the_batches_that_stand_for_them(width, one_device, mon
         monkeypatch.setattr(speed, name, value)
     sizes = [3] * 20 + [6] * 70 + [7] * 9 + [16]
     pairs = encode(sizes, types=[np.arange(size, dtype=np.int32) % 2 for size in sizes])
-    sample = speed._Sample(pairs, LENGTHS, 0, seed=0)
+    sample = speed._Sample(pairs, LENGTHS, 0, LENGTHS, seed=0)
     model = speed._TimedModel(classifier(width=width, num_hidden_layers=1), sample)
     assert model.rows in (2, 4)
     slots = 0
@@ -216,3 +219,15 @@ def test_weights_for_timing_have_the_shapes_of_the_model(one_device):
     known = speed.abstract_params(model, make_mesh())
     assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == jax.tree.map(lambda x: (x.shape, x.dtype), known)
     assert all(np.asarray(x).any() for x in jax.tree.leaves(params))
+
+
+def test_rows_of_several_texts_have_the_lengths_that_they_are_trained_with(one_device, monkeypatch):
+    monkeypatch.setattr(speed, "_TEXTS", 40)
+    sample = speed._Sample(encode([3] * 20 + [6] * 20), LENGTHS, 0, (8,), seed=0)
+    composed = {}
+    for width in (1, 2):
+        timed = object.__new__(speed._TimedModel)
+        model = MuxModel(classifier(width=width))
+        timed._model, timed._mesh, timed._sample = model, make_mesh(), sample
+        composed[width] = {batches.arrays[0].shape[-1] for batches in timed._compose(sample.texts, 4)}
+    assert composed == {1: {4, 8}, 2: {8}}
