@@ -11,9 +11,9 @@ import scipy.linalg
 from mux_jax.models.layers import broadcast_to_rank
 
 # The ridge r over the mean diagonal of X'X: neither the inputs' scale nor the number of examples matters. With 0,
-# solves may fail where an input is constant or examples are few. A plain choice: 1e-4 does as well. 1e-2 suits the
-# encoder better on held-out text; 0.1 ruins the demultiplexer, whose signal is small beside the step from shut to open.
-_RIDGE = 1e-3
+# solves may fail where an input is constant or examples are few, and weights that nearly cancel each other out fall apart
+# in the first steps of training.
+RIDGE = 0.1
 
 Params = dict[str, Any]
 
@@ -21,16 +21,16 @@ Params = dict[str, Any]
 class Regression:
     """Ridge regression of y [..., O] on x [..., I], or on some of its I inputs.
 
-      W = (X'X + r I)^-1 X'Y;  b = mean y - mean x W;  r = _RIDGE tr(X'X) / I
+      W = (X'X + r I)^-1 X'Y;  b = mean y - mean x W;  r = ridge tr(X'X) / I
 
     X and Y are x and y about their means, one example a row, so b is not shrunk. `covariance` is X'X and
     `correlation` X'Y, float64 sums over examples. r comes from all I inputs, even where only some are used.
     """
 
-    def __init__(self, x: jax.Array, y: jax.Array):
+    def __init__(self, x: jax.Array, y: jax.Array, ridge: float = RIDGE):
         self._means, moments = jax.device_get(moments_about_means(x, y))
         self.covariance, self.correlation = (moment.astype(np.float64) for moment in moments)
-        self._ridge = _RIDGE * self.covariance.diagonal().mean()
+        self._ridge = ridge * self.covariance.diagonal().mean()
 
     def solve(self, inputs: Sequence[int] | np.ndarray | slice = slice(None)) -> Params:
         """The kernel W [I, O] and bias b [O], where I counts the inputs that are used."""
@@ -42,7 +42,7 @@ class Regression:
         return float((self._solve(inputs) * self.correlation[inputs]).sum())
 
     def _solve(self, inputs: Sequence[int] | np.ndarray | slice) -> np.ndarray:
-        # float64: the condition number is up to 1 + I / _RIDGE, 1.5e6 for 1,536 neurons, and float32 has 7 digits.
+        # float64: the condition number is up to 1 + I / ridge, and float32 has 7 digits.
         covariance = self.covariance[inputs][:, inputs]
         return scipy.linalg.solve(
             covariance + self._ridge * np.eye(len(covariance)), self.correlation[inputs], assume_a="pos"

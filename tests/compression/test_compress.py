@@ -532,6 +532,7 @@ def test_the_command_measures_tries_and_trains(teacher, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "to try: 1 layer: " in done.stdout and "report: " in done.stdout and "Advice: " in done.stdout
     report = report_of(tmp_path / "out")
-    assert report["chosen"] == "1 layer" and report["factors"]["float32"] > 1 and len(report["tried"]) == 2
+    assert report["chosen"] == "1 layer" and report["factors"]["float32"] > 0
+    assert len(report["tried"]) == 1 and len(report["trials"]) == len(RATES)
     other = subprocess.run([*command, "--seed=1"], cwd=ROOT, env=env, capture_output=True, text=True)
     assert other.returncode == 2 and "seed: 0 there, 1 now" in other.stderr and "Traceback" not in other.stderr
