@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import scipy.special
 from etils import epath
 from jax.sharding import Mesh
 
@@ -26,6 +26,7 @@ from mux_jax.inference.batch_runner import BatchRunner, labels_from_logits
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.encoder import split_layers
 from mux_jax.models.model import MuxModel
+from mux_jax.objectives import classification
 from mux_jax.objectives.objectives import Objective
 from mux_jax.objectives.stages import FinetuneStage
 from mux_jax.parallel import hosts
@@ -131,12 +132,7 @@ def texts_of_a_step(width: int) -> int:
 def distance(config: ModelConfig, ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
     """The mean KL divergence of our probabilities from theirs, in nats, by text or token; of numbers squared error."""
     x, y = (np.concatenate(z) if config.head == "token" else np.stack(z) for z in (ours, theirs))
-    if len(config.labels) == 1:
-        return float(((x - y) ** 2).mean())
-    if config.multi_label:  # sigmoid(x) is the first of softmax([x, 0])
-        x, y = (np.stack([z, np.zeros_like(z)], axis=-1) for z in (x, y))
-    x, y = (scipy.special.log_softmax(z.astype(float), axis=-1) for z in (x, y))
-    return float((np.exp(y) * (y - x)).sum(-1).mean())
+    return float(classification.distance(jnp.asarray(x), jnp.asarray(y), 1.0, config.multi_label).mean())
 
 
 def configuration(

@@ -49,8 +49,8 @@ def outcome(
         report(0.4, "")
         answers = [ours(texts.judge, [seed, i]) for i in range(compositions)]
         agreed = agreement_interval(task.kind, answers[0], wanted, seed)
-        agreed["value"] = float(np.mean([agreement(task.kind, found, wanted) for found in answers]))
         spread = [agreement(task.kind, found, wanted) for found in answers]
+        agreed["value"] = float(np.mean(spread))
         scores: dict[str, Any] = {"full": None, "made": None, "lost": None}
         if gold:
             report(0.6, "")

@@ -11,8 +11,7 @@ import scipy.linalg
 from mux_jax.models.layers import broadcast_to_rank
 
 # The ridge r over the mean diagonal of X'X: neither the inputs' scale nor the number of examples matters. With 0,
-# solves may fail where an input is constant or examples are few. 0.1 is a plain choice; 1e-3 does a little worse on
-# held-out text: 87.4 % of the full model's answers where 0.1 has 88.3 % (SST-2, hidden 128 of 384, before training).
+# solves may fail where an input is constant or examples are few. 0.1 is a plain choice: 1e-3 and 1e-2 do about as well.
 RIDGE = 0.1
 
 Params = dict[str, Any]

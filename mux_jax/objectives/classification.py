@@ -57,8 +57,8 @@ def classification(
         part = stage.distillation_coefficient
         taught = real if model.config.head == "token" else jnp.ones_like(known)
         outputs["label_loss"] = outputs["task_loss"]
-        distance = _distance(logits, batch["teacher"], stage.temperature, model.config.multi_label)
-        outputs["teacher_loss"] = _mean(distance, taught)
+        apart = distance(logits, batch["teacher"], stage.temperature, model.config.multi_label)
+        outputs["teacher_loss"] = _mean(apart, taught)
         outputs["task_loss"] = (1 - part) * outputs["label_loss"] + part * outputs["teacher_loss"]
     loss = with_retrieval(bound, outputs["task_loss"], hidden_BLD, tokens, rngs[1], stage, outputs, real)
     return loss, outputs
@@ -69,7 +69,7 @@ def _mean(losses: jax.Array, weights: jax.Array) -> jax.Array:
     return jnp.where(weights > 0, weights * losses, 0.0).sum() / jnp.where(total > 0, total, 1)
 
 
-def _distance(logits: jax.Array, teacher: jax.Array, temperature: float, multi_label: bool) -> jax.Array:
+def distance(logits: jax.Array, teacher: jax.Array, temperature: float, multi_label: bool) -> jax.Array:
     """How far logits [..., C] are from the teacher's: KL divergence times temperature²; of numbers, squared error.
 
     [...], or with `multi_label` [..., C]: of each label by itself, to have it or not.
