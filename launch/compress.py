@@ -33,6 +33,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, metavar="M", help="for answers, trials and learning, at most (50)")
     parser.add_argument("--steps", type=int, metavar="K", help="of learning; default: as many as there is time for")
     parser.add_argument("--learning_rate", type=float, metavar="R", help="default: the best of a few, in trials")
+    parser.add_argument(
+        "--defer",
+        metavar="HOW",
+        help="what DIR is to leave to MODEL when asked to: a share of the texts, agreement=X, off (agreement=0.99)",
+    )
+    parser.add_argument("--standalone", action="store_true", help="put a copy of MODEL into DIR, for that")
     parser.add_argument("--seed", type=int, help="of everything that is drawn (0)")
     given = vars(parser.parse_args())
 

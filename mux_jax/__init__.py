@@ -7,6 +7,7 @@ The public API:
   train(config, workdir)                     pre-training and fine-tuning
   evaluate(config, model, workdir)           scores of a fine-tuned model on a task
   compress(model, workdir, ...)              a cheaper model out of a fine-tuned one
+  fit_deferral(model, full, texts)           which texts a cheaper model leaves to a fuller one
   analyze(models, source, ...)               what happens inside multiplexed models
   Multiplexer, Demultiplexer                 base classes of your own; `MULTIPLEXERS` and `DEMULTIPLEXERS`
                                              are the tables that name them, `described` makes their options
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from mux_jax.compression.compress import compress
     from mux_jax.errors import InputError
     from mux_jax.fields import described
+    from mux_jax.inference.calibration import fit_deferral
     from mux_jax.inference.evaluation import evaluate
     from mux_jax.inference.predictor import Predictor
     from mux_jax.models.demultiplexers import DEMULTIPLEXERS, Demultiplexer
@@ -44,6 +46,7 @@ _PUBLIC = {
     "compress": "compression.compress",
     "described": "fields",
     "evaluate": "inference.evaluation",
+    "fit_deferral": "inference.calibration",
     "load_pretrained": "checkpoints.source",
     "train": "training.loop",
 }
@@ -59,6 +62,7 @@ __all__ = [
     "compress",
     "described",
     "evaluate",
+    "fit_deferral",
     "load_pretrained",
     "train",
 ]

@@ -5,18 +5,29 @@ from etils import epath
 
 from mux_jax import configuration
 from mux_jax.checkpoints import huggingface
+from mux_jax.data.encoding import Encoder
+from mux_jax.data.rows import pad
 from mux_jax.data.tokenizer import save_tokenizer
 from mux_jax.data.vocabulary import train_tokenizer
-from tests.conftest import WORDS, init, small_model
+from tests.conftest import WORDS, apply, init, small_model
 
 LABELS = ("fruit", "stone")
 
 
-def write_model(folder, **changes):
-    """A Hugging Face folder with a model of random weights and a tokenizer for WORDS."""
+def write_model(folder, sharpen=False, **changes):
+    """A Hugging Face folder with a model of random weights and a tokenizer for WORDS.
+
+    sharpen: whether its classifier's weights are large, so that answers differ from text to text.
+    """
     tokenizer = train_tokenizer([" ".join(WORDS)] * 20, 150)
     fields = dict(vocab_size=tokenizer.backend.get_vocab_size(), max_position_embeddings=40, width=2)
     model, params = init(small_model(**fields | changes), seed=3)
+    if sharpen:
+        output = params["classifier"]["output"]
+        ids = Encoder(tokenizer, 32)(sentences(200)).ids
+        tokens_BNL = pad(ids, np.arange(200), 32, model.config.width, tokenizer.special.pad)
+        mean_C = apply(model, params, tokens_BNL, tokens_BNL != tokenizer.special.pad).mean((0, 1))
+        output |= {"kernel": 100 * output["kernel"], "bias": -100 * mean_C}
     folder.mkdir(parents=True)
     huggingface.write(epath.Path(folder), model.config, params)
     save_tokenizer(tokenizer, epath.Path(folder))

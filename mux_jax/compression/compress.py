@@ -8,11 +8,14 @@ In this order; each step is kept in the folder, and a command that was stopped g
 4. Each candidate is made by least squares (`reduction`), and learns for a short time (`learning`). The one that is
    nearest to the full model on the texts to choose by stays. Learning rates are tried in the same way.
 5. It learns for the rest of the time.
-6. It is judged, timed beside the full model, and reported on (`outcome`, `speed`, `result`, `report`).
+6. When it asks the full model is fitted (`deferring`).
+7. It is judged, timed beside the full model, and reported on (`outcome`, `speed`, `result`, `report`).
 """
 
+import dataclasses
 import json
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -21,8 +24,9 @@ from etils import epath
 
 from mux_jax.checkpoints.convert import save_model
 from mux_jax.checkpoints.source import ModelSource, open_model
-from mux_jax.compression import learning, pool
+from mux_jax.compression import deferring, learning, pool
 from mux_jax.compression.learning import Lessons
+from mux_jax.compression.model_answers import ModelAnswers
 from mux_jax.compression.outcome import outcome
 from mux_jax.compression.plan import MOST_TEXTS, RATES, Candidate, Plan, step_seconds
 from mux_jax.compression.pool import Pool
@@ -31,7 +35,7 @@ from mux_jax.compression.report import summary, write_report
 from mux_jax.compression.request import LOCK, Request, check_folder
 from mux_jax.compression.result import Chosen, Trial, result
 from mux_jax.compression.shape import MEANS, Shape, families, reduced
-from mux_jax.compression.speed import Speeds
+from mux_jax.compression.speed import Speeds, Throughput
 from mux_jax.compression.texts import Texts
 from mux_jax.data.encoding import Encoded, Encoder
 from mux_jax.data.sections import TaskSection
@@ -39,6 +43,8 @@ from mux_jax.data.tokenizer import ModelTokenizer
 from mux_jax.errors import InputError
 from mux_jax.files import write_atomically
 from mux_jax.inference.batch_runner import BatchRunner
+from mux_jax.inference.deferral import Deferral
+from mux_jax.models.config import ModelConfig
 from mux_jax.models.encoder import split_layers
 from mux_jax.models.model import MuxModel
 from mux_jax.parallel import hosts
@@ -117,12 +123,47 @@ class _Compression:
         candidate, rate, steps = self.chosen(plan, trials, plan.seconds - sum(spent.values()))
         spent["learning"] = self.learn(self.folder, candidate, rate, steps, lessons)["wall_seconds"]
         made = open_model(str(self.folder))
+        params = made.params(self.mesh)
+        theirs, ours = (
+            ModelAnswers(source, weights, self.encoder, self.pad_id)
+            for source, weights in ((self.found, self.params), (made, params))
+        )
+        deferral = self.deferral(theirs, ours)
         speeds = self.speeds.measure({"full": self.full, "made": made.config}, ["float32", "bfloat16"])
-        params, seed = made.params(self.mesh), self.request.seed
-        judged = outcome(self.found, self.params, made, params, self.texts, self.encoder, self.pad_id, seed)
+        judged, deferred = outcome(theirs, ours, deferral, self.texts, self.request.seed)
+        if deferred is not None:
+            judged["deferral"] |= self.deferring_speed(made.config, params, speeds, deferred)
         spent["total"] = max(time.monotonic() - began, sum(spent.values()))
         chosen = Chosen(candidate, rate, steps, made)
         return result(self.request, self.found, self.texts, plan, trials, chosen, speeds, judged, spent)
+
+    def deferral(self, full: ModelAnswers, made: ModelAnswers) -> Deferral | None:
+        """When the made model asks the full one, kept with it; None if that is not wanted, or not known."""
+        aim = self.request.aim
+        if aim.kind == "off" or made.config.task_kind == "regression" and made.config.width == 1:
+            return None
+        with progress("fitting when to ask the full model"):
+            found = deferring.fit(full, made, self.texts, aim, self.request.seed)
+        if self.request.standalone:
+            copy = self.folder / "full"
+            if not copy.exists():
+                save_model(copy, self.full, self.params, self.tokenizer, self.found.address, False, self.found.task)
+            found = dataclasses.replace(found, full=copy.name)
+        found.save(self.folder)
+        return found
+
+    def deferring_speed(
+        self, config: ModelConfig, params: Any, speeds: Mapping[str, Mapping[str, Throughput]], deferred: np.ndarray
+    ) -> dict[str, Any]:
+        """How much faster the made model is than the full one, with what it leaves to it, measured and computed."""
+        dtype = self.full.compute_dtype
+        of = speeds[dtype]
+        full, made = (
+            (dataclasses.replace(x, dtype=dtype), weights, of[name].rows)
+            for x, weights, name in ((self.full, self.params, "full"), (config, params, "made"))
+        )
+        factor = self.speeds.deferring(full, made, deferred)
+        return {"dtype": dtype, "factor": factor, "formula": 1 / (1 / of["made"].factor + float(deferred.mean()))}
 
     def encode(self, texts: list[Any]) -> Encoded:
         """Texts as tokens, with places for answers, of each token where the model tags words."""

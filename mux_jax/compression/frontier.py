@@ -58,6 +58,8 @@ def _draw(axis: Any, result: dict[str, Any], figure: str, agreement: str) -> Non
             speeds[-1], y, marker, color=color, markerfacecolor="none", markersize=8, label=f"{tried['name']}, trial"
         )
         if tried["name"] == result["chosen"]:
+            if found := result.get("deferral"):
+                _draw_deferral(axis, result, found, "" if of_agreement else figure, color, scale)
             y = height(made["agreement"]["value"] if of_agreement else made["score"][figure])
             axis.plot(speeds[1], y, marker, color=color, markersize=9, label=f"{made['name']}, trained", zorder=3)
             if of_agreement:
@@ -67,6 +69,19 @@ def _draw(axis: Any, result: dict[str, Any], figure: str, agreement: str) -> Non
         speeds.append(base * result["speedup"])
         axis.axvline(speeds[-1], color="tab:gray", linewidth=0.8, label=f"asked for: {result['speedup']:g} times")
     _scale(axis, min(speeds), max(speeds))
+
+
+def _draw_deferral(
+    axis: Any, result: dict[str, Any], found: dict[str, Any], figure: str, color: str, scale: int
+) -> None:
+    """The line from the model made to the full one as more texts are deferred, in a figure of the metric, or if it has
+    no name in agreement; speeds are computed."""
+    made, full = (best_throughput(result[name]) for name in ("made", "full"))
+    speeds = [1 / (1 / made + point["deferred"] / full) for point in found["curve"]]
+    heights = [
+        point["agreement"] if not figure else (point["score"] or {}).get(figure, math.nan) for point in found["curve"]
+    ]
+    axis.plot(speeds, [scale * y for y in heights], "--", color=color, linewidth=1, label="with deferral")
 
 
 def best_throughput(model: dict[str, Any]) -> float:

@@ -91,7 +91,7 @@ def changed(kind: str, compositions: Sequence[Sequence]) -> float:
     same = np.ones(len(first), bool)
     for other in others:
         _check(kind, first, other)
-        equal, words = _equal(kind, first, other)
+        equal, words = metrics.equal_counts(kind, first, other)
         same &= equal == words
     return float(1 - same.mean())
 
@@ -104,31 +104,17 @@ def _with_interval(statistic: Statistic, count: int, seed: int, draws: int) -> d
 def _agreement(kind: str, ours: Sequence, theirs: Sequence) -> Statistic:
     _check(kind, ours, theirs)
     if kind != "regression":
-        return _ratio(*_equal(kind, ours, theirs))
+        return _ratio(*metrics.equal_counts(kind, ours, theirs))
     x, y = np.array(ours, float), np.array(theirs, float)
-
-    def correlation(texts: np.ndarray) -> float:
-        drawn = x[texts], y[texts]
-        return 0.0 if any(np.ptp(values) == 0 for values in drawn) else float(np.corrcoef(*drawn)[0, 1])
-
-    return correlation
+    return lambda texts: metrics.correlation(x[texts], y[texts])
 
 
 def _counts(kind: str, metric: str, gold: Sequence, predicted: Sequence) -> tuple[np.ndarray, np.ndarray]:
     """Of each text, parts of a metric that is the ratio of their sums."""
     if metric == "accuracy":
-        return _equal(kind, gold, predicted)
+        return metrics.equal_counts(kind, gold, predicted)
     found, there, ours = metrics.span_counts(gold, predicted).T
     return 2 * found, there + ours
-
-
-def _equal(kind: str, ours: Sequence, theirs: Sequence) -> tuple[np.ndarray, np.ndarray]:
-    """Equal predictions of each text, and predictions: 1, or as many as it has words; int [texts]."""
-    if kind == "token":
-        equal = [sum(x == y for x, y in zip(*pair)) for pair in zip(ours, theirs)]
-        return np.array(equal), np.array([len(tags) for tags in ours])
-    same = [set(x) == set(y) if kind == "multi_label" else x == y for x, y in zip(ours, theirs)]
-    return np.array(same, int), np.ones(len(same), int)
 
 
 def _ratio(parts: np.ndarray, wholes: np.ndarray) -> Statistic:

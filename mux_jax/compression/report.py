@@ -29,6 +29,12 @@ A result is a dictionary, which `report.json` holds as it is (NaN as null):
   row_mates: None for width 1; else changed: the share of judged texts whose answer is not the same in all compositions,
     or None for a regression; compositions: how many; score_std: the standard deviation of the score over them, of the
     agreement without labels.
+  deferral: how the model made does if the full one answers what it is not sure of, or None, also if missing:
+    share: of the texts, that `defer="auto"` takes, by the texts to calibrate; deferred: what share of the judged ones
+    it was; temperature: see `deferral`; agreement, lost: as in `made`, of both together, with the full model.
+    dtype, factor, formula: the precision in which both together were timed, how many times as fast as the full model
+    they were, and 1 / (1 / factor of the model made + deferred).
+    curve: the same for other shares: share, deferred, agreement, and score: figures of `metrics.compute` or None.
   seconds: answers, of the full model to the texts; trials; learning; total.
 """
 
@@ -46,6 +52,7 @@ from mux_jax.compression.verdict import (
     METRICS,
     agreement_metric,
     best_trials,
+    deferral_sentence,
     full_agreement,
     points,
     sentences,
@@ -57,11 +64,17 @@ from mux_jax.files import write_atomically
 _PARTS = {
     "learn": "learning: {} to these taught the others{}",
     "choose": "choosing among the means, after a short trial of each",
-    "calibrate": "setting thresholds later, such as of when to ask the full model; no figure here is made with these",
+    "calibrate": "setting when to ask the full model",
     "judge": "the figures above; nothing was learned from these or chosen by them",
 }
 _SECONDS = {"answers": "the full model's answers", "trials": "trials", "learning": "training of the one chosen"}
 _PIECES = "Agreement of a trial counts every word piece, that of the trained model each word once."
+
+_DEFER = (
+    "`--defer=auto` of `launch/predict.py` and `launch/evaluate.py` does this, `--defer=X` takes another share. Shares "
+    "are of the texts to calibrate, what was deferred is of the judged texts. Speeds here are computed: "
+    "1 / (1 / speed alone + share deferred)."
+)
 
 
 def write_report(result: dict[str, Any], folder: epath.Path) -> None:
@@ -75,6 +88,8 @@ def write_report(result: dict[str, Any], folder: epath.Path) -> None:
 def summary(result: dict[str, Any], folder: epath.Path) -> str:
     """What a command prints at its end: the sentences of the report, where it is, and what to run next."""
     lines = [f"{name}: {text}" for name, text in sentences(result).items()]
+    if result.get("deferral"):
+        lines.append(f"Deferral: {deferral_sentence(result)}")
     return "\n".join([*lines, f"report: {folder / 'report.md'}", *(f"next: {line}" for line in _next(result)[:1])])
 
 
@@ -92,6 +107,8 @@ def _markdown(result: dict[str, Any]) -> str:
     ]
     if result["full"]["score"]:
         blocks += ["## Scores", _scores(result)]
+    if result.get("deferral"):
+        blocks += ["## With the full model behind it", f"{deferral_sentence(result)} {_DEFER}", _deferral(result)]
     blocks += ["## Throughput", f"Measured in turns on {result['machine']}.", _throughput(result)]
     blocks += ["## Texts", f"{result['texts']['read']:,} were read.", _texts(result)]
     blocks += ["## Time", _time(result)]
@@ -133,6 +150,20 @@ def _scores(result: dict[str, Any]) -> str:
         for name in full
     ]
     return _table(["", "full", result["made"]["name"], "lost"], rows)
+
+
+def _deferral(result: dict[str, Any]) -> str:
+    found, metric = result["deferral"], result["task"]["metric"]
+    agreement = agreement_metric(result["task"]["kind"])
+    rows = []
+    for point in found["curve"]:
+        shares = [show(point[name], "agreement") for name in ("share", "deferred")]
+        score = [show(point["score"][metric], metric)] if point["score"] else []
+        speed = 1 / (1 / result["factors"][found["dtype"]] + point["deferred"])
+        rows.append([*shares, _number(speed, 1), show(point["agreement"], agreement), *score])
+    scores = [METRICS[metric]] if result["full"]["score"] else []
+    header = ["share", "deferred", f"times as fast in {found['dtype']}", METRICS[agreement], *scores]
+    return _table(header, rows)
 
 
 def _throughput(result: dict[str, Any]) -> str:

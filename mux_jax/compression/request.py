@@ -9,6 +9,7 @@ from typing import Any
 from etils import epath
 
 from mux_jax.checkpoints.source import ModelSource
+from mux_jax.compression.deferring import AUTO
 from mux_jax.compression.shape import MEANS, Shape, check_means, reduced
 from mux_jax.compression.texts import Texts, read_answers, read_texts, task_texts
 from mux_jax.data.formats import parse_delimiter
@@ -16,6 +17,7 @@ from mux_jax.data.sections import TaskSection
 from mux_jax.data.tasks import get_task
 from mux_jax.errors import InputError
 from mux_jax.files import write_atomically
+from mux_jax.inference.deferral import Aim, parse_aim
 from mux_jax.models.config import ModelConfig
 from mux_jax.progress import say
 
@@ -42,6 +44,9 @@ class Request:
       minutes: how long it may take, without measuring and judging.
       steps: of learning; 0: as many as the time allows.
       learning_rate: the highest; 0: the best of a few, in short trials.
+      defer: what the made model leaves to the full one when it is asked to, by `defer="auto"`: a share of the texts,
+        or agreement=X; auto: agreement=0.99; off: nothing is fitted.
+      standalone: whether the folder gets a copy of the full model, to be asked in its place.
       seed: of everything that is drawn.
     """
 
@@ -63,6 +68,8 @@ class Request:
     minutes: float = 50.0
     steps: int = 0
     learning_rate: float = 0.0
+    defer: str = "auto"
+    standalone: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -89,6 +96,8 @@ class Request:
             raise InputError(f"--minutes={self.minutes:g} must be above 0")
         if not 0 <= self.learning_rate < math.inf:
             raise InputError(f"--learning_rate={self.learning_rate:g} must be above 0")
+        if self.aim.kind == "off" and self.standalone:
+            raise InputError("--standalone copies the model that is deferred to; leave out --defer=off")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"--seed={self.seed} must be from 0 to {2**32 - 1}")
         if sum(map(bool, (self.texts, self.answers, self.task or self.data))) > 1:
@@ -99,6 +108,12 @@ class Request:
             raise InputError(f"--text_columns={self.text_columns} goes with --texts and --answers; a task has its own")
         if self.delimiter and not (self.texts or self.answers or self.task):
             raise InputError(f"--delimiter={self.delimiter} goes with --texts, --answers and --task; a run has its own")
+
+    @property
+    def aim(self) -> Aim:
+        """What `defer` says."""
+        aim = parse_aim(self.defer)
+        return AUTO if aim.kind == "auto" else aim
 
     def shape(self, full: ModelConfig) -> Shape | None:
         """The shape that is asked for; None if it is to be found."""
@@ -186,8 +201,9 @@ class Request:
         if not file.exists() or not (folder / "plan.json").exists():
             write_atomically(file, json.dumps(now, indent=2) + "\n")
             return
-        before: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        changed = [f"{k}: {before.get(k)} there, {now[k]} now" for k in now if before.get(k) != now[k]]
+        before = dataclasses.asdict(Request(**json.loads(file.read_text(encoding="utf-8"))))
+        before["texts"] = list(before["texts"])
+        changed = [f"{k}: {before[k]} there, {now[k]} now" for k in now if before[k] != now[k]]
         if changed:
             raise InputError(
                 f"--workdir={folder} holds a compression with other flags ({'; '.join(changed)}); name another folder, "

@@ -103,6 +103,7 @@ def result(
         | {"steps": chosen.steps, "texts_seen": chosen.steps * texts_of_a_step(candidate.shape.width)},
         "factors": {dtype: of["made"].factor for dtype, of in speeds.items()} | {"best": best["made"] / best["full"]},
         "row_mates": judged["row_mates"],
+        "deferral": judged["deferral"],
         "seconds": dict(seconds),
     }
 

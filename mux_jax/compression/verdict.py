@@ -54,6 +54,24 @@ def sentences(result: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def deferral_sentence(result: dict[str, Any]) -> str:
+    """What asking the full model brings."""
+    found, kind, metric = result["deferral"], result["task"]["kind"], result["task"]["metric"]
+    agreed, lost = found["agreement"], found["lost"]
+    agreement = agreement_metric(kind)
+    ends = f"95 % interval {show(agreed['low'], agreement, False)} to {show(agreed['high'], agreement)}"
+    share, value = show(found["deferred"], "agreement"), show(agreed["value"], agreement)
+    text = (
+        f"With the full model, which answers the {share} of the texts of which it is least sure, it is "
+        f"{found['factor']:.1f} times as fast as the full model alone, measured in {found['dtype']} (computed from the "
+        f"shares {found['formula']:.1f} times), and {_AGREES[kind].format(value)} ({ends})"
+    )
+    if lost:
+        much = f"{'gains' if lost['value'] < 0 else 'costs'} {points(abs(lost['value']), metric)} of {METRICS[metric]}"
+        text += f"; it {much} ({points(lost['low'], metric, False)} to {points(lost['high'], metric)})"
+    return f"{text}."
+
+
 def show(value: float | None, metric: str, unit: bool = True) -> str:
     """A figure for people: percent with one decimal; a correlation with three."""
     if value is None or math.isnan(value):

@@ -73,6 +73,23 @@ def _span_f1(gold: Sequence, predicted: Sequence, labels: Sequence[str]) -> dict
     return {"span_f1": score, "precision": precision, "recall": recall}
 
 
+def equal_counts(kind: str, ours: Sequence, theirs: Sequence) -> tuple[np.ndarray, np.ndarray]:
+    """Of each text its equal predictions, and all of them: 1, or as many as it has words; int [texts] each.
+
+    Of texts with several labels the sets must be equal.
+    """
+    if kind == "token":
+        equal = [sum(x == y for x, y in zip(*pair)) for pair in zip(ours, theirs)]
+        return np.array(equal, int), np.array([len(tags) for tags in ours], int)
+    same = [set(x) == set(y) if kind == "multi_label" else x == y for x, y in zip(ours, theirs)]
+    return np.array(same, int), np.ones(len(same), int)
+
+
+def correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Pearson's, 0 if either is constant."""
+    return 0.0 if np.ptp(x) == 0 or np.ptp(y) == 0 else float(np.corrcoef(x, y)[0, 1])
+
+
 def span_counts(gold: Sequence, predicted: Sequence) -> np.ndarray:
     """Of each sentence its spans: those found, those that are there, those predicted; int [sentences, 3].
 

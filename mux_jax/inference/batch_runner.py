@@ -74,28 +74,32 @@ class BatchRunner:
         rng: np.random.Generator,
         ensemble: int = 1,
         report: Callable[[float], None] | None = None,
+        copies: bool = True,
     ) -> list[np.ndarray]:
         """float32 [C] of each window; for the head `token` [words, C], NaN for words without a place.
 
         `params` are those that `split_layers` gives. Each window (`Encoded`) is in `ensemble` slots, drawn at random,
-        and its logits are averaged over them.
+        and its logits are averaged over them; and over its `copies` in slots that are left over.
         """
         count = len(encoded.ids)
         if not count:
             return []
         sums: list[Any] = [0.0] * count
-        done = 0
+        times, done = np.zeros(count, int), 0
+        copies = copies and self.config.width > 1  # a row of one text gives the same again
         for slots, logits in self._run(params, self.batches(encoded, rng, ensemble)):
-            for slot, example in enumerate(slots.examples[slots.real] % count):  # real ones come first
+            used = slots.examples if copies else slots.examples[slots.real]  # real ones come first
+            for slot, example in enumerate(used % count):
                 found = logits[slot]
                 if encoded.places is not None:
                     places = encoded.places[example]
                     found = np.where(places[:, None] < 0, np.nan, found[places])
                 sums[example] = sums[example] + found
+                times[example] += 1
             done += int(slots.real.sum())
             if report:
                 report(done / (count * ensemble))
-        return [total / ensemble for total in sums]
+        return [total / n for total, n in zip(sums, times)]
 
     def batches(
         self, encoded: Encoded, rng: np.random.Generator, ensemble: int = 1
@@ -109,6 +113,8 @@ class BatchRunner:
         sizes = np.array([len(x) for x in ids] * ensemble)
         for batch in compose(sizes, self._lengths, self._rows * width, rng):
             for slots in batch.split(self._rows_of(batch.length) * width):
+                if not slots.real[0]:
+                    continue  # copies alone
                 examples = slots.examples % len(ids)
                 arrays = [pad(ids, examples, slots.length, width, self._pad)]
                 if encoded.types is not None and self.config.takes_token_types:

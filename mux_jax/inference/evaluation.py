@@ -18,8 +18,10 @@ from mux_jax.data.tasks import get_task
 from mux_jax.errors import InputError
 from mux_jax.inference import glue
 from mux_jax.inference.batch_runner import BatchRunner
+from mux_jax.inference.deferral import Deferral, find_deferral, parse_aim
+from mux_jax.inference.predictor import full_predictor
 from mux_jax.inference.reports import plot_confusion, plot_scores, print_score
-from mux_jax.inference.scoring import Scorer
+from mux_jax.inference.scoring import Deferred, Scorer
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.encoder import split_layers
 from mux_jax.models.model import MuxModel
@@ -51,6 +53,7 @@ def evaluate(
     given: Collection[str] = (),
     split: str = "dev",
     texts: str = "",
+    defer: str | float = "off",
 ) -> dict[str, Any]:
     """Scores a fine-tuned model and writes `result.json` and pictures.
 
@@ -66,6 +69,8 @@ def evaluate(
         `model.dtype` then count instead of the model's.
       split: `dev` or `test`, a file so called in `data.folder`, or a split of TensorFlow Datasets.
       texts: a labelled file in the task's format to score on in its place.
+      defer: which examples the model's full model answers, as `Predictor` takes it; figures have the share `deferred`
+        and the `agreement` with the full model, too.
 
     Returns:
       What `result.json` holds.
@@ -81,17 +86,24 @@ def evaluate(
         raise InputError(
             f"--workdir=DIR is needed, the folder for the result: {found.folder} is no run of this project"
         )
+    deferral = find_deferral(found) if parse_aim(defer).kind != "off" else None
     scored = "" if (split, texts) == ("dev", "") else f"{absolute(texts).stem if texts else split}_"
     folder = absolute(workdir) if workdir else found.folder / f"evaluation_{scored}ensemble_{resolved.ensemble}"
+    if deferral and not workdir:
+        folder = folder.parent / f"{folder.name}_defer_{str(defer).replace('=', '_')}"
     if checkpoint_folder(folder).exists():
         raise InputError(f"--workdir={workdir} holds a run, whose results stay; name a folder for this result")
     mesh = make_mesh(**dataclasses.asdict(resolved.mesh))
     data = load_task(resolved.data, found.tokenizer(resolved.data.tokenizer), found.config.labels, split, texts)
     scorer = _scorer(found, resolved, data, mesh, given)
+    if deferral:
+        scorer = dataclasses.replace(scorer, deferred=_deferred(found, deferral, data, resolved.rows, defer))
     folder.mkdir(parents=True, exist_ok=True)
     with hosts.hold(folder / ".lock", str(folder)) as lock:
         scores, draw_confusion = final_scores(scorer, resolved, found.params(mesh), folder)
         result = scores | {"model": found.address}
+        if deferral:
+            result |= {"defer": defer, "full": deferral.full}
         if lock:
             lock.check()
         hosts.write_text(folder / "result.json", json.dumps(result, indent=2) + "\n")
@@ -156,6 +168,18 @@ def _scorer(found: ModelSource, resolved: FinetuneConfig, data: TaskData, mesh: 
         data.special.pad,
     )
     return Scorer(data, runner, resolved.ensemble, resolved.seed, resolved.threshold)
+
+
+def _deferred(found: ModelSource, deferral: Deferral, data: TaskData, rows: int, defer: str | float) -> Deferred:
+    """The answers of the full model to all examples, and when they count."""
+    full, places = full_predictor(deferral, found.config, defer, rows)
+    logits = {}
+    with progress("answers of the full model") as report:
+        for name in data.task.dev:
+            texts = [example.text for example in data.splits[name].examples]
+            logits[name] = [x[..., places] for x in full.logits(texts, lambda fraction: report(fraction, name))]  # noqa: B023
+    share = deferral.share_for(parse_aim(defer))
+    return Deferred(deferral.threshold(share), deferral.temperature, logits)
 
 
 def check_head(model: str, config: ModelConfig, data: Any) -> None:

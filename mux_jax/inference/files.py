@@ -76,6 +76,7 @@ def predict_file(
     delimiter: str = "",
     keep: tuple[str, ...] = (),
     spans: bool = False,
+    keep_model: bool = False,
 ) -> dict[str, int]:
     """Writes a prediction for each record of `source`, in its order; the file appears when it is whole.
 
@@ -87,6 +88,7 @@ def predict_file(
       overwrite: whether `output` may exist.
       keep: columns that come first in each row, as they are in the record. Rows have all columns then.
       spans: whether there is a column of them.
+      keep_model: whether there is a column of which model answered.
 
     Returns:
       The numbers of `rows` and `errors`.
@@ -119,7 +121,10 @@ def predict_file(
         done, start = 0, time.monotonic()
         records = read()
         with whole_or_absent(output) as partial:
-            with progress("predicting") as report, open_writer(partial, predictor.config, kinds, spans) as write:
+            with (
+                progress("predicting") as report,
+                open_writer(partial, predictor.config, kinds, spans, keep_model) as write,
+            ):
                 for window in _windows(records):
 
                     def show(fraction: float) -> None:
@@ -127,7 +132,7 @@ def predict_file(
                         rate = rows / (time.monotonic() - start)
                         report(rows / counts["rows"], f"{rows:,} rows, {rate:,.0f} rows/s")
 
-                    found = _predict(predictor, window, columns, show, spans)
+                    found = _predict(predictor, window, columns, show, spans, keep_model)
                     write([{n: r.fields.get(n) for n in keep} | row for r, row in zip(window, found)])
                     done += len(window)
             if done != counts["rows"]:
@@ -204,6 +209,7 @@ def _predict(
     columns: tuple[str, ...],
     show: Callable[[float], None],
     spans: bool,
+    keep_model: bool,
 ) -> list[dict[str, Any]]:
     """Predictions or errors, in the order of the records."""
     rows: list[dict[str, Any]] = [{} for _ in records]
@@ -216,6 +222,6 @@ def _predict(
         else:
             texts.append(text)
             places.append(i)
-    for i, prediction in zip(places, predictor.predict(texts, show, spans)):
+    for i, prediction in zip(places, predictor.predict(texts, show, spans, keep_model)):
         rows[i] = prediction
     return rows

@@ -10,11 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from mux_jax.checkpoints.source import open_model
+from mux_jax.checkpoints.source import ModelSource, open_model
 from mux_jax.data.encoding import Encoder, Text, say_if_words_are_joined, split_words
 from mux_jax.data.tokenizer import ModelTokenizer
 from mux_jax.errors import InputError
 from mux_jax.inference.batch_runner import BatchRunner, join_windows, labels_from_logits, probabilities
+from mux_jax.inference.deferral import Deferral, check_labels, find_deferral, parse_aim, sure_logits
 from mux_jax.inference.spans import find_spans, require_tags
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.encoder import split_layers
@@ -41,16 +42,13 @@ class LoadedModel:
     text_columns: tuple[str, ...] = ("text",)
 
 
-def _load(path: str, rows: int, ensemble: int, threshold: float) -> tuple[str, LoadedModel]:
-    """The model at `path`, on all devices of this host, and how to find it again from any folder."""
-    found = open_model(path)
-    _check(found.config, rows, ensemble, threshold, f"{found.folder}: ")
+def _load(found: ModelSource) -> LoadedModel:
+    """A model on all devices of this host."""
     tokenizer, lengths = found.tokenizer(), found.bucket_lengths()
     if found.config.head == "token":
         say_if_words_are_joined(tokenizer)
     params = found.params(make_mesh(devices=jax.local_devices()))
-    loaded = LoadedModel(MuxModel(found.config), params, tokenizer, lengths, found.text_columns())
-    return found.address, loaded
+    return LoadedModel(MuxModel(found.config), params, tokenizer, lengths, found.text_columns())
 
 
 class Predictor:
@@ -71,6 +69,8 @@ class Predictor:
       config: the model's.
       text_columns: the columns of the texts in the files that the model was fine-tuned on.
       truncated: texts that were cut at the limit, over all calls.
+      deferred: texts that the full model was asked for, over all calls.
+      models: the addresses of the model and of those that it asks, one after the other.
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class Predictor:
         seed: int = 0,
         stride: int = 0,
         threshold: float = 0.5,
+        defer: str | float = "off",
     ):
         """Args:
           model: a fine-tuned run's folder, a Hugging Face folder, an id of its hub, or a model in memory.
@@ -91,16 +92,27 @@ class Predictor:
           stride: tokens that the windows share in which a text over the limit is predicted on; with 0 it is cut. Logits
             are averaged over windows; a word has those of the window in which it stands farthest from the edges.
           threshold: of a model with several labels a text: the probability from which on a text has a label.
+          defer: which texts the full model of a cheaper one answers: "off": none; "auto": what was chosen when the
+            cheaper one was made; a share: about so many, those that it is least sure of; "agreement=0.99": as few as
+            gave this agreement. A full model that is a cheaper one itself does the same (see `deferral`).
 
         Raises:
           InputError: no such model, or one without a classification head; a stride not smaller than the limit; a
-            threshold not between 0 and 1, or of a model with one label a text.
+            threshold not between 0 and 1, or of a model with one label a text; a model that does not say when to ask
+            which other one, or one with other labels.
         """
-        options = dict(rows=rows, ensemble=ensemble, seed=seed, stride=stride, threshold=threshold)
+        options = dict(rows=rows, ensemble=ensemble, seed=seed, stride=stride, threshold=threshold, defer=defer)
+        aim = parse_aim(defer)
         self._made_by: dict[str, Any] = options
         self._path, self._process, self._lock = None, os.getpid(), threading.Lock()
+        deferral: Deferral | None = None
         if isinstance(model, str):
-            self._path, loaded = _load(model, rows, ensemble, threshold)
+            found = open_model(model)
+            _check(found.config, rows, ensemble, threshold, f"{found.folder}: ")
+            deferral = find_deferral(found) if aim.kind != "off" else None
+            self._path, loaded = found.address, _load(found)  # found again from any folder
+        elif aim.kind != "off":
+            raise InputError(f"defer={defer}: a model in memory does not say which to ask; give the path of one")
         else:
             loaded = model
         self.config, self.text_columns, self.truncated = loaded.model.config, loaded.text_columns, 0
@@ -112,6 +124,14 @@ class Predictor:
         self._runner = BatchRunner(loaded.model, mesh, rows, lengths, pad_id)
         self._params = split_layers(loaded.params)
         self._ensemble, self._seed, self._threshold = ensemble, seed, threshold
+        self.deferred = 0
+        self.models: tuple[str, ...] = (self._path or "",)
+        self._full: Predictor | None = None
+        if deferral:
+            self._full, self._places = full_predictor(deferral, self.config, defer, rows, seed, stride)
+            self._share, self._temperature = deferral.share_for(aim), deferral.temperature
+            self._limit = deferral.threshold(self._share)
+            self.models += self._full.models
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What pickle keeps: the path, with the commit of a model of the hub, and the options."""
@@ -120,7 +140,11 @@ class Predictor:
         return functools.partial(Predictor, **self._made_by), (self._path,)
 
     def predict(
-        self, texts: Iterable[Text], report: Callable[[float], None] | None = None, spans: bool = False
+        self,
+        texts: Iterable[Text],
+        report: Callable[[float], None] | None = None,
+        spans: bool = False,
+        keep_model: bool = False,
     ) -> list[dict[str, Any]]:
         """Predictions in the order of the texts.
 
@@ -129,6 +153,7 @@ class Predictor:
             strings, split at spaces (not at no-break spaces), or lists of words.
           report: called with the fraction that is done.
           spans: whether token classification gives `spans`, too (see `find_spans`).
+          keep_model: whether each prediction says in `answered_by` which of `models` gave it.
 
         Returns:
           For each text `label` and `probabilities` by label; where a text may have several labels, `labels`, those
@@ -139,6 +164,19 @@ class Predictor:
           InputError: a text, a dictionary or a set instead of a list; something that is no text, by its index; a
             process that was forked.
         """
+        if spans:
+            require_tags(self.config)
+        texts = self._checked(texts)
+        logits, by = self._answer(texts, report)
+        found = self._predictions(texts, logits, spans)
+        return [f | {"answered_by": self.models[i]} for f, i in zip(found, by)] if keep_model else found
+
+    def logits(self, texts: Iterable[Text], report: Callable[[float], None] | None = None) -> list[np.ndarray]:
+        """The logits that `predict` decides by, float32 [C] of each text; of tags [words, C], NaN for words beyond the
+        limit. Arguments and errors are those of `predict`."""
+        return self._answer(self._checked(texts), report)[0]
+
+    def _checked(self, texts: Iterable[Text]) -> list[Text]:
         if os.getpid() != self._process:
             raise InputError(
                 "this process was forked from the one that made the Predictor, and JAX does not work in it; make the "
@@ -147,26 +185,16 @@ class Predictor:
         one_dimension = isinstance(texts, Iterable) and getattr(texts, "ndim", 1) == 1  # a DataFrame has its columns
         if not one_dimension or isinstance(texts, str | bytes | bytearray | Mapping | set | frozenset):
             raise InputError(f"predict takes a list of texts, not {type(texts).__name__}; for one text predict([text])")
-        if spans:
-            require_tags(self.config)
         texts = list(texts)
         for i, text in enumerate(texts):
             problem = self.problem(text)
             if problem:
                 raise InputError(f"texts[{i}]: {problem}")
-        # Pairs and texts are encoded apart; both may be in one call.
-        kinds = [isinstance(text, tuple) for text in texts]
-        predictions: list[Any] = [None] * len(texts)
-        for kind in sorted(set(kinds)):
-            places = [i for i, k in enumerate(kinds) if k == kind]
-            found = self._predict([texts[i] for i in places], report, spans)
-            for i, prediction in zip(places, found):
-                predictions[i] = prediction
-        return predictions
+        return texts
 
     def problem(self, text: Any) -> str:
         """What keeps a text from being predicted on, or nothing."""
-        if self.config.head == "token":
+        if self._words:
             text = split_words(text) if isinstance(text, str) else text
             if not isinstance(text, list) or not all(isinstance(word, str) for word in text):
                 return f"{type(text).__name__} is not a text or a list of words"
@@ -185,27 +213,81 @@ class Predictor:
             return "a pair over the limit on the length; with a stride only single texts may be"
         return ""
 
-    def _predict(self, given: list[Any], report: Callable[[float], None] | None, spans: bool) -> list[dict[str, Any]]:
-        labels, words = self.config.labels, self.config.head == "token"
-        texts = [split_words(text) if words and isinstance(text, str) else text for text in given]
-        pairs = isinstance(texts[0], tuple)
-        encoded = self._encode(texts) if pairs or not self._encode_windows else self._encode_windows(texts)
+    def _answer(self, texts: list[Any], report: Callable[[float], None] | None) -> tuple[list[np.ndarray], np.ndarray]:
+        """The logits of each text, and the place in `models` of the one that gave them."""
+        by = np.zeros(len(texts), int)
+        if self._full is None:
+            return self._own(texts, 0, report), by
+        first = 1 / (1 + self._share)  # of the progress, whatever the models' speeds
+
+        def show(fraction: float) -> None:
+            if report:
+                report(fraction * first)
+
+        def show_full(fraction: float) -> None:
+            if report:
+                report(first + fraction * (1 - first))
+
+        def run(composition: int) -> list[np.ndarray]:
+            return self._own(texts, composition, show)
+
+        logits, sure = sure_logits(run, self.config, self._temperature)
+        unsure = np.flatnonzero(sure < self._limit)
         with self._lock:
-            self.truncated += encoded.truncated
-        rng = np.random.default_rng(self._seed)
-        logits = self._runner(self._params, encoded, rng, self._ensemble, report)
-        logits = join_windows(logits, encoded.windows, words)
+            self.deferred += len(unsure)
+        found, asked = self._full._answer([texts[i] for i in unsure], show_full)
+        for i, full, model in zip(unsure, found, asked):
+            own, full = logits[i], full[..., self._places]
+            logits[i], by[i] = np.where(np.isnan(full), own, full), model + 1
+        return logits, by
+
+    def _own(self, texts: list[Any], composition: int, report: Callable[[float], None] | None) -> list[np.ndarray]:
+        """The logits of this model, in a composition."""
+        found: list[Any] = [None] * len(texts)
+        # Pairs and texts are encoded apart; both may be in one call.
+        kinds = [isinstance(text, tuple) for text in texts]
+        for pairs in sorted(set(kinds)):
+            places = [i for i, kind in enumerate(kinds) if kind == pairs]
+            part = [split_words(x) if self._words and isinstance(x, str) else x for x in (texts[i] for i in places)]
+            encode = self._encode_windows if self._encode_windows and not pairs else self._encode
+            encoded = encode(part)
+            if not composition:
+                with self._lock:
+                    self.truncated += encoded.truncated
+            rng = np.random.default_rng([self._seed, composition] if composition else self._seed)
+            logits = self._runner(self._params, encoded, rng, self._ensemble, report)
+            for i, x in zip(places, join_windows(logits, encoded.windows, self._words)):
+                found[i] = x
+        return found
+
+    @property
+    def _words(self) -> bool:
+        return self.config.head == "token"
+
+    def _predictions(self, texts: list[Any], logits: list[np.ndarray], spans: bool) -> list[dict[str, Any]]:
+        labels = self.config.labels
         decisions = labels_from_logits(logits, self.config, self._threshold)
-        if words:
-            found = [{"words": text, "tags": tags} for text, tags in zip(texts, decisions)]
+        if self._words:
+            words = [split_words(text) if isinstance(text, str) else text for text in texts]
+            found = [{"words": text, "tags": tags} for text, tags in zip(words, decisions)]
             if spans:
-                found = [f | {"spans": find_spans(text, x, labels)} for f, text, x in zip(found, given, logits)]
+                found = [f | {"spans": find_spans(text, x, labels)} for f, text, x in zip(found, texts, logits)]
             return found
         if len(labels) == 1:
             return [{"score": score} for score in decisions]
         name = "labels" if self.config.multi_label else "label"
         shares = probabilities(logits, self.config).tolist()
         return [{name: found, "probabilities": dict(zip(labels, p))} for found, p in zip(decisions, shares)]
+
+
+def full_predictor(
+    deferral: Deferral, config: ModelConfig, defer: str | float, rows: int, seed: int = 0, stride: int = 0
+) -> tuple[Predictor, list[int]]:
+    """The model that another, with `config`, defers to, which may itself defer; and the places of the labels in it."""
+    full = open_model(deferral.full)
+    places = check_labels(config, full.config, deferral.full)
+    onwards = defer if Deferral.load(full.folder) else "off"
+    return Predictor(deferral.full, rows=rows, seed=seed, stride=stride, defer=onwards), places
 
 
 def _check(config: ModelConfig, rows: int, ensemble: int, threshold: float, where: str = "") -> None:

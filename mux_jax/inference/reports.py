@@ -20,6 +20,10 @@ def print_score(result: dict[str, Any]) -> None:
         f"{result['task']}, {result['examples']:,} examples, {width}: {result['metric']} {score['mean']:.4f}"
         + (spread if len(score["runs"]) > 1 else "")
     )
+    if "full" in result:
+        figures = next(iter(result["splits"].values()))
+        share, agreement = figures["deferred"]["mean"], figures["agreement"]["mean"]
+        say(f"  {share:.1%} of the examples deferred to {result['full']}, agreement with it {agreement:.4f}")
 
 
 def plot_confusion(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str], path: epath.Path) -> None:

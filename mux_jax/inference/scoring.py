@@ -1,7 +1,7 @@
 """Scores of a model on a task, over draws of which examples share rows."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,21 @@ import numpy as np
 from mux_jax.data import metrics
 from mux_jax.data.task_data import Split, TaskData
 from mux_jax.inference.batch_runner import BatchRunner, labels_from_logits
+from mux_jax.inference.deferral import agreement_after, sure_logits
+
+
+@dataclasses.dataclass(frozen=True)
+class Deferred:
+    """What the full model answers in place of another.
+
+    Attributes:
+      threshold, temperature: see `deferral`.
+      logits: of the full model, by split.
+    """
+
+    threshold: float
+    temperature: float
+    logits: Mapping[str, list[np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +36,8 @@ class Scorer:
       ensemble: slots that each example is put in.
       seed: of the draws of which examples share rows.
       threshold: where a text may have several labels: the probability from which on it has one.
+      deferred: what another model answers; figures are then those of both, with the share that is `deferred`, and
+        the `agreement` with the other one.
     """
 
     data: TaskData
@@ -28,6 +45,7 @@ class Scorer:
     ensemble: int
     seed: int
     threshold: float
+    deferred: Deferred | None = None
 
     def score(self, params: Any) -> dict[str, float]:
         """The figures on the first split to evaluate on, in one composition; `score` is the task's own metric."""
@@ -37,7 +55,7 @@ class Scorer:
 
     def predict(self, params: Any, split: str) -> list[Any]:
         """The predictions on the examples of a split, in their order, in one composition."""
-        return self._predicted(self._logits(params, self.data.splits[split], self.seed))
+        return self._predicted(self._answer(params, split, [self.seed])[0])
 
     def score_compositions(
         self, params: Any, num_compositions: int, report: Callable[[float, str], None]
@@ -55,8 +73,8 @@ class Scorer:
         labelled: tuple[list, list] = ([], [])
         for done, (name, i) in enumerate(runs):
             split = self.data.splits[name]
-            logits = self._logits(params, split, [self.seed, i])
-            found.setdefault(name, []).append(self._figures(split, logits))
+            logits, shares = self._answer(params, name, [self.seed, i])
+            found.setdefault(name, []).append(self._figures(split, logits) | shares)
             if not done:
                 labelled = self._labelled(split, logits)
             report((done + 1) / len(runs), f"composition {i + 1} of {name}")
@@ -77,8 +95,24 @@ class Scorer:
         }
         return result, labelled
 
+    def _answer(self, params: Any, name: str, seed: list[int]) -> tuple[list[np.ndarray], dict[str, float]]:
+        """Logits on a split; and which share is the full model's, and the agreement with it, if that is asked."""
+        split = self.data.splits[name]
+
+        def run(composition: int) -> list[np.ndarray]:
+            return self._logits(params, split, [*seed, composition] if composition else seed)
+
+        if not self.deferred:
+            return run(0), {}
+        logits, sure = sure_logits(run, self.runner.config, self.deferred.temperature)
+        unsure, full = sure < self.deferred.threshold, self.deferred.logits[name]
+        agreed = agreement_after(self.data.task.kind, self._predicted(logits), self._predicted(full))(unsure)
+        merged = [np.where(np.isnan(y), x, y) if asked else x for x, y, asked in zip(logits, full, unsure)]
+        return merged, {"deferred": float(unsure.mean()), "agreement": agreed}
+
     def _logits(self, params: Any, split: Split, seed: int | list[int]) -> list[np.ndarray]:
-        return self.runner(params, split.encoded, np.random.default_rng(seed), self.ensemble)
+        # Copies in left-over slots, which would help a little, are not what very many texts get.
+        return self.runner(params, split.encoded, np.random.default_rng(seed), self.ensemble, copies=False)
 
     def _predicted(self, logits: list[np.ndarray]) -> list[Any]:
         return labels_from_logits(logits, self.runner.config, self.threshold)

@@ -16,7 +16,7 @@ from mux_jax.errors import InputError
 from mux_jax.models.config import ModelConfig
 
 OUTPUTS = (".jsonl", ".tsv", ".parquet")
-_COLUMNS = ("label", "labels", "probabilities", "score", "words", "tags", "spans", "error")
+_COLUMNS = ("label", "labels", "probabilities", "score", "words", "tags", "spans", "answered_by", "error")
 Row = dict[str, Any]
 
 
@@ -48,18 +48,19 @@ def kind(value: Any) -> str:
 
 @contextlib.contextmanager
 def open_writer(
-    path: epath.Path, config: ModelConfig, kinds: dict[str, set[str]], spans: bool
+    path: epath.Path, config: ModelConfig, kinds: dict[str, set[str]], spans: bool, answered_by: bool = False
 ) -> Iterator[Callable[[list[Row]], None]]:
     """Yields a function that appends rows to a file, by the end of its name.
 
     Args:
       kinds: by the name of each carried column, which come first in rows, the kinds of its values.
-      spans: whether rows have them.
+      spans, answered_by: whether rows have them.
     """
     if config.head == "token":
         names = ["words", "tags", "spans"] if spans else ["words", "tags"]
     else:
         names = ["score"] if len(config.labels) == 1 else ["labels" if config.multi_label else "label", "probabilities"]
+    names += ["answered_by"] if answered_by else []
     if path.suffix == ".parquet":
         writer = _parquet(path, _flat_names(names, config, kinds), kinds)
     elif path.suffix == ".tsv":
@@ -112,7 +113,9 @@ def _tsv(path: epath.Path, names: list[str], kinds: dict[str, set[str]]) -> Iter
 def _parquet(path: epath.Path, names: list[str], kinds: dict[str, set[str]]) -> Iterator[Callable[[list[Row]], None]]:
     pyarrow = formats.import_pyarrow(path)
     string = pyarrow.string()
-    types = {"label": string, "error": string} | dict.fromkeys(("labels", "words", "tags"), pyarrow.list_(string))
+    types = {"label": string, "answered_by": string, "error": string} | dict.fromkeys(
+        ("labels", "words", "tags"), pyarrow.list_(string)
+    )
     places = {"label": string, "start": pyarrow.int64(), "end": pyarrow.int64(), "text": string}
     types["spans"] = pyarrow.list_(pyarrow.struct(places | {"score": pyarrow.float64()}))
     for name, found in kinds.items():

@@ -26,6 +26,7 @@ def result(
     chosen: str = "hidden 128",
     agreed: float = 0.95,
     learned_from: str = "",
+    deferral: bool = False,
 ) -> Any:
     """A model that is 5.1 times as fast as the full one, with 5 times asked for."""
     tried = [
@@ -60,9 +61,22 @@ def result(
         "row_mates": {"changed": None if kind == "regression" else 0.031, "compositions": 5, "score_std": 0.004}
         if which["width"] > 1
         else None,
+        "deferral": _deferral(metric, made, full, lost) if deferral else None,
         "seconds": {"answers": 120.0, "trials": 600.0, "learning": 1800.0, "total": 2640.0},
     }
 
 
 def _speed(texts_per_second: float) -> dict[str, float]:
     return {"texts_per_second": texts_per_second, "rows": 32}
+
+
+def _deferral(metric: str, made: float, full: float, lost: Any) -> dict[str, Any]:
+    """Asked of a tenth of the texts the full model makes up for half of what is lost."""
+    points = [(0.0, 0.0, 0.95, made), (0.1, 0.12, 0.981, (made + full) / 2), (1.0, 1.0, 1.0, full)]
+    curve = [
+        {"share": share, "deferred": deferred, "agreement": agreed, "score": {metric: score}}
+        for share, deferred, agreed, score in points
+    ]
+    found = {"share": 0.1, "deferred": 0.12, "temperature": 1.0, "dtype": "float32", "factor": 3.1, "formula": 3.28}
+    half = {name: value / 2 for name, value in lost.items()}
+    return found | {"agreement": {"value": 0.981, "low": 0.975, "high": 0.987}, "lost": half, "curve": curve}

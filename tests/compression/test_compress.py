@@ -50,6 +50,7 @@ def quick(tmp_path_factory):
         use_one_device(patch)
         patch.setenv("MUX_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(Speeds, "measure", measure)
+        patch.setattr(Speeds, "deferring", lambda self, full, made, unsure: 1 / (0.2 + unsure.mean()))
         patch.setattr(texts, "_LEAST", 300)
         patch.setattr(texts, "_LEAST_TRAIN", 300)
         yield
@@ -132,6 +133,39 @@ def test_other_programs_take_the_folder(made, teacher, root):
     ours, theirs = (mux_jax.Predictor(str(path)).predict(given) for path in (made, root / "converted"))
     for x, y in zip(ours, theirs):
         assert x["probabilities"] == pytest.approx(y["probabilities"], abs=1e-5)
+
+
+def test_what_it_is_not_sure_of_goes_to_the_full_model(made, teacher):
+    report, kept = report_of(made), json.loads((made / "deferral.json").read_text())
+    found, curve = report["deferral"], report["deferral"]["curve"]
+    assert kept["full"] == str(teacher) and kept["share"] == found["share"]
+    assert kept["texts"] == report["texts"]["calibrate"] and kept["agreement"][round(100 * kept["share"])] >= 0.99
+    assert (curve[0]["share"], curve[0]["deferred"], curve[0]["score"]) == (0, 0, report["made"]["score"])
+    assert curve[0]["agreement"] == pytest.approx(report["made"]["agreement"]["value"])
+    assert (curve[-1]["share"], curve[-1]["deferred"], curve[-1]["agreement"]) == (1, 1, 1)
+    assert curve[-1]["score"] == report["full"]["score"]
+    assert [x["deferred"] for x in curve] == sorted(x["deferred"] for x in curve)
+    given = sentences(100, seed=7)
+    own, theirs = (mux_jax.Predictor(str(path)).predict(given) for path in (made, teacher))
+    both = mux_jax.Predictor(str(made), defer=0.3).predict(given, keep_model=True)
+    asked = [x["answered_by"] == str(teacher) for x in both]
+    assert 0 < sum(asked) < 100
+    assert [x["label"] for x in both] == [(y if z else x)["label"] for x, y, z in zip(own, theirs, asked)]
+
+
+@pytest.mark.extra
+def test_a_folder_that_stands_alone_holds_the_full_model(made, teacher, tmp_path):
+    moved = tmp_path / "moved"
+    mux_jax.compress(str(teacher), str(tmp_path / "alone"), standalone=True, defer="0.5", **NARROW)
+    shutil.move(tmp_path / "alone", moved)
+    predictor, given = mux_jax.Predictor(str(moved), defer="auto"), sentences(100, seed=7)
+    assert predictor.models[1] == str(moved / "full")
+    assert json.loads((moved / "deferral.json").read_text())["share"] == 0.5
+    theirs = mux_jax.Predictor(str(teacher)).predict(given)
+    for x, y in zip(predictor.predict(given, keep_model=True), theirs):
+        if x.pop("answered_by") == predictor.models[1]:
+            assert x["probabilities"] == pytest.approx(y["probabilities"], abs=1e-6)
+    assert 0 < predictor.deferred < 100
 
 
 def test_the_same_call_again_finds_all_done(made, teacher, monkeypatch, capsys):
@@ -273,6 +307,8 @@ def write_lines(path, lines):
         (dict(hidden=16, minutes=-1.0), "--minutes=-1 must be above 0"),
         (dict(hidden=16, minutes=float("nan")), "--minutes=nan must be above 0"),
         (dict(hidden=16, learning_rate=-1e-3), "--learning_rate=-0.001 must be above 0"),
+        (dict(hidden=16, defer="some"), "defer=some must be off, auto, a share from 0 to 1"),
+        (dict(hidden=16, defer="off", standalone=True), "--standalone copies the model that is deferred to"),
         (dict(hidden=16, seed=-1), "--seed=-1 must be from 0 to 4294967295"),
         (dict(hidden=16, seed=2**32), "--seed=4294967296 must be from 0"),
         (dict(hidden=16, texts=("a",), answers="b"), "give one of --texts, --answers and --task with --data"),
