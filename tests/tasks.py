@@ -39,6 +39,11 @@ def sentences(count, seed=0):
     return [" ".join(rng.choice(WORDS, rng.integers(1, 9))) for _ in range(count)]
 
 
+def write_lines(path, lines):
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
 def write_sentences(folder, train=40, dev=13):
     """A task on sentences: is one of the first words in it?"""
     folder.mkdir(parents=True, exist_ok=True)

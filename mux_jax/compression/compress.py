@@ -111,6 +111,7 @@ class _Compression:
         self.few_lengths = pool.few_lengths(self.own, self.lengths)
         self.mesh = make_mesh()
         self.params = found.params(self.mesh)
+        request.check_same(folder, pool.digest_params(self.params))
         self.speeds = Speeds(self.judged, self.lengths, self.pad_id, self.few_lengths)
 
     def run(self) -> dict[str, Any]:

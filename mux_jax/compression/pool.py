@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
 
@@ -154,6 +155,14 @@ def _digest(encoded: Encoded) -> str:
     digest = hashlib.blake2b(digest_size=12)
     for x in (*encoded.ids, *(encoded.types or ())):
         digest.update(x.tobytes() + b"|")
+    return digest.hexdigest()
+
+
+def digest_params(params: Any) -> str:
+    """The same for the same parameters."""
+    digest = hashlib.blake2b(digest_size=12)
+    for x in jax.tree.leaves(jax.device_get(params)):
+        digest.update(np.ascontiguousarray(x).data)
     return digest.hexdigest()
 
 

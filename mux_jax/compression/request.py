@@ -14,7 +14,7 @@ from mux_jax.compression.shape import MEANS, Shape, check_means, reduced
 from mux_jax.compression.texts import Texts, read_answers, read_texts, task_texts
 from mux_jax.data.formats import parse_delimiter
 from mux_jax.data.sections import TaskSection
-from mux_jax.data.tasks import get_task
+from mux_jax.data.tasks import check_place, get_task
 from mux_jax.errors import InputError
 from mux_jax.files import write_atomically
 from mux_jax.inference.deferral import Aim, parse_aim
@@ -166,7 +166,9 @@ class Request:
                 task="custom", kind=config.task_kind, folder=files, text_columns=columns, metric=metric, **rows
             )
         if self.task:
-            return TaskSection(task=self.task, folder=self.data, delimiter=self.delimiter, **rows)
+            section = TaskSection(task=self.task, folder=self.data, delimiter=self.delimiter, **rows)
+            check_place(section)
+            return section
         own = _own_task(found)
         if not own:
             raise InputError(
@@ -208,6 +210,16 @@ class Request:
             raise InputError(
                 f"--workdir={folder} holds a compression with other flags ({'; '.join(changed)}); name another folder, "
                 "or give the same flags to continue"
+            )
+
+    def check_same(self, folder: epath.Path, digest: str) -> None:
+        """Raises `InputError` if the model has changed since a folder was begun; else its digest is kept there."""
+        file = folder / "model.json"
+        if not file.exists():
+            write_atomically(file, json.dumps({"digest": digest}) + "\n")
+        elif json.loads(file.read_text(encoding="utf-8"))["digest"] != digest:
+            raise InputError(
+                f"--model={self.model} has changed since --workdir={folder} was begun; name another folder"
             )
 
 

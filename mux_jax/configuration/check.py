@@ -8,7 +8,7 @@ from mux_jax.configuration.pretrain import PretrainConfig
 from mux_jax.data.formats import parse_delimiter
 from mux_jax.data.labels import parse_names
 from mux_jax.data.metrics import OF_KIND
-from mux_jax.data.tasks import get_task
+from mux_jax.data.tasks import check_place, get_task
 from mux_jax.errors import InputError
 from mux_jax.fields import check_fields
 from mux_jax.models.config import ModelSettings
@@ -75,6 +75,7 @@ def _check_pretraining(config: PretrainConfig) -> None:
 
 def _check_task(config: FinetuneConfig) -> None:
     task = get_task(config.data)
+    check_place(config.data)
     if task.metric not in OF_KIND[task.kind]:
         raise InputError(f"data.metric={task.metric!r}: a {task.kind} task has {', '.join(OF_KIND[task.kind])}")
     parse_delimiter(config.data.delimiter, "data.delimiter")

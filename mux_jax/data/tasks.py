@@ -105,6 +105,13 @@ def get_task(data: TaskSection) -> Task:
     return Task(data.kind, metric, columns, label, label_columns=_label_columns(data))
 
 
+def check_place(data: TaskSection) -> None:
+    """Raises `InputError` if a task that has no files of its own is given a folder or a delimiter for them."""
+    if get_task(data).builtin and (data.folder or data.delimiter and not data.unlabelled):
+        given = f"the folder {data.folder}" if data.folder else f"the delimiter {data.delimiter!r}"
+        raise InputError(f"task={data.task} is made of the Python installation; {given} does not go with it")
+
+
 def _label_columns(data: TaskSection) -> tuple[str, ...]:
     """The columns of 0 and 1 of a task with several labels a text; none if one column has all of them."""
     columns = tuple(data.label_column.split(","))
