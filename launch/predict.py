@@ -30,14 +30,8 @@ def main() -> None:
     parser.add_argument("--ensemble", type=int, default=1, metavar="K", help="slots for each text, up to the width (1)")
     parser.add_argument("--stride", type=int, default=0, metavar="N", help="windows of long texts share N tokens (0)")
     parser.add_argument("--threshold", type=float, default=0.5, metavar="P", help="of each of several labels (0.5)")
-    parser.add_argument(
-        "--defer",
-        default="off",
-        metavar="HOW",
-        help="the full model answers what a cheaper one is unsure of: auto, a "
-        "share of the texts, agreement=X, off (off)",
-    )
-    parser.add_argument("--keep_model", action="store_true", help="a column `answered_by`: which of the two")
+    parser.add_argument("--defer", default="off", metavar="HOW", help="to a full model: auto, a share, agreement=X")
+    parser.add_argument("--keep_model", action="store_true", help="a column: which model answered")
     arguments = parser.parse_args()
 
     from mux_jax.data.formats import parse_delimiter
@@ -57,11 +51,7 @@ def main() -> None:
     source, columns = check_input(arguments.texts, predictor.text_columns, wanted, delimiter)
     max_errors = arguments.max_errors if arguments.on_error == "skip" else 0.0
     more = dict(delimiter=delimiter, keep=keep, spans=arguments.spans, keep_model=arguments.keep_model)
-    counts = predict_file(predictor, source, columns, output, max_errors, arguments.overwrite, **more)
-    print(f"{output}: {counts['rows']:,} rows, {counts['errors']:,} errors, {predictor.truncated:,} texts cut")
-    if len(predictor.models) > 1:
-        share = predictor.deferred / max(1, counts["rows"] - counts["errors"])
-        print(f"{predictor.deferred:,} texts, {share:.1%}, went to {predictor.models[1]}")
+    predict_file(predictor, source, columns, output, max_errors, arguments.overwrite, **more)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ from mux_jax.data.vocabulary import train_tokenizer
 from mux_jax.errors import InputError
 from mux_jax.inference.batch_runner import BatchRunner, compile_logits
 from mux_jax.inference.files import check_input
-from mux_jax.inference.predictor import LoadedModel, Predictor
+from mux_jax.inference.loaded_model import LoadedModel
+from mux_jax.inference.predictor import Predictor
 from mux_jax.models import flops
 from mux_jax.models.config import SIZES, ModelConfig
 from mux_jax.models.demultiplexers import DEMULTIPLEXERS

@@ -3,7 +3,8 @@
 In this order; each step is kept in the folder, and a command that was stopped goes on where it was:
 
 1. The texts are read, and parted: to learn from, to choose by, to calibrate, to judge by (`texts`).
-2. Of each means (`shape`) the largest model that is as fast as asked for is found by measuring (`speed`, `plan`).
+2. Of each means (`shape`) the largest model that is as fast as asked for is found (`candidates`) by measuring
+   (`speed`), and the time is shared out (`plan`).
 3. The full model answers the texts to learn from, once (`pool`).
 4. Each candidate is made by least squares (`reduction`), and learns for a short time (`learning`). The one that is
    nearest to the full model on the texts to choose by stays. Learning rates are tried in the same way.
@@ -15,7 +16,7 @@ In this order; each step is kept in the folder, and a command that was stopped g
 import dataclasses
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -25,6 +26,7 @@ from etils import epath
 from mux_jax.checkpoints.convert import save_model
 from mux_jax.checkpoints.source import ModelSource, open_model
 from mux_jax.compression import deferring, learning, pool
+from mux_jax.compression.candidates import find_shapes
 from mux_jax.compression.learning import Lessons
 from mux_jax.compression.model_answers import ModelAnswers
 from mux_jax.compression.outcome import outcome
@@ -34,13 +36,12 @@ from mux_jax.compression.reduction import reduce_model
 from mux_jax.compression.report import summary, write_report
 from mux_jax.compression.request import LOCK, Request, check_folder
 from mux_jax.compression.result import Chosen, Trial, result
-from mux_jax.compression.shape import MEANS, Shape, families, reduced
+from mux_jax.compression.shape import reduced
 from mux_jax.compression.speed import Speeds, Throughput
 from mux_jax.compression.texts import Texts
 from mux_jax.data.encoding import Encoded, Encoder
 from mux_jax.data.sections import TaskSection
 from mux_jax.data.tokenizer import ModelTokenizer
-from mux_jax.errors import InputError
 from mux_jax.files import write_atomically
 from mux_jax.inference.batch_runner import BatchRunner
 from mux_jax.inference.deferral import Deferral
@@ -133,38 +134,41 @@ class _Compression:
         speeds = self.speeds.measure({"full": self.full, "made": made.config}, ["float32", "bfloat16"])
         judged, deferred = outcome(theirs, ours, deferral, self.texts, self.request.seed)
         if deferred is not None:
-            judged["deferral"] |= self.deferring_speed(made.config, params, speeds, deferred)
+            judged["deferral"] |= self.together(made.config, params, speeds, deferred)
         spent["total"] = max(time.monotonic() - began, sum(spent.values()))
         chosen = Chosen(candidate, rate, steps, made)
         return result(self.request, self.found, self.texts, plan, trials, chosen, speeds, judged, spent)
 
     def deferral(self, full: ModelAnswers, made: ModelAnswers) -> Deferral | None:
-        """When the made model asks the full one, kept with it; None if that is not wanted, or not known."""
-        aim = self.request.aim
-        if aim.kind == "off" or made.config.task_kind == "regression" and made.config.width == 1:
-            return None
-        with progress("fitting when to ask the full model"):
-            found = deferring.fit(full, made, self.texts, aim, self.request.seed)
-        if self.request.standalone:
+        """When the made model asks the full one, kept with it."""
+        found = deferring.fit(full, made, self.texts, self.request.aim, self.request.seed)
+        if found and self.request.standalone:
             copy = self.folder / "full"
             if not copy.exists():
                 save_model(copy, self.full, self.params, self.tokenizer, self.found.address, False, self.found.task)
             found = dataclasses.replace(found, full=copy.name)
-        found.save(self.folder)
+        if found:
+            found.save(self.folder)
         return found
 
-    def deferring_speed(
+    def together(
         self, config: ModelConfig, params: Any, speeds: Mapping[str, Mapping[str, Throughput]], deferred: np.ndarray
     ) -> dict[str, Any]:
         """How much faster the made model is than the full one, with what it leaves to it, measured and computed."""
-        dtype = self.full.compute_dtype
-        of = speeds[dtype]
-        full, made = (
-            (dataclasses.replace(x, dtype=dtype), weights, of[name].rows)
-            for x, weights, name in ((self.full, self.params, "full"), (config, params, "made"))
-        )
-        factor = self.speeds.deferring(full, made, deferred)
-        return {"dtype": dtype, "factor": factor, "formula": 1 / (1 / of["made"].factor + float(deferred.mean()))}
+        dtype, of = self.full.compute_dtype, speeds[self.full.compute_dtype]
+
+        def run(name: str, config: ModelConfig, params: Any, times: int = 1) -> Callable[[Encoded], Any]:
+            lengths = self.few_lengths if config.width > 1 else self.lengths
+            model = MuxModel(dataclasses.replace(config, dtype=dtype))
+            runner = BatchRunner(model, self.mesh, of[name].rows, lengths, self.pad_id)
+            params = split_layers(params)
+            return lambda texts: [runner(params, texts, np.random.default_rng(i)) for i in range(times)]
+
+        passes = deferring.passes(config)
+        full, made = run("full", self.full, self.params), run("made", config, params, passes)
+        factor = deferring.measure(full, made, self.judged, deferred, of["full"].texts_per_second)
+        formula = 1 / (passes / of["made"].factor + float(deferred.mean()))
+        return {"dtype": dtype, "factor": factor, "formula": formula}
 
     def encode(self, texts: list[Any]) -> Encoded:
         """Texts as tokens, with places for answers, of each token where the model tags words."""
@@ -180,7 +184,11 @@ class _Compression:
         file = self.folder / "plan.json"
         if file.exists():
             return Plan.from_json(json.loads(file.read_text(encoding="utf-8")))
-        shapes, dtype, request = self.shapes(), self.full.compute_dtype, self.request
+        shapes, dtype, request = (
+            find_shapes(self.request, self.full, self.speeds),
+            self.full.compute_dtype,
+            self.request,
+        )
         models = {name: reduced(self.full, shape) for name, shape in shapes.items()}
         speeds = self.speeds.measure({"full": self.full} | models, [dtype])[dtype]
         self.speeds.forget()
@@ -192,39 +200,13 @@ class _Compression:
         timeless = bool(request.steps and request.learning_rate)
         most = MOST_TEXTS if self.joins else min(MOST_TEXTS, len(self.own.ids))
         # Texts to learn from have other lengths than those to judge by.
-        rate = speeds["full"].texts_per_second * self.mean_length(self.judged) / self.mean_length(self.own)
+        judged, own = (pool.mean_length(encoded, self.lengths) for encoded in (self.judged, self.own))
+        rate = speeds["full"].texts_per_second * judged / own
         rate /= pool.LONGER if self.joins else 1
         plan = Plan.make(candidates, rate, request.minutes, rates, most, answered or timeless)
         write_atomically(file, json.dumps(plan.to_json(), indent=2) + "\n")
         plan.show(rates, answered)
         return plan
-
-    def mean_length(self, encoded: Encoded) -> float:
-        """The mean length of rows."""
-        sizes = np.searchsorted(self.lengths, [len(x) for x in encoded.ids])
-        return float(np.array(self.lengths)[sizes].mean())
-
-    def shapes(self) -> dict[str, Shape]:
-        """The candidates by name: the shape asked for, or the largest of each means that is as fast as asked for.
-
-        Raises:
-          InputError: none is, with the fastest.
-        """
-        shape, wanted = self.request.shape(self.full), self.request.speedup
-        if shape:
-            return {shape.name(self.full): shape}
-        found, fastest = {}, 1.0
-        by = MEANS if self.request.by == "auto" else (self.request.by,)
-        for sizes in (sizes for means in by for sizes in families(self.full, means)):
-            configs = [reduced(self.full, shape) for shape in sizes]
-            config, factor = self.speeds.find_size(self.full, configs, wanted, self.full.compute_dtype)
-            shape, fastest = sizes[configs.index(config)], max(fastest, factor)
-            say(f"{shape.name(self.full)}: {factor:.1f} times as fast" + ("" if factor >= wanted else "; left out"))
-            if factor >= wanted:
-                found[shape.name(self.full)] = shape
-        if not found:
-            raise InputError(f"--speedup={wanted:g} is out of reach: {fastest:.1f} is the most that was measured")
-        return found
 
     def lessons(self, plan: Plan) -> tuple[Lessons, float]:
         """The texts to learn from and to choose by, with answers, and the seconds that it took to get these."""

@@ -1,21 +1,35 @@
 """A made model that leaves to the full one what it is not sure of: fitted on the texts to calibrate, then judged."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from mux_jax.compression.judging import agreement_interval, loss_interval
 from mux_jax.compression.model_answers import ModelAnswers
+from mux_jax.compression.speed import take
 from mux_jax.compression.texts import Texts
 from mux_jax.data import metrics
-from mux_jax.inference.deferral import Aim, Deferral, agreement_after
+from mux_jax.data.encoding import Encoded
+from mux_jax.inference.deferral import Aim, Deferral, agreement_after, passes
+from mux_jax.inference.timing import interleave
+from mux_jax.progress import progress, say
 
 AUTO = Aim("agreement", 0.99)  # what is deferred if nothing else is asked for
+_SECONDS, _FEWEST, _MOST, _TURNS = 15.0, 256, 4_096, 3  # of a turn of the full model, its texts, and turns
 _CURVE = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0)
 
 
-def fit(full: ModelAnswers, made: ModelAnswers, texts: Texts, aim: Aim, seed: int) -> Deferral:
-    """When the made model is to ask the full one, by their answers to the texts to calibrate."""
+def fit(full: ModelAnswers, made: ModelAnswers, texts: Texts, aim: Aim, seed: int) -> Deferral | None:
+    """When the made model is to ask the full one, by their answers to the texts to calibrate.
+
+    None if that is not wanted; or not known, which is printed.
+    """
+    if aim.kind == "off":
+        return None
+    if passes(made.config) == 0:
+        say("a number of a model with one text a row does not say how sure it is: nothing is left to the full model")
+        return None
     logits, sure = made.sure_logits(texts.calibrate, seed)
     wanted = full.logits(texts.calibrate, [seed])
     return Deferral.fit(logits, sure, wanted, made.config, full.address).aimed(aim)
@@ -63,9 +77,34 @@ def judge(
     found = {
         "share": deferral.share,
         "temperature": deferral.temperature,
+        "passes": passes(made.config),
         "deferred": float(np.mean(sure < limit)),
         "agreement": agreement_interval(task.kind, together, full_answers, seed),
         "lost": lost,
         "curve": curve,
     }
     return found, sure < limit
+
+
+def measure(
+    full: Callable[[Encoded], Any], made: Callable[[Encoded], Any], encoded: Encoded, unsure: np.ndarray, rate: float
+) -> float:
+    """The measured speed of a model that leaves some texts to the full one, over the full one's.
+
+    Args:
+      full, made: run a model on texts.
+      encoded: the texts; some are repeated if there are few.
+      unsure: bool [texts], those that are left.
+      rate: about the full model's texts a second.
+    """
+    count = int(np.clip(rate * _SECONDS, _FEWEST, _MOST))
+    drawn = np.resize(np.random.default_rng(0).permutation(len(unsure)), count)
+    texts, left = take(encoded, drawn), take(encoded, drawn[unsure[drawn]])
+
+    def together() -> None:
+        made(texts)
+        full(left)
+
+    with progress("measuring speed with deferral") as report:
+        taken = interleave({"full": lambda: full(texts) and None, "together": together}, _TURNS, report)
+    return float(np.median(taken["full"] / taken["together"]))

@@ -58,7 +58,8 @@ def _draw(axis: Any, result: dict[str, Any], figure: str, agreement: str) -> Non
             speeds[-1], y, marker, color=color, markerfacecolor="none", markersize=8, label=f"{tried['name']}, trial"
         )
         if tried["name"] == result["chosen"]:
-            if found := result.get("deferral"):
+            found = result.get("deferral")
+            if found and not (of_agreement and result.get("learned_from")):  # its agreement is with the full model
                 _draw_deferral(axis, result, found, "" if of_agreement else figure, color, scale)
             y = height(made["agreement"]["value"] if of_agreement else made["score"][figure])
             axis.plot(speeds[1], y, marker, color=color, markersize=9, label=f"{made['name']}, trained", zorder=3)
@@ -77,7 +78,7 @@ def _draw_deferral(
     """The line from the model made to the full one as more texts are deferred, in a figure of the metric, or if it has
     no name in agreement; speeds are computed."""
     made, full = (best_throughput(result[name]) for name in ("made", "full"))
-    speeds = [1 / (1 / made + point["deferred"] / full) for point in found["curve"]]
+    speeds = [1 / (found["passes"] / made + point["deferred"] / full) for point in found["curve"]]
     heights = [
         point["agreement"] if not figure else (point["score"] or {}).get(figure, math.nan) for point in found["curve"]
     ]

@@ -99,7 +99,7 @@ class _Data:
 
         def evaluate(_: Objective, params: Any) -> dict[str, Any]:
             rng = np.random.default_rng(self.config.seed)
-            logits = runner(split_layers(params), lessons.choose.encoded, rng)
+            logits = runner(split_layers(params), lessons.choose.encoded, rng, copies=False)
             return {
                 "teacher_loss": distance(model.config, logits, lessons.choose.answers),
                 "agreement": agreement(kind, labels_from_logits(logits, model.config, 0.5), wanted),

@@ -91,6 +91,11 @@ def sample(
     return padded(encoded.ids, pad_id), padded(encoded.types, 0) if encoded.types is not None else None
 
 
+def mean_length(encoded: Encoded, lengths: tuple[int, ...]) -> float:
+    """The mean length of the rows of some texts."""
+    return float(np.array(lengths)[np.searchsorted(lengths, [len(x) for x in encoded.ids])].mean())
+
+
 def few_lengths(encoded: Encoded, lengths: tuple[int, ...]) -> tuple[int, ...]:
     """Of `lengths` those that part the texts in about equal numbers, and the last; each is compiled in training."""
     sizes = [len(x) for x in encoded.ids]

@@ -31,9 +31,10 @@ A result is a dictionary, which `report.json` holds as it is (NaN as null):
     agreement without labels.
   deferral: how the model made does if the full one answers what it is not sure of, or None, also if missing:
     share: of the texts, that `defer="auto"` takes, by the texts to calibrate; deferred: what share of the judged ones
-    it was; temperature: see `deferral`; agreement, lost: as in `made`, of both together, with the full model.
+    it was; temperature: see `deferral`; passes: how often the made model reads a text for it.
+    agreement, lost: as in `made`, of both together, with the full model.
     dtype, factor, formula: the precision in which both together were timed, how many times as fast as the full model
-    they were, and 1 / (1 / factor of the model made + deferred).
+    they were, and 1 / (passes / factor of the model made + deferred).
     curve: the same for other shares: share, deferred, agreement, and score: figures of `metrics.compute` or None.
   seconds: answers, of the full model to the texts; trials; learning; total.
 """
@@ -73,7 +74,7 @@ _PIECES = "Agreement of a trial counts every word piece, that of the trained mod
 _DEFER = (
     "`--defer=auto` of `launch/predict.py` and `launch/evaluate.py` does this, `--defer=X` takes another share. Shares "
     "are of the texts to calibrate, what was deferred is of the judged texts. Speeds here are computed: "
-    "1 / (1 / speed alone + share deferred)."
+    "1 / (1 / speed alone + share deferred); longer texts than others take more."
 )
 
 
@@ -159,7 +160,7 @@ def _deferral(result: dict[str, Any]) -> str:
     for point in found["curve"]:
         shares = [show(point[name], "agreement") for name in ("share", "deferred")]
         score = [show(point["score"][metric], metric)] if point["score"] else []
-        speed = 1 / (1 / result["factors"][found["dtype"]] + point["deferred"])
+        speed = 1 / (found["passes"] / result["factors"][found["dtype"]] + point["deferred"])
         rows.append([*shares, _number(speed, 1), show(point["agreement"], agreement), *score])
     scores = [METRICS[metric]] if result["full"]["score"] else []
     header = ["share", "deferred", f"times as fast in {found['dtype']}", METRICS[agreement], *scores]

@@ -215,7 +215,7 @@ class Request:
     def check_same(self, folder: epath.Path, digest: str) -> None:
         """Raises `InputError` if the model has changed since a folder was begun; else its digest is kept there."""
         file = folder / "model.json"
-        if not file.exists():
+        if not file.exists() or not (folder / "plan.json").exists():
             write_atomically(file, json.dumps({"digest": digest}) + "\n")
         elif json.loads(file.read_text(encoding="utf-8"))["digest"] != digest:
             raise InputError(

@@ -5,7 +5,6 @@ which is the same for all models, is not in the figures.
 """
 
 import dataclasses
-import functools
 import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,7 +30,6 @@ _TEXTS = 16_384  # among which rows are composed, as in a long file; fewer texts
 # Of a batch; more tokens than these keep all cores busy, too, and more rows of long texts only take longer.
 _ROWS = {"cpu": (8, 16, 32, 64, 128), "accelerator": (32, 64, 128, 256, 512)}
 _TOKENS = {"cpu": 4_096, "accelerator": 65_536}
-_DEFERRED_TEXTS = 4_096  # that are run in whole where some go to the full model
 _SEARCH_SECONDS, _PASS_SECONDS = 0.3, 1.0  # for a number of rows in the search, for a model in a turn
 
 
@@ -77,7 +75,6 @@ class Speeds:
         """
         if not encoded.ids:
             raise InputError("there are no texts to measure the speed on")
-        self._encoded, self._seed = encoded, seed
         self._sample = _Sample(encoded, lengths, pad_id, muxed_lengths or lengths, seed)
         self._timed: dict[ModelConfig, _TimedModel] = {}
 
@@ -132,34 +129,6 @@ class Speeds:
             if i != found and config != full:
                 self._timed.pop(dataclasses.replace(config, dtype=dtype), None)  # their weights are not needed any more
         return family[found], factor
-
-    def deferring(
-        self, full: tuple[ModelConfig, Any, int], made: tuple[ModelConfig, Any, int], unsure: np.ndarray
-    ) -> float:
-        """The measured speed of a model that leaves some texts to the full one, over the full one's.
-
-        Args:
-          full, made: each its configuration, parameters and rows of a batch.
-          unsure: bool [texts], those that are left.
-        """
-        drawn = np.resize(np.random.default_rng(self._seed).permutation(len(unsure)), _DEFERRED_TEXTS)
-        texts, left = _take(self._encoded, drawn), _take(self._encoded, drawn[unsure[drawn]])
-
-        def runner(model: tuple[ModelConfig, Any, int]) -> Callable[[Encoded], Any]:
-            config, params, rows = model
-            lengths = self._sample.muxed_lengths if config.width > 1 else self._sample.lengths
-            run = BatchRunner(MuxModel(config), make_mesh(), rows, lengths, self._sample.pad_id)
-            return functools.partial(_run, run, split_layers(params))
-
-        of_full, of_made = runner(full), runner(made)
-
-        def together() -> None:
-            of_made(texts)
-            of_full(left)
-
-        with progress("measuring speed with deferral") as report:
-            taken = interleave({"full": lambda: of_full(texts), "together": together}, 3, report)
-        return float(np.median(taken["full"] / taken["together"]))
 
     def forget(self) -> None:
         """Lets go of the models that were measured."""
@@ -241,17 +210,13 @@ class _Sample:
         drawn = np.resize(np.random.default_rng(seed).permutation(len(ends)), _TEXTS)
         windows = itertools.chain.from_iterable(range(ends[i] - encoded.windows[i], ends[i]) for i in drawn)
         self.lengths, self.pad_id, self.muxed_lengths = lengths, pad_id, muxed_lengths
-        self.texts = _take(encoded, windows)
+        self.texts = take(encoded, windows)
         bucket = np.searchsorted(lengths, [len(x) for x in self.texts.ids])
         main = int(np.argmax(np.bincount(bucket, minlength=len(lengths)) * lengths))
-        self.main, self.main_length = _take(self.texts, np.flatnonzero(bucket == main)), lengths[main]
+        self.main, self.main_length = take(self.texts, np.flatnonzero(bucket == main)), lengths[main]
 
 
-def _run(run: BatchRunner, params: Any, encoded: Encoded) -> None:
-    run(params, encoded, np.random.default_rng(0))
-
-
-def _take(encoded: Encoded, windows: Iterable[int]) -> Encoded:
+def take(encoded: Encoded, windows: Iterable[int]) -> Encoded:
     """Some windows, without what is not needed to run them."""
     windows = list(windows)
     types = encoded.types and [encoded.types[i] for i in windows]

@@ -1,7 +1,7 @@
 """Which examples share a row: examples become slots of multiplexed rows of a few lengths.
 
 A row is as long as the smallest of the given lengths that holds its examples. Every example is in
-exactly one slot; slots that are left over hold copies of the last ones, and are marked.
+exactly one slot; slots that are left over are filled with other examples, and marked.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ class Slots:
 
     Attributes:
       examples: int[slots], the example in each slot.
-      real: bool[slots], False from the first copy on.
+      real: bool[slots], False where an example only fills a slot.
       length: positions of its rows.
     """
 
@@ -62,8 +62,10 @@ def compose(sizes: np.ndarray, lengths: tuple[int, ...], slots: int, rng: np.ran
             yield Slots(batch, np.ones(slots, bool), length)
         waiting = waiting[whole:]  # too few of this length go with the next
     if len(waiting):
-        length = lengths[int(np.searchsorted(lengths, sizes[waiting].max()))]
-        yield Slots(np.resize(waiting, slots), np.arange(slots) < len(waiting), length)
+        longest = sizes[waiting].max()
+        fill = rng.choice(order[sizes[order] <= longest], slots - len(waiting))
+        real = np.arange(slots) < len(waiting)
+        yield Slots(np.concatenate([waiting, fill]), real, lengths[int(np.searchsorted(lengths, longest))])
 
 
 def pad(ids: list[np.ndarray], examples: np.ndarray, length: int, width: int, value: int) -> np.ndarray:

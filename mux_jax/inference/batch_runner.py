@@ -1,6 +1,7 @@
 """Logits of any number of encoded texts: rows are composed, run, and taken apart again."""
 
 import collections
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -99,7 +100,7 @@ class BatchRunner:
             done += int(slots.real.sum())
             if report:
                 report(done / (count * ensemble))
-        return [total / n for total, n in zip(sums, times)]
+        return [total / n for total, n in zip(sums, times.tolist())]
 
     def batches(
         self, encoded: Encoded, rng: np.random.Generator, ensemble: int = 1
@@ -112,9 +113,11 @@ class BatchRunner:
         ids, width = encoded.ids, self.config.width
         sizes = np.array([len(x) for x in ids] * ensemble)
         for batch in compose(sizes, self._lengths, self._rows * width, rng):
+            # Slots that are left over hold copies, not the other examples that `compose` puts there.
+            batch = dataclasses.replace(batch, examples=np.resize(batch.examples[batch.real], len(batch.examples)))
             for slots in batch.split(self._rows_of(batch.length) * width):
                 if not slots.real[0]:
-                    continue  # copies alone
+                    break  # copies alone
                 examples = slots.examples % len(ids)
                 arrays = [pad(ids, examples, slots.length, width, self._pad)]
                 if encoded.types is not None and self.config.takes_token_types:

@@ -2,22 +2,20 @@
 
 from collections.abc import Iterable
 
-import numpy as np
-
 from mux_jax.checkpoints.source import open_model
 from mux_jax.data.encoding import Text
 from mux_jax.errors import InputError
-from mux_jax.inference.deferral import Deferral, check_kind, check_labels, parse_aim, sure_logits
+from mux_jax.inference.deferral import Deferral, check_kind, check_labels, parse_aim
 from mux_jax.inference.predictor import Predictor
 
-FEWEST = 100  # texts to fit on
+_FEWEST = 100  # texts to fit on
 
 
 def fit_deferral(model: str, full: str, texts: Iterable[Text], aim: str | float = "agreement=0.99") -> Deferral:
     """Fits which texts a model shall leave to a fuller one, and writes it to the model's folder (see `deferral`).
 
-    `Predictor(model, defer="auto")` defers then. `launch/compress.py` does this for the models that it makes. The full
-    model may itself defer to another.
+    `Predictor(model, defer="auto")` defers then. `launch/compress.py` does this for the models that it makes. A full
+    model that has a deferral of its own makes use of it.
 
     Args:
       model: the cheaper one: a run's or a Hugging Face folder, which is written to.
@@ -29,24 +27,29 @@ def fit_deferral(model: str, full: str, texts: Iterable[Text], aim: str | float 
       What was written: the agreement at each share.
 
     Raises:
-      InputError: models with other labels, too few texts, a number of a model with one text a row.
+      InputError: models with other labels, or that ask each other; too few texts; a number of a model with one text a
+        row.
     """
     wanted = parse_aim(aim)
-    found, fuller, texts = open_model(model), open_model(full), list(texts)
-    check_kind(found.config, f"{found.folder}: ")
-    places = check_labels(found.config, fuller.config, full)
     if wanted.kind not in ("share", "agreement"):
         raise InputError(f"aim={aim} must be a share of the texts or agreement=X")
+    found, fuller = open_model(model), open_model(full)
+    check_kind(found.config, f"{found.folder}: ")
+    places = check_labels(found.config, fuller.config, full)
     if found.hub:
         raise InputError(f"{model} is of the hub; give a folder, which can be written to")
-    if len(texts) < FEWEST:
-        raise InputError(f"{len(texts)} texts are too few to fit a threshold on; give at least {FEWEST}")
-
-    def run(composition: int) -> list[np.ndarray]:
-        return Predictor(model, seed=composition).logits(texts)
-
-    logits, sure = sure_logits(run, found.config)
-    full_logits = [x[..., places] for x in Predictor(full).logits(texts)]
+    asked, onwards = fuller, Deferral.load(fuller.folder)
+    while asked.folder != found.folder and (last := Deferral.load(asked.folder)):
+        asked = open_model(last.full)
+    if asked.folder == found.folder:
+        raise InputError(f"{full} cannot answer for {model}: it is that model, or asks it")
+    ours = Predictor(model)
+    texts = ours.checked(texts)
+    if len(texts) < _FEWEST:
+        raise InputError(f"{len(texts)} texts are too few to fit a threshold on; give at least {_FEWEST}")
+    logits, sure = ours.sure_logits(texts)
+    theirs = Predictor(full, defer="auto" if onwards else "off").logits(texts)
+    full_logits = [x[..., places] for x in theirs]
     fitted = Deferral.fit(logits, sure, full_logits, found.config, fuller.address).aimed(wanted)
     fitted.save(found.folder)
     return fitted

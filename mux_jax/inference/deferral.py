@@ -3,7 +3,7 @@
 How sure a model is of a text is its log-odds, in nats, that the label it gives is right:
 
   log p - log(1 - p)          of a text with one label, p being the highest probability
-  the least of its labels     where it may have several, each there or not
+  the least of its labels     where it may have several, each there or not (from the threshold on)
   the least of its words      of tags
   -|x - y|                    of a regression of several texts a row: its answers in two compositions
 
@@ -21,7 +21,7 @@ import scipy.optimize
 import scipy.special
 from etils import epath
 
-from mux_jax.checkpoints.source import ModelSource
+from mux_jax.checkpoints.source import ModelSource, open_model
 from mux_jax.data import metrics
 from mux_jax.data.labels import shown
 from mux_jax.errors import InputError
@@ -60,9 +60,14 @@ def parse_aim(defer: str | float) -> Aim:
     return Aim("agreement", value) if kind else Aim("share" if value else "off", value)
 
 
+def passes(config: ModelConfig) -> int:
+    """How often a model reads a text until it knows how sure it is; 0 if it never does."""
+    return 1 if config.task_kind != "regression" else 2 if config.width > 1 else 0
+
+
 def check_kind(config: ModelConfig, where: str = "") -> None:
     """Raises `InputError` if a model's answers do not say how sure they are."""
-    if config.task_kind == "regression" and config.width == 1:
+    if not passes(config):
         raise InputError(
             f"{where}a number of a model with one text a row does not say how sure it is; nothing to defer"
         )
@@ -145,16 +150,12 @@ class Deferral:
         if not file.exists():
             return None
         try:
-            kept = cls(
-                **{
-                    k: tuple(x) if isinstance(x, list) else x
-                    for k, x in json.loads(file.read_text(encoding="utf-8")).items()
-                }
-            )
-        except (TypeError, ValueError) as e:
+            read = json.loads(file.read_text(encoding="utf-8")).items()
+            fields: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in read}
+            kept = cls(**fields)
+        except (AttributeError, TypeError, ValueError) as e:
             raise InputError(f"{file} is not what was written here: {e}") from e
-        inside = folder / kept.full
-        return dataclasses.replace(kept, full=str(inside)) if "/" not in kept.full and inside.exists() else kept
+        return kept if "/" in kept.full else dataclasses.replace(kept, full=str(folder / kept.full))
 
 
 def find_deferral(found: ModelSource) -> Deferral:
@@ -167,8 +168,8 @@ def find_deferral(found: ModelSource) -> Deferral:
     deferral = Deferral.load(found.folder)
     if deferral is None:
         raise InputError(
-            f"{found.folder} does not say when to ask which model: it has no {FILE}, which launch/compress.py and "
-            "mux_jax.fit_deferral write"
+            f"{found.folder} does not say when to ask which model: it has no {FILE}, which launch/compress.py makes "
+            "with a cheaper model, and mux_jax.fit_deferral for any other"
         )
     return deferral
 
@@ -187,27 +188,42 @@ def check_labels(config: ModelConfig, full: ModelConfig, where: str) -> list[int
     return [full.labels.index(label) for label in config.labels]
 
 
+def open_full(deferral: Deferral, where: epath.Path) -> ModelSource:
+    """The full model that the file in the folder `where` names.
+
+    Raises:
+      InputError: it is not there.
+    """
+    try:
+        return open_model(deferral.full)
+    except InputError as e:
+        raise InputError(f"{where / FILE} names the full model, and it cannot be had: {e}") from e
+
+
 def sure_logits(
-    run: Callable[[int], list[np.ndarray]], config: ModelConfig, temperature: float = 1.0
+    run: Callable[[int], list[np.ndarray]], config: ModelConfig, temperature: float = 1.0, threshold: float = 0.5
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """Logits of texts, and how sure the model is of each, float64 [texts].
 
     Args:
       run: gives the logits in one composition, and in another one.
+      threshold: of several labels a text, see `labels_from_logits`.
     """
     logits = run(0)
     if config.task_kind != "regression":
-        return logits, confidence(logits, config, temperature)
+        return logits, confidence(logits, config, temperature, threshold)
     pairs = list(zip(logits, run(1)))
     return [(x + y) / 2 for x, y in pairs], np.array([-abs(float(x[0] - y[0])) for x, y in pairs])
 
 
-def confidence(logits: list[np.ndarray], config: ModelConfig, temperature: float = 1.0) -> np.ndarray:
+def confidence(
+    logits: list[np.ndarray], config: ModelConfig, temperature: float = 1.0, threshold: float = 0.5
+) -> np.ndarray:
     """How sure a model is of each text, float64 [texts]; infinite where it has nothing to say."""
     if not logits:
         return np.zeros(0)
     if config.multi_label:
-        return np.array([np.abs(x).min() for x in logits], float) / temperature
+        return np.array([np.abs(x - scipy.special.logit(threshold)).min() for x in logits], float) / temperature
     found = np.concatenate([np.reshape(x, (-1, x.shape[-1])) for x in logits]).astype(float)
     sorted_MC = np.sort(found / temperature, axis=-1)
     sure_M = sorted_MC[:, -1] - scipy.special.logsumexp(sorted_MC[:, :-1], axis=-1)

@@ -18,7 +18,7 @@ from mux_jax.data.tasks import get_task
 from mux_jax.errors import InputError
 from mux_jax.inference import glue
 from mux_jax.inference.batch_runner import BatchRunner
-from mux_jax.inference.deferral import Deferral, find_deferral, parse_aim
+from mux_jax.inference.deferral import Deferral, check_labels, find_deferral, parse_aim
 from mux_jax.inference.predictor import full_predictor
 from mux_jax.inference.reports import plot_confusion, plot_scores, print_score
 from mux_jax.inference.scoring import Deferred, Scorer
@@ -172,7 +172,8 @@ def _scorer(found: ModelSource, resolved: FinetuneConfig, data: TaskData, mesh: 
 
 def _deferred(found: ModelSource, deferral: Deferral, data: TaskData, rows: int, defer: str | float) -> Deferred:
     """The answers of the full model to all examples, and when they count."""
-    full, places = full_predictor(deferral, found.config, defer, rows)
+    full = full_predictor(deferral, found, rows)
+    places = check_labels(found.config, full.config, deferral.full)
     logits = {}
     with progress("answers of the full model") as report:
         for name in data.task.dev:

@@ -80,7 +80,7 @@ def predict_file(
 ) -> dict[str, int]:
     """Writes a prediction for each record of `source`, in its order; the file appears when it is whole.
 
-    All records are read twice: they are checked before the first one is predicted on.
+    All records are read twice: they are checked before the first one is predicted on. A summary is printed.
 
     Args:
       delimiter: of a TSV or CSV, if it is not a tab or a comma.
@@ -138,6 +138,10 @@ def predict_file(
             if done != counts["rows"]:
                 raise InputError(f"{source} changed while it was read: {counts['rows']:,} records, then {done:,}")
             lock.check()
+    say(f"{output}: {counts['rows']:,} rows, {counts['errors']:,} errors, {predictor.truncated:,} texts cut")
+    if len(predictor.models) > 1:
+        share = predictor.deferred / max(1, counts["rows"] - counts["errors"])
+        say(f"{predictor.deferred:,} texts, {share:.1%}, went to {predictor.models[1]}")
     return counts
 
 

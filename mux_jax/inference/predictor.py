@@ -1,6 +1,5 @@
 """Predictions of a fine-tuned model for any number of texts."""
 
-import dataclasses
 import functools
 import os
 import threading
@@ -11,44 +10,13 @@ import jax
 import numpy as np
 
 from mux_jax.checkpoints.source import ModelSource, open_model
-from mux_jax.data.encoding import Encoder, Text, say_if_words_are_joined, split_words
-from mux_jax.data.tokenizer import ModelTokenizer
+from mux_jax.data.encoding import Encoder, Text, split_words
 from mux_jax.errors import InputError
 from mux_jax.inference.batch_runner import BatchRunner, join_windows, labels_from_logits, probabilities
-from mux_jax.inference.deferral import Deferral, check_labels, find_deferral, parse_aim, sure_logits
+from mux_jax.inference.deferral import Deferral, check_labels, find_deferral, open_full, parse_aim, sure_logits
+from mux_jax.inference.loaded_model import LoadedModel, check, load
 from mux_jax.inference.spans import find_spans, require_tags
-from mux_jax.models.config import ModelConfig
 from mux_jax.models.encoder import split_layers
-from mux_jax.models.model import MuxModel
-from mux_jax.parallel.mesh import make_mesh
-
-
-@dataclasses.dataclass(frozen=True)
-class LoadedModel:
-    """A fine-tuned model in memory.
-
-    Attributes:
-      model: with a head for `sequence` or `token` classification.
-      params: as `mux_jax.load_pretrained` gives them; predictions run on the mesh they lie on.
-      tokenizer: the model's.
-      bucket_lengths: the lengths that rows may have, ascending.
-      text_columns: the columns of the texts in files.
-    """
-
-    model: MuxModel
-    params: Any
-    tokenizer: ModelTokenizer
-    bucket_lengths: tuple[int, ...]
-    text_columns: tuple[str, ...] = ("text",)
-
-
-def _load(found: ModelSource) -> LoadedModel:
-    """A model on all devices of this host."""
-    tokenizer, lengths = found.tokenizer(), found.bucket_lengths()
-    if found.config.head == "token":
-        say_if_words_are_joined(tokenizer)
-    params = found.params(make_mesh(devices=jax.local_devices()))
-    return LoadedModel(MuxModel(found.config), params, tokenizer, lengths, found.text_columns())
 
 
 class Predictor:
@@ -94,7 +62,8 @@ class Predictor:
           threshold: of a model with several labels a text: the probability from which on a text has a label.
           defer: which texts the full model of a cheaper one answers: "off": none; "auto": what was chosen when the
             cheaper one was made; a share: about so many, those that it is least sure of; "agreement=0.99": as few as
-            gave this agreement. A full model that is a cheaper one itself does the same (see `deferral`).
+            gave this agreement. A full model that is a cheaper one itself defers as "auto" does (see `deferral`).
+            Thresholds were fitted without ensembles and windows, at a threshold of 0.5.
 
         Raises:
           InputError: no such model, or one without a classification head; a stride not smaller than the limit; a
@@ -108,15 +77,15 @@ class Predictor:
         deferral: Deferral | None = None
         if isinstance(model, str):
             found = open_model(model)
-            _check(found.config, rows, ensemble, threshold, f"{found.folder}: ")
+            check(found.config, rows, ensemble, threshold, f"{found.folder}: ")
             deferral = find_deferral(found) if aim.kind != "off" else None
-            self._path, loaded = found.address, _load(found)  # found again from any folder
+            self._path, loaded = found.address, load(found)  # found again from any folder
         elif aim.kind != "off":
             raise InputError(f"defer={defer}: a model in memory does not say which to ask; give the path of one")
         else:
             loaded = model
         self.config, self.text_columns, self.truncated = loaded.model.config, loaded.text_columns, 0
-        _check(self.config, rows, ensemble, threshold)
+        check(self.config, rows, ensemble, threshold)
         lengths, pad_id = loaded.bucket_lengths, loaded.tokenizer.special.pad
         mesh = jax.tree.leaves(loaded.params)[0].sharding.mesh
         self._encode = Encoder(loaded.tokenizer, lengths[-1])
@@ -128,7 +97,8 @@ class Predictor:
         self.models: tuple[str, ...] = (self._path or "",)
         self._full: Predictor | None = None
         if deferral:
-            self._full, self._places = full_predictor(deferral, self.config, defer, rows, seed, stride)
+            self._full = full_predictor(deferral, found, rows, seed, stride)
+            self._places = check_labels(self.config, self._full.config, deferral.full)
             self._share, self._temperature = deferral.share_for(aim), deferral.temperature
             self._limit = deferral.threshold(self._share)
             self.models += self._full.models
@@ -166,7 +136,7 @@ class Predictor:
         """
         if spans:
             require_tags(self.config)
-        texts = self._checked(texts)
+        texts = self.checked(texts)
         logits, by = self._answer(texts, report)
         found = self._predictions(texts, logits, spans)
         return [f | {"answered_by": self.models[i]} for f, i in zip(found, by)] if keep_model else found
@@ -174,9 +144,10 @@ class Predictor:
     def logits(self, texts: Iterable[Text], report: Callable[[float], None] | None = None) -> list[np.ndarray]:
         """The logits that `predict` decides by, float32 [C] of each text; of tags [words, C], NaN for words beyond the
         limit. Arguments and errors are those of `predict`."""
-        return self._answer(self._checked(texts), report)[0]
+        return self._answer(self.checked(texts), report)[0]
 
-    def _checked(self, texts: Iterable[Text]) -> list[Text]:
+    def checked(self, texts: Iterable[Text]) -> list[Text]:
+        """The texts as a list, if `predict` takes them; else it raises what `predict` raises."""
         if os.getpid() != self._process:
             raise InputError(
                 "this process was forked from the one that made the Predictor, and JAX does not work in it; make the "
@@ -220,26 +191,28 @@ class Predictor:
             return self._own(texts, 0, report), by
         first = 1 / (1 + self._share)  # of the progress, whatever the models' speeds
 
-        def show(fraction: float) -> None:
-            if report:
-                report(fraction * first)
+        def show(start: float, end: float) -> Callable[[float], None]:
+            return lambda fraction: report(start + fraction * (end - start)) if report else None
 
-        def show_full(fraction: float) -> None:
-            if report:
-                report(first + fraction * (1 - first))
-
-        def run(composition: int) -> list[np.ndarray]:
-            return self._own(texts, composition, show)
-
-        logits, sure = sure_logits(run, self.config, self._temperature)
+        logits, sure = self.sure_logits(texts, self._temperature, show(0, first))
         unsure = np.flatnonzero(sure < self._limit)
         with self._lock:
             self.deferred += len(unsure)
-        found, asked = self._full._answer([texts[i] for i in unsure], show_full)
+        found, asked = self._full._answer([texts[i] for i in unsure], show(first, 1))
         for i, full, model in zip(unsure, found, asked):
             own, full = logits[i], full[..., self._places]
             logits[i], by[i] = np.where(np.isnan(full), own, full), model + 1
         return logits, by
+
+    def sure_logits(
+        self, texts: list[Any], temperature: float = 1.0, report: Callable[[float], None] | None = None
+    ) -> tuple[list[np.ndarray], np.ndarray]:
+        """This model's logits, whatever it defers, and how sure it is of each text: see `deferral`.
+
+        Args:
+          texts: that `checked` has passed.
+        """
+        return sure_logits(lambda i: self._own(texts, i, report), self.config, temperature, self._threshold)
 
     def _own(self, texts: list[Any], composition: int, report: Callable[[float], None] | None) -> list[np.ndarray]:
         """The logits of this model, in a composition."""
@@ -255,7 +228,8 @@ class Predictor:
                 with self._lock:
                     self.truncated += encoded.truncated
             rng = np.random.default_rng([self._seed, composition] if composition else self._seed)
-            logits = self._runner(self._params, encoded, rng, self._ensemble, report)
+            copies = self.config.task_kind != "regression" or not self._full  # their mean would seem sure
+            logits = self._runner(self._params, encoded, rng, self._ensemble, report, copies)
             for i, x in zip(places, join_windows(logits, encoded.windows, self._words)):
                 found[i] = x
         return found
@@ -280,27 +254,13 @@ class Predictor:
         return [{name: found, "probabilities": dict(zip(labels, p))} for found, p in zip(decisions, shares)]
 
 
-def full_predictor(
-    deferral: Deferral, config: ModelConfig, defer: str | float, rows: int, seed: int = 0, stride: int = 0
-) -> tuple[Predictor, list[int]]:
-    """The model that another, with `config`, defers to, which may itself defer; and the places of the labels in it."""
-    full = open_model(deferral.full)
-    places = check_labels(config, full.config, deferral.full)
-    onwards = defer if Deferral.load(full.folder) else "off"
-    return Predictor(deferral.full, rows=rows, seed=seed, stride=stride, defer=onwards), places
+def full_predictor(deferral: Deferral, found: ModelSource, rows: int, seed: int = 0, stride: int = 0) -> Predictor:
+    """The model that `found` defers to, which itself defers to another if it has one.
 
-
-def _check(config: ModelConfig, rows: int, ensemble: int, threshold: float, where: str = "") -> None:
-    if config.head not in ("sequence", "token"):
-        raise InputError(
-            f"{where}the model has the head {config.head!r}; one for `sequence` or `token` classification is "
-            "needed, from launch/finetune.py"
-        )
-    if not 1 <= ensemble <= config.width:
-        raise InputError(f"ensemble={ensemble} must be from 1 to the model's width {config.width}")
-    if rows < 1:
-        raise InputError(f"rows={rows} must be at least 1")
-    if not 0 < threshold < 1:
-        raise InputError(f"threshold={threshold} must be between 0 and 1")
-    if threshold != 0.5 and not config.multi_label:
-        raise InputError(f"{where}threshold={threshold} is of models with several labels a text; this one has none")
+    Raises:
+      InputError: it is not there, or has other labels.
+    """
+    full = open_full(deferral, found.folder)
+    check_labels(found.config, full.config, deferral.full)
+    defer = "auto" if Deferral.load(full.folder) else "off"
+    return Predictor(deferral.full, rows=rows, seed=seed, stride=stride, defer=defer)

@@ -104,7 +104,7 @@ class Scorer:
 
         if not self.deferred:
             return run(0), {}
-        logits, sure = sure_logits(run, self.runner.config, self.deferred.temperature)
+        logits, sure = sure_logits(run, self.runner.config, self.deferred.temperature, self.threshold)
         unsure, full = sure < self.deferred.threshold, self.deferred.logits[name]
         agreed = agreement_after(self.data.task.kind, self._predicted(logits), self._predicted(full))(unsure)
         merged = [np.where(np.isnan(y), x, y) if asked else x for x, y, asked in zip(logits, full, unsure)]

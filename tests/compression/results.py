@@ -77,6 +77,14 @@ def _deferral(metric: str, made: float, full: float, lost: Any) -> dict[str, Any
         {"share": share, "deferred": deferred, "agreement": agreed, "score": {metric: score}}
         for share, deferred, agreed, score in points
     ]
-    found = {"share": 0.1, "deferred": 0.12, "temperature": 1.0, "dtype": "float32", "factor": 3.1, "formula": 3.28}
+    found = {
+        "share": 0.1,
+        "deferred": 0.12,
+        "temperature": 1.0,
+        "passes": 1,
+        "dtype": "float32",
+        "factor": 3.1,
+        "formula": 3.28,
+    }
     half = {name: value / 2 for name, value in lost.items()}
     return found | {"agreement": {"value": 0.981, "low": 0.975, "high": 0.987}, "lost": half, "curve": curve}

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import scipy.special
 from etils import epath
 
 import mux_jax
+from mux_jax.checkpoints.source import open_model
 from mux_jax.errors import InputError
 from mux_jax.inference.batch_runner import labels_from_logits
 from mux_jax.inference.deferral import (
@@ -23,6 +26,7 @@ from mux_jax.inference.deferral import (
     parse_aim,
     sure_logits,
 )
+from mux_jax.inference.loaded_model import load
 from tests.conftest import small_model, use_one_device
 from tests.tasks import LABELS, finetuning, sentences, write_model, write_sentences
 
@@ -70,6 +74,13 @@ def test_sureness_is_the_log_odds_of_the_label_given():
     )
 
 
+def test_sureness_of_several_labels_is_the_distance_from_the_threshold():
+    several = config(("a", "b", "c"), multi_label=True)
+    logits = [scipy.special.logit(np.array([0.3, 0.9, 0.01]))]
+    assert confidence(logits, several, threshold=0.3) == pytest.approx([0.0])
+    assert confidence(logits, several) == pytest.approx([scipy.special.logit(0.7)])
+
+
 def test_a_sentence_is_as_sure_as_its_least_sure_word():
     words = config(("a", "b", "c"), head="token")
     logits = np.array(drawn(5, 3, 0))
@@ -98,7 +109,9 @@ def test_agreement_at_each_share_is_that_of_both_together():
     assert fitted.threshold(0) == -np.inf and fitted.threshold(1) == np.inf
     share = fitted.share_for(Aim("agreement", 0.97))
     assert fitted.agreement[round(100 * share)] >= 0.97 > fitted.agreement[round(100 * share) - 1]
-    assert fitted.share_for(Aim("agreement", 1.0)) <= 1
+    wrong = [i for i in range(300) if ours[i].argmax() != full[i].argmax()]
+    surest = np.mean(sure <= sure[wrong].max())  # of those to defer until all agree
+    assert fitted.share_for(Aim("agreement", 1.0)) == pytest.approx(surest, abs=0.011)
     assert fitted.aimed(Aim("share", 0.2)).share_for(Aim("auto")) == 0.2
 
 
@@ -131,9 +144,10 @@ def test_it_is_read_as_it_was_written(tmp_path):
     fitted = Deferral.fit(drawn(50, 2, 0), np.arange(50.0), drawn(50, 2, 1), config(), "/models/full")
     fitted.save(folder)
     assert Deferral.load(folder) == fitted
-    (tmp_path / "deferral.json").write_text('{"full": "x"}')
-    with pytest.raises(InputError, match="deferral.json is not what was written here"):
-        Deferral.load(folder)
+    for text in ('{"full": "x"}', "[]", "{"):
+        (tmp_path / "deferral.json").write_text(text)
+        with pytest.raises(InputError, match="deferral.json is not what was written here"):
+            Deferral.load(folder)
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +202,68 @@ def test_a_chain_of_three_whose_labels_stand_in_another_order(models):
     assert predictor.models == tuple(models) and {x["answered_by"] for x in got} == set(models)
     for i, x in enumerate(got):
         assert x["label"] == named[x["answered_by"]][i]["label"]
+    with pytest.raises(InputError, match="it is that model, or asks it"):
+        mux_jax.fit_deferral(large, small, sentences(200))
+    with pytest.raises(InputError, match="it is that model, or asks it"):
+        mux_jax.fit_deferral(large, large, sentences(200))
     Path(middle, "deferral.json").unlink()
+
+
+def test_a_full_model_that_is_gone_is_named(models, tmp_path):
+    copy = shutil.copytree(models[0], tmp_path / "copy")
+    fields = json.loads((copy / "deferral.json").read_text())
+    for full in ("/gone", "full"):
+        (copy / "deferral.json").write_text(json.dumps(fields | {"full": full}))
+        with pytest.raises(
+            InputError, match=f"copy/deferral.json names the full model, .* {'/' if full[0] == '/' else copy}"
+        ):
+            mux_jax.Predictor(str(copy), defer="auto")
+
+
+def test_it_is_pickled_with_what_it_defers(models):
+    texts = sentences(40, seed=4)
+    predictor = mux_jax.Predictor(models[0], defer=0.5)
+    again = pickle.loads(pickle.dumps(predictor))
+    assert again.predict(texts, keep_model=True) == predictor.predict(texts, keep_model=True) and again.deferred > 0
+
+
+def test_numbers_of_several_texts_a_row(tmp_path, one_device):
+    """Two compositions say how sure they are; both count."""
+    paths = [str(write_model(tmp_path / str(n), head="sequence", labels=("score",), width=n)) for n in (3, 1)]
+    texts = sentences(300, seed=5)
+    mux_jax.fit_deferral(*paths, texts, aim=0.3)
+    alone, full = (mux_jax.Predictor(path, rows=8).logits(texts) for path in paths)
+    predictor = mux_jax.Predictor(paths[0], rows=8, defer="auto")
+    got = predictor.logits(texts)
+    asked = [bool(x[0] == pytest.approx(y[0], abs=1e-5)) for x, y in zip(got, full)]
+    assert np.mean(asked) == pytest.approx(0.3, abs=0.1) and sum(asked) == predictor.deferred
+    assert not np.allclose(*[np.array(x)[~np.array(asked)] for x in (got, alone)], atol=1e-7)  # a mean of two
+
+
+def test_words_and_pairs(tmp_path, one_device):
+    shape = dict(width=1, max_position_embeddings=40)
+    small, large = (
+        str(write_model(tmp_path / f"t{n}", head="token", labels=("a", "b", "c"), num_hidden_layers=n, **shape))
+        for n in (1, 2)
+    )
+    words = [text.split() for text in sentences(150, seed=6)] + [["time"] * 60]  # longer than the limit
+    mux_jax.fit_deferral(small, large, words, aim=0.3)
+    own, full = (mux_jax.Predictor(path).predict(words) for path in (small, large))
+    both = mux_jax.Predictor(small, defer=0.3).predict(words, keep_model=True)
+    asked = [x["answered_by"] == large for x in both]
+    assert 0 < sum(asked) < len(words)
+    assert [x["tags"] for x in both] == [(y if z else x)["tags"] for x, y, z in zip(own, full, asked)]
+    assert both[-1]["tags"][-1] is None
+    small, large = (
+        str(write_model(tmp_path / f"p{n}", head="sequence", labels=LABELS, num_hidden_layers=n, sharpen=True, **shape))
+        for n in (1, 2)
+    )
+    mixed = [*zip(sentences(150, seed=7), sentences(150, seed=8)), *sentences(50)]
+    mux_jax.fit_deferral(small, large, mixed, aim=0.3)
+    own, full = (mux_jax.Predictor(path).predict(mixed) for path in (small, large))
+    both = mux_jax.Predictor(small, defer="auto").predict(mixed, keep_model=True)
+    chosen = [(y if z["answered_by"] == large else x)["label"] for x, y, z in zip(own, full, both)]
+    assert [x["label"] for x in both] == chosen and {x["answered_by"] for x in both} == {small, large}
 
 
 def test_a_file_says_which_model_answered(models, tmp_path):
@@ -237,6 +312,11 @@ def test_what_cannot_be_deferred(models, tmp_path):
         mux_jax.fit_deferral(small, other, sentences(200))
     with pytest.raises(InputError, match="99 texts are too few"):
         mux_jax.fit_deferral(small, large, sentences(99))
+    for texts in ("x" * 200, {str(i): i for i in range(200)}):
+        with pytest.raises(InputError, match="predict takes a list of texts"):
+            mux_jax.fit_deferral(small, large, texts)
+    with pytest.raises(InputError, match="defer=0.1: a model in memory does not say which to ask"):
+        mux_jax.Predictor(load(open_model(small)), defer=0.1)
     with pytest.raises(InputError, match="aim=off must be a share"):
         mux_jax.fit_deferral(small, large, sentences(200), aim="off")
     with pytest.raises(InputError, match="cannot answer"):
@@ -249,3 +329,4 @@ def test_copies_in_slots_that_are_left_over_count(tmp_path, one_device):
     one = mux_jax.Predictor(path, rows=2).logits(["time river"])[0]
     three = mux_jax.Predictor(path, rows=1, ensemble=3).logits(["time river"])[0]
     np.testing.assert_allclose(one, three, atol=1e-6)
+    assert one.dtype == three.dtype == np.float32

@@ -1,0 +1,59 @@
+"""A fine-tuned model in memory, and what is asked of it."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from mux_jax.checkpoints.source import ModelSource
+from mux_jax.data.encoding import say_if_words_are_joined
+from mux_jax.data.tokenizer import ModelTokenizer
+from mux_jax.errors import InputError
+from mux_jax.models.config import ModelConfig
+from mux_jax.models.model import MuxModel
+from mux_jax.parallel.mesh import make_mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A fine-tuned model in memory.
+
+    Attributes:
+      model: with a head for `sequence` or `token` classification.
+      params: as `mux_jax.load_pretrained` gives them; predictions run on the mesh they lie on.
+      tokenizer: the model's.
+      bucket_lengths: the lengths that rows may have, ascending.
+      text_columns: the columns of the texts in files.
+    """
+
+    model: MuxModel
+    params: Any
+    tokenizer: ModelTokenizer
+    bucket_lengths: tuple[int, ...]
+    text_columns: tuple[str, ...] = ("text",)
+
+
+def load(found: ModelSource) -> LoadedModel:
+    """A model on all devices of this host."""
+    tokenizer, lengths = found.tokenizer(), found.bucket_lengths()
+    if found.config.head == "token":
+        say_if_words_are_joined(tokenizer)
+    params = found.params(make_mesh(devices=jax.local_devices()))
+    return LoadedModel(MuxModel(found.config), params, tokenizer, lengths, found.text_columns())
+
+
+def check(config: ModelConfig, rows: int, ensemble: int, threshold: float, where: str = "") -> None:
+    """Raises `InputError` if a model cannot predict, or not with these options of `Predictor`."""
+    if config.head not in ("sequence", "token"):
+        raise InputError(
+            f"{where}the model has the head {config.head!r}; one for `sequence` or `token` classification is "
+            "needed, from launch/finetune.py"
+        )
+    if not 1 <= ensemble <= config.width:
+        raise InputError(f"ensemble={ensemble} must be from 1 to the model's width {config.width}")
+    if rows < 1:
+        raise InputError(f"rows={rows} must be at least 1")
+    if not 0 < threshold < 1:
+        raise InputError(f"threshold={threshold} must be between 0 and 1")
+    if threshold != 0.5 and not config.multi_label:
+        raise InputError(f"{where}threshold={threshold} is of models with several labels a text; this one has none")
