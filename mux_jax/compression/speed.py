@@ -30,7 +30,8 @@ _TEXTS = 16_384  # among which rows are composed, as in a long file; fewer texts
 # Of a batch; more tokens than these keep all cores busy, too, and more rows of long texts only take longer.
 _ROWS = {"cpu": (8, 16, 32, 64, 128), "accelerator": (32, 64, 128, 256, 512)}
 _TOKENS = {"cpu": 4_096, "accelerator": 65_536}
-_SEARCH_SECONDS, _PASS_SECONDS = 0.3, 1.0  # for a number of rows in the search, for a model in a turn
+# Tries of a number of rows, the seconds of each, and those of a model in a turn.
+_TRIES, _SEARCH_SECONDS, _PASS_SECONDS = 4, 0.15, 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,15 +166,12 @@ def search(factor: Callable[[int, float], float], expected: Sequence[float], spe
 
 
 def best_rows(choices: Iterable[int], rate: Callable[[int], float]) -> int:
-    """The number of rows with the highest rate, of ascending ones; after two in a row that are slower, no more are
-    tried."""
-    rates: dict[int, float] = {}
-    for rows in choices:
-        rates[rows] = rate(rows)
-        best = max(rates, key=rates.__getitem__)
-        if best not in list(rates)[-2:]:
-            break
-    return best
+    """The number of rows with the highest rate; they take turns, and of each the best try counts."""
+    rates = dict.fromkeys(choices, 0.0)
+    for _ in range(_TRIES):
+        for rows in rates:
+            rates[rows] = max(rates[rows], rate(rows))
+    return max(rates, key=rates.__getitem__)
 
 
 def rows_to_try(mesh: Mesh, length: int) -> list[int]:
@@ -244,6 +242,7 @@ class _TimedModel:
         # Several CPU devices that run several programs at once may wait for each other for ever.
         self._in_turn = self._mesh.devices.size > 1 and self._mesh.devices.flat[0].platform == "cpu"
         self._params = split_layers(_random_params(self._model, self._mesh))
+        self._tried: dict[int, tuple[list[np.ndarray], int]] = {}
         self.rows = best_rows(rows_to_try(self._mesh, sample.main_length), self._rate)
         batches = self._compose(sample.texts, self.rows)
         part = _PASS_SECONDS / sum(b.count * self._once(b.arrays) for b in batches)
@@ -264,11 +263,12 @@ class _TimedModel:
 
     def _rate(self, rows: int) -> float:
         """Texts a second in rows of the main length."""
-        (batches,) = self._compose(self._sample.main, rows)
-        times = max(1, round(_SEARCH_SECONDS / self._once(batches.arrays)))
-        tries = min(3, times)  # the best of them: others may use the machine
-        B, N, _ = batches.arrays[0].shape
-        return B * N / min(self._time(batches.arrays, times // tries) for _ in range(tries))
+        if rows not in self._tried:
+            (batches,) = self._compose(self._sample.main, rows)
+            self._tried[rows] = batches.arrays, max(1, round(_SEARCH_SECONDS / self._once(batches.arrays)))
+        arrays, times = self._tried[rows]
+        B, N, _ = arrays[0].shape
+        return B * N / self._time(arrays, times)
 
     def _once(self, arrays: list[np.ndarray]) -> float:
         """About the seconds of one batch, compiled before."""
