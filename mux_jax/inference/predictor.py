@@ -239,6 +239,8 @@ class Predictor:
         return self.config.head == "token"
 
     def _predictions(self, texts: list[Any], logits: list[np.ndarray], spans: bool) -> list[dict[str, Any]]:
+        if not texts:
+            return []
         labels = self.config.labels
         decisions = labels_from_logits(logits, self.config, self._threshold)
         if self._words:
