@@ -167,4 +167,4 @@ def test_the_program_scores_a_test_set_and_writes_a_submission(models, tmp_path)
     assert run(f"--submission={tmp_path / 'out'}").returncode == 0
     assert (tmp_path / "out" / "SST-2.tsv").read_text().count("\n") == 3
     refused = run(f"--submission={tmp_path / 'out'}", "--texts=x.tsv")
-    assert refused.returncode == 2 and "leave out --texts, --workdir and --compare" in refused.stderr
+    assert refused.returncode == 2 and "leave out --texts, --workdir, --compare and --defer" in refused.stderr
