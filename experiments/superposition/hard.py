@@ -21,25 +21,23 @@ from mux_jax.training import loop
 from mux_jax.training.optimizer import make_optimizer
 
 
-def open_places(encoder: Any) -> Any:
-    """1 where a kernel of an encoder is not zero, and for all that is no kernel."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, x: (x != 0).astype(jnp.float32) if path[-1].key == "kernel" else jnp.ones_like(x), encoder
-    )
+def open_places(params: Any) -> Any:
+    """1 where a kernel of the encoder is not zero, and for all that is no such kernel."""
+
+    def place(path: Any, x: Any) -> Any:
+        names = [key.key for key in path]
+        return (x != 0).astype(jnp.float32) if names[0] == "encoder" and names[-1] == "kernel" else jnp.ones_like(x)
+
+    return jax.tree_util.tree_map_with_path(place, params)
 
 
 def keep_zeros() -> optax.GradientTransformation:
     """Weights of the encoder's kernels that are zero when it begins stay zero."""
 
-    def init(params: Any) -> Any:
-        return {
-            name: open_places(x) if name == "encoder" else jax.tree.map(jnp.ones_like, x) for name, x in params.items()
-        }
-
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         return jax.tree.map(jnp.multiply, updates, state), state
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformation(open_places, update)
 
 
 class NormByText(nn.Module):

@@ -30,8 +30,8 @@ class Look:
 
     def result(self) -> dict[str, Any]:
         """All figures."""
-        open_ = open_places(self.start["encoder"])
-        shut = self.params | {"encoder": jax.tree.map(jnp.multiply, self.params["encoder"], open_)}
+        open_ = open_places(self.start)
+        shut = jax.tree.map(jnp.multiply, self.params, open_)
         found = {"score": self._score(self.params), "score_without_mixing": self._score(shut)}
         return found | {"moved": self._moved(open_)} | (self._neighbours() if self.kind == "sequence" else {})
 
@@ -51,7 +51,7 @@ class Look:
     def _moved(self, open_: Any) -> dict[str, float]:
         """The size of what training changed in the encoder's kernels: within a text's weights, and between texts."""
         within = between = 0.0
-        leaves = zip(*(jax.tree.leaves(x) for x in (self.start["encoder"], self.params["encoder"], open_)))
+        leaves = zip(*(jax.tree.leaves(x["encoder"]) for x in (self.start, self.params, open_)))
         for before, after, place in leaves:
             change = np.square(np.asarray(after) - np.asarray(before))
             within, between = within + float((change * place).sum()), between + float((change * (1 - place)).sum())

@@ -57,6 +57,9 @@ MEANS = {
     "layers_3": Means(layers=3),
     "side_by_side_2": Means(width=2),
     "overlap_1.5_2": Means(width=2, share=1.5),
+    "hard_2": Means(width=2, hard=True),
+    "gaussian_2": Means(width=2, keys="gaussian"),
+    "gaussian_primed_2": Means(width=2, keys="gaussian", primed=True),
 }
 
 
