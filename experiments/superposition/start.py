@@ -33,18 +33,19 @@ def gaussian_start(
     params = params | {name: own[name] for name in ("embeddings", "encoder", "classifier", "pooler") if name in own}
     save_model(folder, config, jax.device_get(params), tokenizer, found.address, False, found.task)
     if means.primed:
-        primed = _primed(folder, folder.parent / f"{folder.name}_primed", means.width, corpus, seed)
+        workdir, length = folder.parent / f"{folder.name}_primed", min(64, config.max_length - config.prefix_length)
+        primed = _primed(folder, workdir, means.width, length, corpus, seed)
         names = ("embeddings", "encoder", "multiplexer", "demultiplexer")
         params = params | {name: primed[name] for name in names if name in params}
         folder.rmtree()
         save_model(folder, config, jax.device_get(params), tokenizer, found.address, False, found.task)
 
 
-def _primed(start: epath.Path, workdir: epath.Path, width: int, corpus: str, seed: int) -> Any:
+def _primed(start: epath.Path, workdir: epath.Path, width: int, length: int, corpus: str, seed: int) -> Any:
     """Parameters after learning to retrieve the tokens of a corpus."""
     config = configuration.pretraining("bert", "tiny", width)
-    config.init_from, config.stages, config.seed = str(start), "priming", seed
-    config.data.source, config.data.files, config.data.sequence_length = "files", corpus, 64
+    config.init_from, config.stages, config.seed = str(start), ("priming",), seed
+    config.data.source, config.data.files, config.data.sequence_length = "files", corpus, length
     config.priming.steps, config.priming.learning_rate = PRIMING_STEPS, PRIMING_RATE
     config.model.scan_layers = False
     mux_jax.train(config, str(workdir))
