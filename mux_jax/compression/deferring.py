@@ -30,8 +30,10 @@ def fit(full: ModelAnswers, made: ModelAnswers, texts: Texts, aim: Aim, seed: in
     if passes(made.config) == 0:
         say("a number of a model with one text a row does not say how sure it is: nothing is left to the full model")
         return None
-    logits, sure = made.sure_logits(texts.calibrate, seed)
-    wanted = full.logits(texts.calibrate, [seed])
+    with progress("fitting when to ask the full model") as report:
+        logits, sure = made.sure_logits(texts.calibrate, seed)
+        report(0.1, f"answers of the full model to {len(texts.calibrate):,} texts")
+        wanted = full.logits(texts.calibrate, [seed])
     return Deferral.fit(logits, sure, wanted, made.config, full.address).aimed(aim)
 
 

@@ -212,10 +212,17 @@ class Predictor:
         Args:
           texts: that `checked` has passed.
         """
-        return sure_logits(lambda i: self._own(texts, i, report), self.config, temperature, self._threshold)
+        copies = self.config.task_kind != "regression"  # the mean of a number's copies would seem sure
 
-    def _own(self, texts: list[Any], composition: int, report: Callable[[float], None] | None) -> list[np.ndarray]:
-        """The logits of this model, in a composition."""
+        def run(composition: int) -> list[np.ndarray]:
+            return self._own(texts, composition, report, copies)
+
+        return sure_logits(run, self.config, temperature, self._threshold)
+
+    def _own(
+        self, texts: list[Any], composition: int, report: Callable[[float], None] | None, copies: bool = True
+    ) -> list[np.ndarray]:
+        """The logits of this model, in a composition; see `BatchRunner` for `copies`."""
         found: list[Any] = [None] * len(texts)
         # Pairs and texts are encoded apart; both may be in one call.
         kinds = [isinstance(text, tuple) for text in texts]
@@ -228,7 +235,6 @@ class Predictor:
                 with self._lock:
                     self.truncated += encoded.truncated
             rng = np.random.default_rng([self._seed, composition] if composition else self._seed)
-            copies = self.config.task_kind != "regression" or not self._full  # their mean would seem sure
             logits = self._runner(self._params, encoded, rng, self._ensemble, report, copies)
             for i, x in zip(places, join_windows(logits, encoded.windows, self._words)):
                 found[i] = x

@@ -238,6 +238,9 @@ def test_numbers_of_several_texts_a_row(tmp_path, one_device):
     asked = [bool(x[0] == pytest.approx(y[0], abs=1e-5)) for x, y in zip(got, full)]
     assert np.mean(asked) == pytest.approx(0.3, abs=0.1) and sum(asked) == predictor.deferred
     assert not np.allclose(*[np.array(x)[~np.array(asked)] for x in (got, alone)], atol=1e-7)  # a mean of two
+    few = mux_jax.Predictor(paths[0], rows=300)  # most slots hold copies, whose means would differ less
+    spread = [few.sure_logits(x)[1].mean() for x in (texts[:100], texts)]
+    assert spread[0] == pytest.approx(spread[1], rel=0.3)
 
 
 def test_words_and_pairs(tmp_path, one_device):
