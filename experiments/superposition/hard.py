@@ -59,7 +59,7 @@ class NormByText(nn.Module):
         y = x.astype(jnp.float32)
         y = y - (y @ mean_DG) @ group_GD
         variance = ((y * y) @ mean_DG) @ group_GD
-        return (y * jax.lax.rsqrt(variance + self.epsilon) * scale + bias).astype(self.dtype)
+        return (y * jax.lax.rsqrt(variance + self.epsilon) * scale[None, None] + bias[None, None]).astype(self.dtype)
 
 
 @contextlib.contextmanager

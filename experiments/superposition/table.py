@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_HEADER = (
+HEADER = (
     "means",
     "seed",
     "learning rate",
@@ -20,6 +20,14 @@ _HEADER = (
     "changed by some neighbours",
 )
 
+_INSIDE = (
+    "score_without_mixing",
+    "right_alone",
+    "right_with_copies",
+    "right_with_random",
+    "changed_by_some_neighbours",
+)
+
 
 def row(result: dict[str, Any]) -> list[str]:
     """A line of the table."""
@@ -27,14 +35,7 @@ def row(result: dict[str, Any]) -> list[str]:
     metric = next(iter(judged["made"]))
     lost, agreed = judged["lost"], judged["agreement"]["value"]
     interval = f"{100 * lost['value']:.1f} ({100 * lost['low']:.1f} to {100 * lost['high']:.1f})"
-    names = (
-        "score_without_mixing",
-        "right_alone",
-        "right_with_copies",
-        "right_with_random",
-        "changed_by_some_neighbours",
-    )
-    shares = [f"{100 * inside[name]:.1f}" if name in inside else "" for name in (*names, "changed_by_some_neighbours")]
+    shares = [f"{100 * inside[name]:.1f}" if name in inside else "" for name in _INSIDE]
     score = f"{100 * judged['made'][metric]:.1f}"
     rate, seen = f"{result['learning_rate']:g}", f"{result['texts_seen']:,}"
     return [result["means"], str(result["seed"]), rate, seen, score, interval, f"{100 * agreed:.1f}", *shares]
@@ -42,7 +43,7 @@ def row(result: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     results = [json.loads(file.read_text()) for file in sorted(Path(sys.argv[1]).glob("*.json"))]
-    for line in (_HEADER, ["---"] * len(_HEADER), *map(row, results)):
+    for line in (HEADER, ["---"] * len(HEADER), *map(row, results)):
         print("| " + " | ".join(line) + " |")
 
 

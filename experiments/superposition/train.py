@@ -21,7 +21,7 @@ from experiments.superposition.means import Means, find
 from experiments.superposition.start import gaussian_start
 from mux_jax.checkpoints.source import open_model
 from mux_jax.compression import learning
-from mux_jax.compression.compress import _Compression
+from mux_jax.compression.compress import Compression
 from mux_jax.compression.frames import Frames
 from mux_jax.compression.model_answers import ModelAnswers
 from mux_jax.compression.outcome import outcome
@@ -65,7 +65,7 @@ def train(model: str, means: str, answers: str, workdir: str, corpus: str, steps
     )
     section = request.section(found)
     tokenizer = found.tokenizer()
-    work = _Compression(request, found, tokenizer, section, request.read(found, section), folder)
+    work = Compression(request, found, tokenizer, section, request.read(found, section), folder)
     candidate = Candidate(means, shape, 1.0, learning.count_parameters(reduced(found.config, shape)))
     lessons, _ = work.lessons(Plan((candidate,), 1.0, POOL, TRIAL_STEPS, 0.0))
     if how.keys == "gaussian" and not (folder / "starts" / means).exists():

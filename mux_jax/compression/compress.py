@@ -86,13 +86,13 @@ def compress(model: str, workdir: str, **options: Any) -> dict[str, Any]:
         if report.exists():
             done: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
         else:
-            done = _Compression(request, found, tokenizer, section, texts, folder).run()
+            done = Compression(request, found, tokenizer, section, texts, folder).run()
             write_report(done, folder)
     say(summary(done, folder))
     return done
 
 
-class _Compression:
+class Compression:
     """The steps of one compression, in the folder `folder`."""
 
     def __init__(

@@ -240,7 +240,7 @@ def test_a_speed_that_is_out_of_reach_is_refused_with_what_was_reached(teacher, 
     def answers(*args):
         raise Reached
 
-    monkeypatch.setattr(module._Compression, "lessons", answers)
+    monkeypatch.setattr(module.Compression, "lessons", answers)
     with pytest.raises(Reached):  # the folder may be used for a speed that can be had
         mux_jax.compress(str(teacher), str(tmp_path / "out"), speedup=2.0, **SHORT)
     with pytest.raises(InputError, match="speedup: 2.0 there, 9.0 now"):
@@ -272,10 +272,10 @@ def test_the_nearest_candidate_learns_at_the_best_rate(by, names, teacher, tmp_p
         return {"stages": {"finetuning": figures}, "instance_tokens_per_second": 64 * 24 / 0.01, "wall_seconds": 1.0}
 
     monkeypatch.setattr(Speeds, "find_size", find_size)
-    monkeypatch.setattr(module._Compression, "learn", learn)
-    monkeypatch.setattr(module._Compression, "start", lambda self, c, _: self.folder / "starts" / c.name)
+    monkeypatch.setattr(module.Compression, "learn", learn)
+    monkeypatch.setattr(module.Compression, "start", lambda self, c, _: self.folder / "starts" / c.name)
     monkeypatch.setattr(
-        module._Compression, "lessons", lambda *_: (SimpleNamespace(tokens_per_step=lambda *_: 64 * 24), 0.5)
+        module.Compression, "lessons", lambda *_: (SimpleNamespace(tokens_per_step=lambda *_: 64 * 24), 0.5)
     )
     given = dict(speedup=4.0, by=by, minutes=0.2)
     expected = ("1 layer", rates[-1]) if by == "layers" else ("hidden 4", first_rate)
