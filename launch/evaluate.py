@@ -9,8 +9,8 @@ python launch/evaluate.py --config=configs/finetune.py:task=sst2,data=FOLDER --m
 The first scores the run in RUN and writes to RUN/evaluation_ensemble_2; the second scores another
 model and writes to DIR. The third scores on the file `test` in FOLDER; the fourth predicts on it, where
 it has no labels, and writes DIR/SST-2.tsv as GLUE takes it; the fifth lets the full model answer what
-a cheaper one is not sure of. Row lengths and dtype are the model's own
-unless --config.data.bucket_lengths, --config.data.sequence_length or --config.model.dtype are given.
+a cheaper one is not sure of. Row lengths are the model's own, products in bfloat16 where the device has
+them, unless --config.data.bucket_lengths, --config.data.sequence_length or --config.model.dtype are given.
 """
 
 from absl import flags

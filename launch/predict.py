@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--stride", type=int, default=0, metavar="N", help="windows of long texts share N tokens (0)")
     parser.add_argument("--threshold", type=float, default=0.5, metavar="P", help="of each of several labels (0.5)")
     parser.add_argument("--defer", default="off", metavar="HOW", help="to a full model: auto, a share, agreement=X")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of products (auto)")
     parser.add_argument("--keep_model", action="store_true", help="a column: which model answered")
     arguments = parser.parse_args()
 
@@ -46,7 +47,7 @@ def main() -> None:
     output = check_output(arguments.output, arguments.texts, arguments.overwrite)
     # The model, slow to load, says which columns if none are wanted.
     check_input(arguments.texts, (), wanted, delimiter, keep)
-    options = ("rows", "ensemble", "stride", "threshold", "defer")
+    options = ("rows", "ensemble", "stride", "threshold", "defer", "dtype")
     predictor = Predictor(arguments.model, **{name: getattr(arguments, name) for name in options})
     source, columns = check_input(arguments.texts, predictor.text_columns, wanted, delimiter)
     max_errors = arguments.max_errors if arguments.on_error == "skip" else 0.0

@@ -10,7 +10,7 @@ from etils import epath
 from flax import linen as nn
 from fsspec.implementations.memory import MemoryFileSystem
 
-from mux_jax import configuration
+from mux_jax import configuration, cpu
 from mux_jax.data.tokenizer import SpecialTokens
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.model import MuxModel
@@ -22,6 +22,14 @@ def pytest_runtest_makereport(item):
     report = (yield).get_result()
     if report.skipped and item.get_closest_marker("extra"):
         report.outcome, report.longrepr = "failed", f"{item.nodeid}: skipped, which an extra test may not be"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plain_cpu():
+    """Predictions are in float32, whatever the CPU: tests compare them with each other."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "has_bfloat16", lambda: False)
+        yield
 
 
 SPECIAL = SpecialTokens(pad=0, unk=1, cls=2, sep=3, mask=4)

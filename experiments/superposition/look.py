@@ -37,7 +37,7 @@ class Look:
 
     def _score(self, params: Any) -> float:
         """The mean over five compositions, on the labelled texts."""
-        answers = ModelAnswers(self.made, params, self.work.encoder, self.work.pad_id)
+        answers = ModelAnswers(self.made, params, self.work.encoder, self.work.pad_id, self.work.dtype)
         gold = [example.label for example in self.texts.labelled]
         texts, task = [example.text for example in self.texts.labelled], self.texts.task
         scores = [

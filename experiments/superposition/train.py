@@ -61,7 +61,13 @@ def train(model: str, means: str, answers: str, workdir: str, corpus: str, steps
     found = open_model(model)
     shape = how.shape(found.config)
     request = Request(
-        model=model, layers=shape.layers, hidden=shape.hidden, width=shape.width, share=shape.share, seed=seed
+        model=model,
+        layers=shape.layers,
+        hidden=shape.hidden,
+        width=shape.width,
+        share=shape.share,
+        seed=seed,
+        dtype="float32",
     )
     section = request.section(found)
     tokenizer = found.tokenizer()
@@ -81,7 +87,7 @@ def train(model: str, means: str, answers: str, workdir: str, corpus: str, steps
         made = open_model(str(folder))
         params = made.params(work.mesh)
         theirs, ours = (
-            ModelAnswers(source, weights, work.encoder, work.pad_id)
+            ModelAnswers(source, weights, work.encoder, work.pad_id, work.dtype)
             for source, weights in ((found, work.params), (made, params))
         )
         judged, _ = outcome(theirs, ours, None, work.texts, seed)

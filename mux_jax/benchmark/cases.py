@@ -25,7 +25,7 @@ from mux_jax.data.vocabulary import train_tokenizer
 from mux_jax.errors import InputError
 from mux_jax.inference.batch_runner import BatchRunner, compile_logits
 from mux_jax.inference.files import check_input
-from mux_jax.inference.loaded_model import LoadedModel
+from mux_jax.inference.loaded_model import LoadedModel, in_dtype
 from mux_jax.inference.predictor import Predictor
 from mux_jax.models import flops
 from mux_jax.models.config import SIZES, ModelConfig
@@ -104,12 +104,14 @@ def run(
         raise InputError(f"--widths={widths} names no width")
     on_cpu = jax.default_backend() == "cpu"
     options["rows"] = options["rows"] or (8 if on_cpu else 256)
-    if options["dtype"] == "auto":
-        options["dtype"] = "float32" if on_cpu else "bfloat16"
     repeats = options.pop("repeats")
     if model and kind == "train":
         raise InputError("--model is for inference")
     shape = _shape(options["size"], model)
+    if kind == "inference" or options["dtype"] != "auto":
+        options["dtype"] = in_dtype(shape, options["dtype"]).dtype
+    else:
+        options["dtype"] = shape.compute_dtype
     for name, value, most in (
         ("rows", options["rows"], None),
         ("length", options["length"], shape.max_length),

@@ -10,8 +10,8 @@ from mux_jax.progress import say
 _MARGIN = 1.05  # what is looked for over what is asked for: measured again, a speed is some percent off
 
 
-def find_shapes(request: Request, full: ModelConfig, speeds: Speeds) -> dict[str, Shape]:
-    """The candidates by name: the shape asked for, or one of each means, found by measuring.
+def find_shapes(request: Request, full: ModelConfig, speeds: Speeds, dtype: str) -> dict[str, Shape]:
+    """The candidates by name: the shape asked for, or one of each means, found by measuring in a dtype.
 
     Raises:
       InputError: none is as fast as asked for, with the fastest.
@@ -23,7 +23,7 @@ def find_shapes(request: Request, full: ModelConfig, speeds: Speeds) -> dict[str
     by = MEANS if request.by == "auto" else (request.by,)
     for sizes in (sizes for means in by for sizes in families(full, means)):
         configs = [reduced(full, shape) for shape in sizes]
-        config, factor = speeds.find_size(full, configs, _MARGIN * wanted, full.compute_dtype)
+        config, factor = speeds.find_size(full, configs, _MARGIN * wanted, dtype)
         shape, fastest = sizes[configs.index(config)], max(fastest, factor)
         say(f"{shape.name(full)}: {factor:.1f} times as fast" + ("" if factor >= wanted else "; left out"))
         if factor >= wanted:

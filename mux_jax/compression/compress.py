@@ -45,6 +45,7 @@ from mux_jax.data.tokenizer import ModelTokenizer
 from mux_jax.files import write_atomically
 from mux_jax.inference.batch_runner import BatchRunner
 from mux_jax.inference.deferral import Deferral
+from mux_jax.inference.loaded_model import in_dtype
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.encoder import split_layers
 from mux_jax.models.model import MuxModel
@@ -112,6 +113,7 @@ class Compression:
         self.few_lengths = pool.few_lengths(self.own, self.lengths)
         self.mesh = make_mesh()
         self.params = found.params(self.mesh)
+        self.dtype = in_dtype(self.full, request.dtype).dtype  # of answers and speeds; training has its own
         request.check_same(folder, pool.digest_params(self.params))
         self.speeds = Speeds(self.judged, self.lengths, self.pad_id, self.few_lengths)
 
@@ -127,7 +129,7 @@ class Compression:
         made = open_model(str(self.folder))
         params = made.params(self.mesh)
         theirs, ours = (
-            ModelAnswers(source, weights, self.encoder, self.pad_id)
+            ModelAnswers(source, weights, self.encoder, self.pad_id, self.dtype)
             for source, weights in ((self.found, self.params), (made, params))
         )
         deferral = self.deferral(theirs, ours)
@@ -155,7 +157,7 @@ class Compression:
         self, config: ModelConfig, params: Any, speeds: Mapping[str, Mapping[str, Throughput]], deferred: np.ndarray
     ) -> dict[str, Any]:
         """How much faster the made model is than the full one, with what it leaves to it, measured and computed."""
-        dtype, of = self.full.compute_dtype, speeds[self.full.compute_dtype]
+        dtype, of = self.dtype, speeds[self.dtype]
 
         def run(name: str, config: ModelConfig, params: Any, times: int = 1) -> Callable[[Encoded], Any]:
             lengths = self.few_lengths if config.width > 1 else self.lengths
@@ -184,11 +186,8 @@ class Compression:
         file = self.folder / "plan.json"
         if file.exists():
             return Plan.from_json(json.loads(file.read_text(encoding="utf-8")))
-        shapes, dtype, request = (
-            find_shapes(self.request, self.full, self.speeds),
-            self.full.compute_dtype,
-            self.request,
-        )
+        request, dtype = self.request, self.dtype
+        shapes = find_shapes(request, self.full, self.speeds, dtype)
         models = {name: reduced(self.full, shape) for name, shape in shapes.items()}
         speeds = self.speeds.measure({"full": self.full} | models, [dtype])[dtype]
         self.speeds.forget()
@@ -217,7 +216,8 @@ class Compression:
         if given:
             answers = {name: list(given[name][: len(x.ids)]) for name, x in encoded.items()}
         else:
-            runner = BatchRunner(MuxModel(self.full), self.mesh, 32, self.lengths, self.pad_id)
+            model = MuxModel(dataclasses.replace(self.full, dtype=self.dtype))
+            runner = BatchRunner(model, self.mesh, 32, self.lengths, self.pad_id)
             answers, seconds = pool.answer(runner, split_layers(self.params), encoded, self.folder / "answers")
         choose = Pool(encoded["choose"], answers["choose"], len(self.texts.choose))
         return Lessons(self.tokenizer, Pool(learn, answers["learn"], len(own.ids)), choose, self.few_lengths), seconds

@@ -1,5 +1,6 @@
 """A model's answers to texts."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -23,10 +24,11 @@ class ModelAnswers:
       address: where it is.
     """
 
-    def __init__(self, found: ModelSource, params: Any, encoder: Encoder, pad_id: int):
+    def __init__(self, found: ModelSource, params: Any, encoder: Encoder, pad_id: int, dtype: str):
+        """dtype: of matrix products."""
         mesh = jax.tree.leaves(params)[0].sharding.mesh
-        self.config, self.address = found.config, found.address
-        self._runner = BatchRunner(MuxModel(found.config), mesh, _ROWS, found.bucket_lengths(), pad_id)
+        self.config, self.address = dataclasses.replace(found.config, dtype=dtype), found.address
+        self._runner = BatchRunner(MuxModel(self.config), mesh, _ROWS, found.bucket_lengths(), pad_id)
         self._params, self._encoder = split_layers(params), encoder
 
     def logits(self, texts: list[Text], seed: list[int]) -> list[np.ndarray]:

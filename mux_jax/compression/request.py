@@ -18,7 +18,7 @@ from mux_jax.data.tasks import check_place, get_task
 from mux_jax.errors import InputError
 from mux_jax.files import write_atomically
 from mux_jax.inference.deferral import Aim, parse_aim
-from mux_jax.models.config import ModelConfig
+from mux_jax.models.config import DTYPES, ModelConfig
 from mux_jax.progress import say
 
 LOCK = ".compress.lock"  # in the folder that is made
@@ -47,6 +47,7 @@ class Request:
       defer: what the made model leaves to the full one when it is asked to, by `defer="auto"`: a share of the texts,
         or agreement=X; auto: agreement=0.99; off: nothing is fitted.
       standalone: whether the folder gets a copy of the full model, to be asked in its place.
+      dtype: of matrix products when models answer and are timed, float32 or bfloat16; auto: as `Predictor` takes it.
       seed: of everything that is drawn.
     """
 
@@ -70,6 +71,7 @@ class Request:
     learning_rate: float = 0.0
     defer: str = "auto"
     standalone: bool = False
+    dtype: str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -98,6 +100,8 @@ class Request:
             raise InputError(f"--learning_rate={self.learning_rate:g} must be above 0")
         if self.aim.kind == "off" and self.standalone:
             raise InputError("--standalone copies the model that is deferred to; leave out --defer=off")
+        if self.dtype not in DTYPES:
+            raise InputError(f"--dtype={self.dtype} does not exist; there are: {', '.join(DTYPES)}")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"--seed={self.seed} must be from 0 to {2**32 - 1}")
         if sum(map(bool, (self.texts, self.answers, self.task or self.data))) > 1:

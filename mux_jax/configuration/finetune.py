@@ -34,7 +34,9 @@ class FinetuneModelSettings:
     demultiplexer: str = described("", "empty: as in init_from, and rsa of an ordinary model")
     hidden_dropout: float = described(0.1, "dropout of states", at_least=0, below=1)
     attention_dropout: float = described(0.1, "dropout of attention weights", at_least=0, below=1)
-    dtype: str = described("auto", "of matrix products; auto: bfloat16 on TPU and GPU, float32 on CPU", one_of=DTYPES)
+    dtype: str = described(
+        "auto", "of products in training; auto: bfloat16 on TPU and GPU, float32 on CPU", one_of=DTYPES
+    )
     scan_layers: bool = described(True, "whether layers run in a loop, which compiles sooner and runs slower on CPU")
     remat: bool = described(False, "whether layers are recomputed in the backward pass, to save memory")
     options: dict[str, Any] = dataclasses.field(default_factory=dict)

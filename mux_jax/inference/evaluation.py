@@ -19,7 +19,8 @@ from mux_jax.errors import InputError
 from mux_jax.inference import glue
 from mux_jax.inference.batch_runner import BatchRunner
 from mux_jax.inference.deferral import Deferral, check_labels, find_deferral, parse_aim
-from mux_jax.inference.predictor import full_predictor
+from mux_jax.inference.loaded_model import in_dtype
+from mux_jax.inference.predictor import Predictor, full_predictor
 from mux_jax.inference.reports import plot_confusion, plot_scores, print_score
 from mux_jax.inference.scoring import Deferred, Scorer
 from mux_jax.models.config import ModelConfig
@@ -97,11 +98,12 @@ def evaluate(
     data = load_task(resolved.data, found.tokenizer(resolved.data.tokenizer), found.config.labels, split, texts)
     scorer = _scorer(found, resolved, data, mesh, given)
     if deferral:
-        scorer = dataclasses.replace(scorer, deferred=_deferred(found, deferral, data, resolved.rows, defer))
+        full = full_predictor(deferral, found, resolved.rows, dtype=scorer.runner.config.dtype)
+        scorer = dataclasses.replace(scorer, deferred=_deferred(found, full, deferral, data, defer))
     folder.mkdir(parents=True, exist_ok=True)
     with hosts.hold(folder / ".lock", str(folder)) as lock:
         scores, draw_confusion = final_scores(scorer, resolved, found.params(mesh), folder)
-        result = scores | {"model": found.address}
+        result = scores | {"model": found.address, "dtype": scorer.runner.config.dtype}
         if deferral:
             result |= {"defer": defer, "full": deferral.full}
         if lock:
@@ -159,9 +161,9 @@ def _open(config: ml_collections.ConfigDict, model: str, given: Collection[str])
 
 
 def _scorer(found: ModelSource, resolved: FinetuneConfig, data: TaskData, mesh: Mesh, given: Collection[str]) -> Scorer:
-    dtype = resolved.model.dtype if "model.dtype" in given else found.config.dtype
+    dtype = resolved.model.dtype if "model.dtype" in given else "auto"
     runner = BatchRunner(
-        MuxModel(dataclasses.replace(found.config, dtype=dtype)),
+        MuxModel(in_dtype(found.config, dtype)),
         mesh,
         resolved.rows,
         resolved.bucket_lengths(),
@@ -170,9 +172,8 @@ def _scorer(found: ModelSource, resolved: FinetuneConfig, data: TaskData, mesh: 
     return Scorer(data, runner, resolved.ensemble, resolved.seed, resolved.threshold)
 
 
-def _deferred(found: ModelSource, deferral: Deferral, data: TaskData, rows: int, defer: str | float) -> Deferred:
+def _deferred(found: ModelSource, full: Predictor, deferral: Deferral, data: TaskData, defer: str | float) -> Deferred:
     """The answers of the full model to all examples, and when they count."""
-    full = full_predictor(deferral, found, rows)
     places = check_labels(found.config, full.config, deferral.full)
     logits = {}
     with progress("answers of the full model") as report:

@@ -5,13 +5,15 @@ from typing import Any
 
 import jax
 
+from mux_jax import cpu
 from mux_jax.checkpoints.source import ModelSource
 from mux_jax.data.encoding import say_if_words_are_joined
 from mux_jax.data.tokenizer import ModelTokenizer
 from mux_jax.errors import InputError
-from mux_jax.models.config import ModelConfig
+from mux_jax.models.config import DTYPES, ModelConfig
 from mux_jax.models.model import MuxModel
 from mux_jax.parallel.mesh import make_mesh
+from mux_jax.progress import say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +35,32 @@ class LoadedModel:
     text_columns: tuple[str, ...] = ("text",)
 
 
-def load(found: ModelSource) -> LoadedModel:
-    """A model on all devices of this host."""
+def in_dtype(config: ModelConfig, dtype: str = "auto") -> ModelConfig:
+    """The model with products in the dtype that predictions take.
+
+    `auto` is what the model was given in training; if that is `auto`, too, bfloat16, and float32 on CPUs without
+    products of bfloat16. On other CPUs it is printed.
+
+    Raises:
+      InputError: another dtype.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"dtype={dtype} does not exist; there are: {', '.join(DTYPES)}")
+    if "auto" == dtype == config.dtype and jax.default_backend() == "cpu" and cpu.has_bfloat16():
+        say("matrix products in bfloat16, which this CPU has; dtype float32 turns it off")
+        return dataclasses.replace(config, dtype="bfloat16")
+    chosen = config.compute_dtype if dtype == "auto" else dtype
+    return dataclasses.replace(config, dtype=chosen)
+
+
+def load(found: ModelSource, dtype: str = "auto") -> LoadedModel:
+    """A model on all devices of this host, its products in a dtype: see `in_dtype`."""
+    config = in_dtype(found.config, dtype)
     tokenizer, lengths = found.tokenizer(), found.bucket_lengths()
     if found.config.head == "token":
         say_if_words_are_joined(tokenizer)
     params = found.params(make_mesh(devices=jax.local_devices()))
-    return LoadedModel(MuxModel(found.config), params, tokenizer, lengths, found.text_columns())
+    return LoadedModel(MuxModel(config), params, tokenizer, lengths, found.text_columns())
 
 
 def check(config: ModelConfig, rows: int, ensemble: int, threshold: float, where: str = "") -> None:

@@ -51,6 +51,7 @@ class Predictor:
         stride: int = 0,
         threshold: float = 0.5,
         defer: str | float = "off",
+        dtype: str = "auto",
     ):
         """Args:
           model: a fine-tuned run's folder, a Hugging Face folder, an id of its hub, or a model in memory.
@@ -64,22 +65,26 @@ class Predictor:
             cheaper one was made; a share: about so many, those that it is least sure of; "agreement=0.99": as few as
             gave this agreement. A full model that is a cheaper one itself defers as "auto" does (see `deferral`).
             Thresholds were fitted without ensembles and windows, at a threshold of 0.5.
+          dtype: of matrix products, float32 or bfloat16; auto: the model's own if its training was given one, else
+            bfloat16, but float32 on CPUs without products of bfloat16. A model in memory has its own.
 
         Raises:
           InputError: no such model, or one without a classification head; a stride not smaller than the limit; a
             threshold not between 0 and 1, or of a model with one label a text; a model that does not say when to ask
             which other one, or one with other labels.
         """
-        options = dict(rows=rows, ensemble=ensemble, seed=seed, stride=stride, threshold=threshold, defer=defer)
+        options = dict(
+            rows=rows, ensemble=ensemble, seed=seed, stride=stride, threshold=threshold, defer=defer, dtype=dtype
+        )
         aim = parse_aim(defer)
-        self._made_by: dict[str, Any] = options
+        self._made_by: dict[str, Any] = options | dict(defer=defer, dtype=dtype)
         self._path, self._process, self._lock = None, os.getpid(), threading.Lock()
         deferral: Deferral | None = None
         if isinstance(model, str):
             found = open_model(model)
             check(found.config, rows, ensemble, threshold, f"{found.folder}: ")
             deferral = find_deferral(found) if aim.kind != "off" else None
-            self._path, loaded = found.address, load(found)  # found again from any folder
+            self._path, loaded = found.address, load(found, dtype)  # found again from any folder
         elif aim.kind != "off":
             raise InputError(f"defer={defer}: a model in memory does not say which to ask; give the path of one")
         else:
@@ -97,7 +102,7 @@ class Predictor:
         self.models: tuple[str, ...] = (self._path or "",)
         self._full: Predictor | None = None
         if deferral:
-            self._full = full_predictor(deferral, found, rows, seed, stride)
+            self._full = full_predictor(deferral, found, rows, seed, stride, dtype)
             self._places = check_labels(self.config, self._full.config, deferral.full)
             self._share, self._temperature = deferral.share_for(aim), deferral.temperature
             self._limit = deferral.threshold(self._share)
@@ -262,7 +267,9 @@ class Predictor:
         return [{name: found, "probabilities": dict(zip(labels, p))} for found, p in zip(decisions, shares)]
 
 
-def full_predictor(deferral: Deferral, found: ModelSource, rows: int, seed: int = 0, stride: int = 0) -> Predictor:
+def full_predictor(
+    deferral: Deferral, found: ModelSource, rows: int, seed: int = 0, stride: int = 0, dtype: str = "auto"
+) -> Predictor:
     """The model that `found` defers to, which itself defers to another if it has one.
 
     Raises:
@@ -271,4 +278,4 @@ def full_predictor(deferral: Deferral, found: ModelSource, rows: int, seed: int 
     full = open_full(deferral, found.folder)
     check_labels(found.config, full.config, deferral.full)
     defer = "auto" if Deferral.load(full.folder) else "off"
-    return Predictor(deferral.full, rows=rows, seed=seed, stride=stride, defer=defer)
+    return Predictor(deferral.full, rows=rows, seed=seed, stride=stride, defer=defer, dtype=dtype)

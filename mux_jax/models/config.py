@@ -73,7 +73,9 @@ class ModelSettings:
     hidden_dropout: float = described(0.1, "dropout of states", at_least=0, below=1)
     attention_dropout: float = described(0.1, "dropout of attention weights", at_least=0, below=1)
     layer_norm_eps: float = described(1e-12, "epsilon of LayerNorm", above=0, below=math.inf)
-    dtype: str = described("auto", "of matrix products; auto: bfloat16 on TPU and GPU, float32 on CPU", one_of=DTYPES)
+    dtype: str = described(
+        "auto", "of products in training; auto: bfloat16 on TPU and GPU, float32 on CPU", one_of=DTYPES
+    )
     scan_layers: bool = described(True, "whether layers run in a loop, which compiles sooner and runs slower on CPU")
     remat: bool = described(False, "whether layers are recomputed in the backward pass, to save memory")
 
@@ -236,7 +238,10 @@ class ModelConfig(ModelSettings):
 
     @property
     def compute_dtype(self) -> str:
-        """The dtype of matrix products: bfloat16 on TPU and GPU, float32 on CPU, unless set."""
+        """The dtype of matrix products in training: bfloat16 on TPU and GPU, float32 on CPU, unless set.
+
+        Predictions have one of their own: see `inference.loaded_model.in_dtype`.
+        """
         if self.dtype != "auto":
             return self.dtype
         return "float32" if jax.default_backend() == "cpu" else "bfloat16"

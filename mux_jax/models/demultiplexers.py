@@ -213,8 +213,8 @@ class Prefix(Demultiplexer):
         prefix_NP = jnp.pad(index_NN, ((0, 0), (0, 1)), constant_values=self.config.cls_token_id)
         prefix_BNP = jnp.broadcast_to(prefix_NP.astype(tokens_BNL.dtype), (B, N, N + 1))
         if mask_BNL is not None:
-            mask_BNL = jnp.concatenate([jnp.ones((len(mask_BNL), N, N + 1), bool), mask_BNL], axis=-1)
-        return jnp.concatenate([prefix_BNP, tokens_BNL], axis=-1), mask_BNL
+            mask_BNL = jax.lax.concatenate([jnp.ones((mask_BNL.shape[0], N, N + 1), bool), mask_BNL], 2)
+        return jax.lax.concatenate([prefix_BNP, tokens_BNL], 2), mask_BNL
 
     def join(
         self,
@@ -226,7 +226,7 @@ class Prefix(Demultiplexer):
     ) -> jax.Array:
         """GELU([k_i ; h_j] W + b), [B, X, P, D]."""
         keys_BND = dense_keys(hidden_BLD[:, : self.config.width])
-        instance = jnp.broadcast_to(instance, (len(hidden_BLD), *instance.shape[1:]))
+        instance = jnp.broadcast_to(instance, (hidden_BLD.shape[0], *instance.shape[1:]))
         return self.act(layer(shard_rows(select(hidden_BLD, positions))) + select(keys_BND, instance))
 
     def __call__(self, hidden_BLD: Hidden, instance: Instance, positions: Positions | None = None) -> States:

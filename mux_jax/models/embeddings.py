@@ -48,7 +48,7 @@ class Embeddings(nn.Module):
         """
         L, start, x = embedded.shape[-2], self.config.family.position_offset, shard_rows(embedded)
         if self.position is not None:
-            x += broadcast_to_rank(self.position[start : start + L], x.ndim)
+            x += broadcast_to_rank(jax.lax.slice_in_dim(self.position, start, start + L), x.ndim)
         if token_types is not None:
             assert self.token_type is not None  # `MuxModel.encode` has seen to it
             chosen = jax.nn.one_hot(token_types, len(self.token_type))  # a lookup's gradient would be a slow scatter

@@ -225,18 +225,19 @@ class RelativeBias(nn.Module):
     def __call__(self, length: int) -> jax.Array:
         """float32 [H, L, L], by head, query and key."""
         table = self.param("table", partitioned(INIT, None, None), (_BUCKETS, self.num_heads))
-        return table[self.buckets(length)].transpose(2, 0, 1)
+        query_LL, key_LL = (jax.lax.broadcasted_iota(jnp.int32, (length, length), axis) for axis in (0, 1))
+        after_LL = jnp.clip(key_LL - query_LL, -_FARTHEST, _FARTHEST)
+        bias_AH = table[self.buckets(np.arange(-_FARTHEST, _FARTHEST + 1))]
+        return bias_AH[after_LL + _FARTHEST].transpose(2, 0, 1)
 
     @staticmethod
-    def buckets(length: int) -> np.ndarray:
-        """int[L, L]: the bucket of each query and key."""
+    def buckets(after: np.ndarray) -> np.ndarray:
+        """int[...]: the bucket of keys that are so many positions `after` the query."""
         half, exact = _BUCKETS // 2, _BUCKETS // 4
-        place_L = np.arange(length)
-        after_LL = place_L[None] - place_L[:, None]
-        distance_LL = np.abs(after_LL)
-        logarithm_LL = np.log(np.maximum(distance_LL, 1).astype(np.float32) / exact) / math.log(_FARTHEST / exact)
-        far_LL = np.minimum(exact + (logarithm_LL * (half - exact)).astype(int), half - 1)
-        return half * (after_LL > 0) + np.where(distance_LL < exact, distance_LL, far_LL)
+        distance = np.abs(after)
+        logarithm = np.log(np.maximum(distance, 1).astype(np.float32) / exact) / math.log(_FARTHEST / exact)
+        far = np.minimum(exact + (logarithm * (half - exact)).astype(int), half - 1)
+        return half * (after > 0) + np.where(distance < exact, distance, far)
 
 
 class TransformerLayer(nn.Module):

@@ -182,7 +182,7 @@ class MuxModel(nn.Module):
             return self.classifier(jnp.mean(states_BNLD, axis=2, where=shown))
         # CLS comes first, in a prefix last.
         place = max(0, self.config.prefix_length - 1)
-        positions_BNP = jnp.full((len(hidden_BLD), self.config.width, 1), place)
+        positions_BNP = jnp.broadcast_to(place, (hidden_BLD.shape[0], self.config.width, 1))
         states_BND = self.demultiplexer(hidden_BLD, self.all_instances, positions_BNP)[:, :, 0]
         if self.config.has_pooler:
             states_BND = jnp.tanh(self.pooler(states_BND))

@@ -136,8 +136,8 @@ class ModernBertAttention(nn.Module):
         query, key = rotate(query, angles_LK)[:, :, :num_positions], rotate(key, angles_LK)
         scores = jnp.einsum("bhqk,bhtk->bhqt", query * K**-0.5, key, preferred_element_type=jnp.float32)
 
-        place_L = jnp.arange(L)
-        distance_QL = jnp.abs(place_L[:num_positions, None] - place_L[None])
+        place_QL, place_LL = (jax.lax.broadcasted_iota(jnp.int32, (num_positions or L, L), axis) for axis in (0, 1))
+        distance_QL = jnp.abs(place_QL - place_LL)
         seen = ((distance_QL <= family.local_attention // 2) | jnp.logical_not(is_local))[None, None]
         if mask_BL is not None:
             seen &= mask_BL[:, None, None]
@@ -155,7 +155,8 @@ def rotary_frequencies(base: float, head_size: int) -> np.ndarray:
 
 def rotary_angles(length: int, frequencies: jax.Array) -> jax.Array:
     """float32[L, K / 2]: what a pair of dimensions is turned by at each position."""
-    return jnp.arange(length, dtype=jnp.float32)[:, None] * frequencies[None]
+    place_LF = jax.lax.broadcasted_iota(jnp.float32, (length, frequencies.shape[0]), 0)
+    return place_LF * frequencies[None]
 
 
 def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:

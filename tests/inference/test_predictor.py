@@ -18,13 +18,14 @@ import pytest
 from etils import epath
 
 import mux_jax
-from mux_jax import locks
+from mux_jax import cpu, locks
 from mux_jax.checkpoints.source import open_model
 from mux_jax.data.encoding import Encoded, Encoder
 from mux_jax.data.formats import Record
 from mux_jax.errors import InputError
 from mux_jax.inference import files, writer
 from mux_jax.inference.batch_runner import BatchRunner
+from mux_jax.inference.loaded_model import in_dtype
 from mux_jax.models.encoder import split_layers
 from mux_jax.models.model import MuxModel
 from mux_jax.parallel.mesh import make_mesh
@@ -399,3 +400,22 @@ def test_the_command_predicts_tags(single, tmp_path):
     assert header == "words\ttags\terror" and row.startswith("time river\t")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "exists; --overwrite" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_products_are_in_bfloat16_where_the_cpu_has_them(double, one_device, monkeypatch, capsys):
+    monkeypatch.setattr(cpu, "has_bfloat16", lambda: True)
+    fast, exact = mux_jax.Predictor(str(double)), mux_jax.Predictor(str(double), dtype="float32")
+    assert capsys.readouterr().out.count("matrix products in bfloat16, which this CPU has") == 1
+    assert (fast.config.dtype, exact.config.dtype) == ("bfloat16", "float32")
+    ours, theirs = (np.stack(p.logits(sentences(50))) for p in (fast, exact))
+    assert 0 < np.abs(ours - theirs).max() < 0.02
+    assert pickle.loads(pickle.dumps(exact)).config.dtype == "float32"
+    with pytest.raises(InputError, match="dtype=float16 does not exist; there are: auto, float32, bfloat16"):
+        mux_jax.Predictor(str(double), dtype="float16")
+
+
+def test_a_dtype_that_training_was_given_is_that_of_predictions(monkeypatch):
+    monkeypatch.setattr(cpu, "has_bfloat16", lambda: True)
+    assert in_dtype(small_model(dtype="float32")).dtype == "float32"
+    monkeypatch.setattr(cpu, "has_bfloat16", lambda: False)
+    assert in_dtype(small_model()).dtype == "float32"

@@ -70,6 +70,7 @@ def test_the_predictor_and_the_command_have_the_same_spans(model, texts, tmp_pat
     assert sum(len(row["spans"]) for row in found) > 10
     (tmp_path / "in.jsonl").write_text("".join(json.dumps({"words": text}) + "\n" for text in texts))
     command = [sys.executable, "launch/predict.py", "--model", model, "--texts", tmp_path / "in.jsonl", "--spans"]
+    command += ["--dtype", "float32"]
     for name in ("out.jsonl", "out.tsv"):
         done = subprocess.run([*command, "--output", tmp_path / name], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
