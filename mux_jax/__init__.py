@@ -7,6 +7,7 @@ The public API:
   train(config, workdir)                     pre-training and fine-tuning
   evaluate(config, model, workdir)           scores of a fine-tuned model on a task
   compress(model, workdir, ...)              a cheaper model out of a fine-tuned one
+  export(model, workdir, format)             its program for ONNX Runtime, OpenVINO or XLA
   fit_deferral(model, full, texts)           which texts a cheaper model leaves to a fuller one
   analyze(models, source, ...)               what happens inside multiplexed models
   Multiplexer, Demultiplexer                 base classes of your own; `MULTIPLEXERS` and `DEMULTIPLEXERS`
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from mux_jax.fields import described
     from mux_jax.inference.calibration import fit_deferral
     from mux_jax.inference.evaluation import evaluate
+    from mux_jax.inference.export import export
     from mux_jax.inference.predictor import Predictor
     from mux_jax.models.demultiplexers import DEMULTIPLEXERS, Demultiplexer
     from mux_jax.models.multiplexers import MULTIPLEXERS, Multiplexer
@@ -46,6 +48,7 @@ _PUBLIC = {
     "compress": "compression.compress",
     "described": "fields",
     "evaluate": "inference.evaluation",
+    "export": "inference.export",
     "fit_deferral": "inference.calibration",
     "load_pretrained": "checkpoints.source",
     "train": "training.loop",
@@ -62,6 +65,7 @@ __all__ = [
     "compress",
     "described",
     "evaluate",
+    "export",
     "fit_deferral",
     "load_pretrained",
     "train",

@@ -1,4 +1,4 @@
-"""Models by path: runs of this project, Hugging Face folders, ids of the hub."""
+"""Models by path: runs of this project, Hugging Face folders, ids of the hub, exports."""
 
 import dataclasses
 import functools
@@ -8,7 +8,8 @@ from typing import Any
 import jax
 from etils import epath
 
-from mux_jax.checkpoints import hub, huggingface, huggingface_config, tensor_files
+from mux_jax.checkpoints import exports, hub, huggingface, huggingface_config, tensor_files
+from mux_jax.checkpoints.exports import Export
 from mux_jax.checkpoints.hub import HubModel
 from mux_jax.checkpoints.runs import Checkpoints, checkpoint_folder
 from mux_jax.checkpoints.task_info import TaskInfo
@@ -34,13 +35,14 @@ class ModelSource:
     """A model in a folder.
 
     Attributes:
-      folder: a run's or a Hugging Face folder.
+      folder: a run's, a Hugging Face folder, or an export's.
       config: shape and parts.
       step: of a run's best checkpoint if it was judged by a task, else of its newest whole one; None for
-        a Hugging Face folder.
+        others.
       run: the run's configuration, as JSON holds it; None for others.
       task: of a fine-tuned model; None for others.
       hub: of a model of the hub: which, with its commit; None for others.
+      export: of a program of another runtime; None for others.
     """
 
     folder: epath.Path
@@ -49,6 +51,7 @@ class ModelSource:
     run: dict[str, Any] | None
     task: TaskInfo | None
     hub: HubModel | None = None
+    export: Export | None = None
 
     @property
     def address(self) -> str:
@@ -61,8 +64,12 @@ class ModelSource:
         with_head: False of a Hugging Face folder leaves its head out, whatever is the matter with it.
 
         Raises:
-          InputError: weights that do not fit the configuration.
+          InputError: weights that do not fit the configuration, or an export, which has none to give.
         """
+        if self.export:
+            raise InputError(
+                f"{self.folder} is an export, for predict and evaluate alone; its model is {self.export.source}"
+            )
         config = self.config if with_head or self.step is not None else self.config.without_head
         abstract = abstract_params(MuxModel(config), mesh)
         if self.step is None:
@@ -192,6 +199,9 @@ def open_model(path: str, needs_head: bool = True) -> ModelSource:
             raise InputError(f"{folder}: {e}") from e
         task = TaskInfo.from_json(run["task"]) if run.get("task") else _task_of_run(run.get("config"))
         return ModelSource(folder, config, step, run.get("config"), task, model)
+    if (folder / exports.FILE).exists():
+        export = Export.load(folder)
+        return ModelSource(folder, export.model, None, None, export.task, model, export)
     if huggingface.is_folder(folder):
         config = huggingface_config.read_config(folder, needs_head)
         return ModelSource(folder, config, None, None, huggingface_config.read_task(folder), model)

@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mux_jax.data.encoding import Encoded
 from mux_jax.data.rows import Slots, compose, pad
+from mux_jax.inference.runtimes import Program
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.model import MuxModel
 from mux_jax.parallel.compiled import CompiledByShape
@@ -32,21 +33,34 @@ def cpu_options(dtype: str) -> dict[str, Any]:
     return eigen | {"xla_cpu_enable_fast_min_max": True}
 
 
+def forward(model: MuxModel, pad_id: int) -> Callable[..., jax.Array]:
+    """(params of `split_layers`, tokens int32[B, N, L], and their types or None) -> float32 [B, N, C] or [B, N, L, C].
+
+    A token is masked by being `pad_id`. B and L may be symbols.
+    """
+    model = model.clone(deterministic=True, split_layers=True)
+    prefix = model.config.prefix_length if model.config.head == "token" else 0
+
+    def logits(params: Any, tokens_BNL: jax.Array, token_types_BNL: jax.Array | None = None) -> jax.Array:
+        found: Any = model.apply({"params": params}, tokens_BNL, tokens_BNL != pad_id, token_types_BNL)
+        return found[:, :, prefix:] if prefix else found
+
+    return logits
+
+
 def compile_logits(model: MuxModel, mesh: Mesh, pad_id: int, sharding: NamedSharding | None = None) -> CompiledByShape:
     """(params of `split_layers`, tokens int32[B, N, L], and their types) -> float32 [B, N, C] or [B, N, L, C].
 
     Types int32[B, N, L] are for models that take them; without, all are 0. N may be a multiple of the model's width.
     The logits lie on every device, or by `sharding`.
     """
-    model = model.clone(deterministic=True, split_layers=True)
-    prefix = model.config.prefix_length if model.config.head == "token" else 0
+    run = forward(model, pad_id)
 
     def logits(params: Any, tokens_BNL: jax.Array, token_types_BNL: jax.Array | None = None) -> jax.Array:
         B, N, L = tokens_BNL.shape
         rows = tokens_BNL.reshape(-1, model.config.width, L)
         types = None if token_types_BNL is None else token_types_BNL.reshape(rows.shape)
-        found: Any = model.apply({"params": params}, rows, rows != pad_id, types)
-        found = found[:, :, prefix:]
+        found = run(params, rows, types)
         return found.reshape(B, N, *found.shape[2:])
 
     on_cpu = mesh.devices.flat[0].platform == "cpu"
@@ -58,15 +72,29 @@ def compile_logits(model: MuxModel, mesh: Mesh, pad_id: int, sharding: NamedShar
 class BatchRunner:
     """A model with the head `sequence` or `token`, compiled for rows of a few lengths."""
 
-    def __init__(self, model: MuxModel, mesh: Mesh, rows: int, lengths: tuple[int, ...], pad_id: int):
+    def __init__(
+        self,
+        model: MuxModel,
+        mesh: Mesh | None,
+        rows: int,
+        lengths: tuple[int, ...],
+        pad_id: int,
+        program: Program | None = None,
+    ):
         """Args:
+        mesh: None with a program.
         rows: those of a batch, made a multiple of the devices.
         lengths: those that rows may have, ascending.
+        program: of another runtime, which runs in place of the model; parameters are then of no account.
         """
-        self._multiple = multiple = rows_multiple(mesh)
+        self._multiple = multiple = rows_multiple(mesh) if mesh else 1
         self.config, self._mesh, self._lengths, self._pad = model.config, mesh, lengths, pad_id
         self._rows = -(-rows // multiple) * multiple
-        self.logits = compile_logits(model, mesh, pad_id)
+        self.logits: Callable[..., Any]
+        if mesh:
+            self.logits = compile_logits(model, mesh, pad_id)
+        elif program:
+            self.logits = lambda _, *arrays: program(*arrays)
 
     def __call__(
         self,
@@ -137,7 +165,8 @@ class BatchRunner:
         """The logits of each batch, [slots, ...], a few batches being under way."""
         waiting: collections.deque[tuple[Slots, jax.Array]] = collections.deque()
         for slots, arrays in batches:
-            waiting.append((slots, self.logits(params, *split_batch(arrays, self._mesh))))
+            given = split_batch(arrays, self._mesh) if self._mesh else arrays
+            waiting.append((slots, self.logits(params, *given)))
             if len(waiting) > _AHEAD:
                 yield self._fetch(*waiting.popleft())
         while waiting:

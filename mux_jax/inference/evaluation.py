@@ -22,6 +22,7 @@ from mux_jax.inference.deferral import Deferral, check_labels, find_deferral, pa
 from mux_jax.inference.loaded_model import in_dtype
 from mux_jax.inference.predictor import Predictor, full_predictor
 from mux_jax.inference.reports import plot_confusion, plot_scores, print_score
+from mux_jax.inference.runtimes import open_program
 from mux_jax.inference.scoring import Deferred, Scorer
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.encoder import split_layers
@@ -35,9 +36,12 @@ from mux_jax.progress import progress, say
 def final_scores(
     scorer: Scorer, config: FinetuneConfig, params: Any, folder: epath.Path
 ) -> tuple[dict[str, Any], Callable[[], None]]:
-    """The scores over compositions, for `result.json`; and what draws the confusion matrix, when they are saved."""
+    """The scores over compositions, for `result.json`; and what draws the confusion matrix, when they are saved.
+
+    params: those that `split_layers` gives.
+    """
     with progress("evaluation") as report:
-        result, labelled = scorer.score_compositions(split_layers(params), config.num_compositions, report)
+        result, labelled = scorer.score_compositions(params, config.num_compositions, report)
 
     def draw() -> None:
         if scorer.data.task.kind in ("sequence", "token") and hosts.is_first():
@@ -96,13 +100,13 @@ def evaluate(
         raise InputError(f"--workdir={workdir} holds a run, whose results stay; name a folder for this result")
     mesh = make_mesh(**dataclasses.asdict(resolved.mesh))
     data = load_task(resolved.data, found.tokenizer(resolved.data.tokenizer), found.config.labels, split, texts)
-    scorer = _scorer(found, resolved, data, mesh, given)
+    scorer, params = _scorer(found, resolved, data, mesh, given)
     if deferral:
         full = full_predictor(deferral, found, resolved.rows, dtype=scorer.runner.config.dtype)
         scorer = dataclasses.replace(scorer, deferred=_deferred(found, full, deferral, data, defer))
     folder.mkdir(parents=True, exist_ok=True)
     with hosts.hold(folder / ".lock", str(folder)) as lock:
-        scores, draw_confusion = final_scores(scorer, resolved, found.params(mesh), folder)
+        scores, draw_confusion = final_scores(scorer, resolved, params, folder)
         result = scores | {"model": found.address, "dtype": scorer.runner.config.dtype}
         if deferral:
             result |= {"defer": defer, "full": deferral.full}
@@ -135,7 +139,7 @@ def write_submission(config: ml_collections.ConfigDict, model: str, folder: str,
     mesh = make_mesh(**dataclasses.asdict(resolved.mesh))
     tokenizer = found.tokenizer(resolved.data.tokenizer)
     data = load_task(resolved.data, tokenizer, found.config.labels, "test", labelled=False)
-    scorer, params = _scorer(found, resolved, data, mesh, given), split_layers(found.params(mesh))
+    scorer, params = _scorer(found, resolved, data, mesh, given)
     absolute(folder).mkdir(parents=True, exist_ok=True)
     for split, file in zip(data.task.dev, glue.FILES[name], strict=True):
         text = glue.table(name, data.splits[split].examples, scorer.predict(params, split))
@@ -160,16 +164,18 @@ def _open(config: ml_collections.ConfigDict, model: str, given: Collection[str])
     return found, resolved
 
 
-def _scorer(found: ModelSource, resolved: FinetuneConfig, data: TaskData, mesh: Mesh, given: Collection[str]) -> Scorer:
-    dtype = resolved.model.dtype if "model.dtype" in given else "auto"
-    runner = BatchRunner(
-        MuxModel(in_dtype(found.config, dtype)),
-        mesh,
-        resolved.rows,
-        resolved.bucket_lengths(),
-        data.special.pad,
-    )
-    return Scorer(data, runner, resolved.ensemble, resolved.seed, resolved.threshold)
+def _scorer(
+    found: ModelSource, resolved: FinetuneConfig, data: TaskData, mesh: Mesh, given: Collection[str]
+) -> tuple[Scorer, Any]:
+    """What scores the model, and its parameters."""
+    model = MuxModel(in_dtype(found.config, resolved.model.dtype if "model.dtype" in given else "auto"))
+    rest = resolved.rows, resolved.bucket_lengths(), data.special.pad
+    if found.export:
+        program = open_program(found.export, found.folder, model.config.compute_dtype)
+        runner, params = BatchRunner(model, None, *rest, program), None
+    else:
+        runner, params = BatchRunner(model, mesh, *rest), split_layers(found.params(mesh))
+    return Scorer(data, runner, resolved.ensemble, resolved.seed, resolved.threshold), params
 
 
 def _deferred(found: ModelSource, full: Predictor, deferral: Deferral, data: TaskData, defer: str | float) -> Deferred:

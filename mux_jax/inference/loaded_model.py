@@ -10,6 +10,7 @@ from mux_jax.checkpoints.source import ModelSource
 from mux_jax.data.encoding import say_if_words_are_joined
 from mux_jax.data.tokenizer import ModelTokenizer
 from mux_jax.errors import InputError
+from mux_jax.inference.runtimes import Program, open_program
 from mux_jax.models.config import DTYPES, ModelConfig
 from mux_jax.models.model import MuxModel
 from mux_jax.parallel.mesh import make_mesh
@@ -22,10 +23,11 @@ class LoadedModel:
 
     Attributes:
       model: with a head for `sequence` or `token` classification.
-      params: as `mux_jax.load_pretrained` gives them; predictions run on the mesh they lie on.
+      params: as `mux_jax.load_pretrained` gives them; predictions run on the mesh they lie on. None of an export.
       tokenizer: the model's.
       bucket_lengths: the lengths that rows may have, ascending.
       text_columns: the columns of the texts in files.
+      program: of an export, which runs in place of the model; None of others.
     """
 
     model: MuxModel
@@ -33,6 +35,7 @@ class LoadedModel:
     tokenizer: ModelTokenizer
     bucket_lengths: tuple[int, ...]
     text_columns: tuple[str, ...] = ("text",)
+    program: Program | None = None
 
 
 def in_dtype(config: ModelConfig, dtype: str = "auto") -> ModelConfig:
@@ -54,13 +57,15 @@ def in_dtype(config: ModelConfig, dtype: str = "auto") -> ModelConfig:
 
 
 def load(found: ModelSource, dtype: str = "auto") -> LoadedModel:
-    """A model on all devices of this host, its products in a dtype: see `in_dtype`."""
-    config = in_dtype(found.config, dtype)
+    """A model on all devices of this host, its products in a dtype: see `in_dtype`. The program of an export."""
+    config, program = in_dtype(found.config, dtype), None
     tokenizer, lengths = found.tokenizer(), found.bucket_lengths()
     if found.config.head == "token":
         say_if_words_are_joined(tokenizer)
-    params = found.params(make_mesh(devices=jax.local_devices()))
-    return LoadedModel(MuxModel(config), params, tokenizer, lengths, found.text_columns())
+    if found.export:
+        program = open_program(found.export, found.folder, config.compute_dtype)
+    params = None if program else found.params(make_mesh(devices=jax.local_devices()))
+    return LoadedModel(MuxModel(config), params, tokenizer, lengths, found.text_columns(), program)
 
 
 def check(config: ModelConfig, rows: int, ensemble: int, threshold: float, where: str = "") -> None:

@@ -92,11 +92,11 @@ class Predictor:
         self.config, self.text_columns, self.truncated = loaded.model.config, loaded.text_columns, 0
         check(self.config, rows, ensemble, threshold)
         lengths, pad_id = loaded.bucket_lengths, loaded.tokenizer.special.pad
-        mesh = jax.tree.leaves(loaded.params)[0].sharding.mesh
+        mesh = None if loaded.program else jax.tree.leaves(loaded.params)[0].sharding.mesh
         self._encode = Encoder(loaded.tokenizer, lengths[-1])
         self._encode_windows = Encoder(loaded.tokenizer, lengths[-1], stride) if stride else None
-        self._runner = BatchRunner(loaded.model, mesh, rows, lengths, pad_id)
-        self._params = split_layers(loaded.params)
+        self._runner = BatchRunner(loaded.model, mesh, rows, lengths, pad_id, loaded.program)
+        self._params = loaded.params and split_layers(loaded.params)
         self._ensemble, self._seed, self._threshold = ensemble, seed, threshold
         self.deferred = 0
         self.models: tuple[str, ...] = (self._path or "",)

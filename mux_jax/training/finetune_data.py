@@ -87,7 +87,7 @@ class FinetuneData:
         self, model: MuxModel, mesh: Mesh, params: Any, workdir: epath.Path
     ) -> tuple[dict[str, Any], Callable[[], None]]:
         """The scores over compositions, for `result.json`; and what draws the confusion matrix, when they are saved."""
-        return final_scores(self._scorer(model, mesh), self.config, params, workdir)
+        return final_scores(self._scorer(model, mesh), self.config, split_layers(params), workdir)
 
     def _scorer(self, model: MuxModel, mesh: Mesh) -> Scorer:
         if model.config not in self.runners:

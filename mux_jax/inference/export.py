@@ -1,0 +1,282 @@
+"""A fine-tuned model made a program of another runtime: ONNX, OpenVINO or StableHLO; in int8, if that is wanted."""
+
+import contextlib
+import dataclasses
+import io
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from mux_jax import locks
+from mux_jax.checkpoints.exports import PROGRAMS, Export
+from mux_jax.checkpoints.source import ModelSource, open_model
+from mux_jax.checkpoints.task_info import TaskInfo
+from mux_jax.data import formats
+from mux_jax.data.encoding import Encoder
+from mux_jax.data.tokenizer import ModelTokenizer, save_tokenizer
+from mux_jax.errors import InputError, TrainingError
+from mux_jax.files import whole_or_absent
+from mux_jax.inference.batch_runner import BatchRunner, forward, labels_from_logits
+from mux_jax.inference.deferral import agreement_after
+from mux_jax.inference.files import check_input
+from mux_jax.inference.runtimes import import_openvino, open_program, require
+from mux_jax.models.config import ModelConfig
+from mux_jax.models.encoder import split_layers
+from mux_jax.models.model import MuxModel
+from mux_jax.parallel.mesh import make_mesh
+from mux_jax.paths import absolute
+from mux_jax.progress import progress, say
+
+_NEEDS = {"onnx": ("jax2onnx", "onnxruntime"), "openvino": ("jax2onnx", "openvino"), "stablehlo": ()}
+_ROWS, _BATCHES = 16, 32  # of texts to calibrate on and to compare by
+_CLOSE = 1e-3  # what logits in float32 may differ by
+
+
+def export(
+    model: str,
+    workdir: str,
+    format: str,
+    int8: bool = False,
+    calibrate: str = "",
+    text_columns: str = "",
+    lengths: Sequence[int] = (),
+    tokenizer: str = "",
+) -> dict[str, Any]:
+    """Writes a model's program, with its tokenizer and labels, to a folder that `Predictor` takes.
+
+    The program runs rows of any number and length. Its logits are compared with the model's before the folder appears.
+
+    Args:
+      model: a fine-tuned run, a Hugging Face folder, an id of the hub, of any width.
+      workdir: the folder to make.
+      format: a name in `PROGRAMS`.
+      int8: whether matrix products are of 8 bits, with scales fitted on the texts to calibrate on (ONNX, OpenVINO).
+      calibrate: a file of texts, without labels, in any format that `launch/predict.py` reads; its first few hundred
+        are read.
+      text_columns: of that file, separated by a comma; empty: those of the model, or `text`.
+      lengths: those that rows may have; none: the model's.
+      tokenizer: of a model that has none.
+
+    Returns:
+      `difference`, the largest of the logits; `agreement`, the share of answers that are the model's; `program`, its
+      path.
+
+    Raises:
+      InputError: a model without a head for labels, a format or a file that does not exist, packages that are not
+        installed, a folder that exists.
+      TrainingError: a program in float32 whose logits are not the model's.
+    """
+    if format not in PROGRAMS:
+        raise InputError(f"--format={format} does not exist; there are: {', '.join(PROGRAMS)}")
+    if int8 and format == "stablehlo":
+        raise InputError("--int8 is for --format=onnx and openvino; XLA's products of int8 are no faster")
+    if int8 and not calibrate:
+        raise InputError("--int8 needs --calibrate=FILE: texts like those to come, without labels")
+    require(f"--format={format}" + " --int8" * int8, *_NEEDS[format], *("nncf",) * int8)
+    target = absolute(workdir)
+    if "://" in str(target):
+        raise InputError(f"--workdir={target} must be a folder of this machine: other libraries write to it")
+    if target.exists():
+        raise InputError(f"--workdir={target} exists; name another folder")
+    found = open_model(model)
+    if found.config.head not in ("sequence", "token"):
+        raise InputError(f"--model={model} has the head {found.config.head!r}; name a model that is fine-tuned")
+    vocabulary = found.tokenizer(tokenizer)
+    lengths = _lengths(found, lengths)
+    task = TaskInfo(lengths, found.text_columns())
+    encoder = Encoder(vocabulary, lengths[-1])
+    texts = (
+        _read(calibrate, task.text_columns, text_columns, found.config)
+        if calibrate
+        else _invented(vocabulary, task, found.config)
+    )
+    params = found.params(make_mesh(devices=jax.local_devices()[:1]))
+    dtype = found.config.dtype if format == "openvino" else "float32"  # OpenVINO chooses when it runs
+    pairs = len(task.text_columns) == 2 and found.has_token_types()
+    about = Export(
+        format=format,
+        precision="int8" if int8 else "float32",
+        inputs=("tokens", "token_types") if pairs else ("tokens",),
+        pad_token_id=vocabulary.special.pad,
+        source=found.address,
+        difference=0.0,
+        model=dataclasses.replace(found.config, dtype=dtype),
+        task=task,
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with locks.hold(target.parent / f".{target.name}.lock", str(target)):
+        with whole_or_absent(target) as folder:
+            folder.mkdir()
+            with progress(f"export to {format}"):
+                batches = list(_batches(about, encoder, texts))
+                _write(about, split_layers(params), batches, folder / PROGRAMS[format])
+            save_tokenizer(vocabulary, folder, for_transformers=True)
+            about, agreement = _compared(about, split_layers(params), folder, encoder, texts)
+            about.save(folder)
+    program = target / PROGRAMS[format]
+    say(
+        f"{program}: {about.precision}, width {about.model.width}; its logits differ from the model's by at most "
+        f"{about.difference:.1e}, its answers to {len(texts):,} texts agree in {agreement:.1%}"
+    )
+    return {"difference": about.difference, "agreement": agreement, "program": str(program)}
+
+
+def _lengths(found: ModelSource, given: Sequence[int]) -> tuple[int, ...]:
+    """The lengths that rows of the export may have."""
+    most = found.config.max_length - found.config.prefix_length
+    if any(not 2 < length <= most for length in given):
+        raise InputError(f"--lengths={','.join(map(str, given))} must be from 3 to {most}")
+    return tuple(sorted(set(given))) or found.bucket_lengths()
+
+
+def _read(file: str, columns: tuple[str, ...], wanted: str, config: ModelConfig) -> list[Any]:
+    """The first texts of a file."""
+    source, names = check_input(file, columns, tuple(name for name in wanted.split(",") if name))
+    words = config.head == "token"
+    records = formats.read(source, words=words, labels=config.labels, used=names)
+    if words and source.suffix == ".txt":
+        names = ("words",)
+    first = itertools.islice(records, _ROWS * _BATCHES * config.width)
+    texts = [formats.to_text(record, names, words) for record in first]
+    if not texts:
+        raise InputError(f"--calibrate={file} has no texts")
+    return [x.split() if words and isinstance(x, str) else x for x in texts]
+
+
+def _invented(vocabulary: ModelTokenizer, task: TaskInfo, config: ModelConfig) -> list[Any]:
+    """Texts of random words of the vocabulary, to compare by where there are no others."""
+    rng = np.random.default_rng(0)
+    known = [word for word in sorted(vocabulary.backend.get_vocab()) if word.isalpha()]
+    texts = [[str(word) for word in rng.choice(known, n)] for n in rng.integers(1, 40, 2 * _ROWS * config.width)]
+    if config.head == "token":
+        return texts
+    joined = [" ".join(words) for words in texts]
+    return list(zip(joined, joined[::-1])) if len(task.text_columns) == 2 else joined
+
+
+def _batches(about: Export, encoder: Encoder, texts: list[Any]) -> Iterator[list[np.ndarray]]:
+    """What the program takes, by rows as predictions compose them."""
+    lengths, pad_id = about.task.bucket_lengths, about.pad_token_id
+    runner = BatchRunner(MuxModel(about.model), None, _ROWS, lengths, pad_id, lambda *_: np.zeros(0))
+    ids = encoder(texts)
+    for _, arrays in itertools.islice(runner.batches(ids, np.random.default_rng(0)), _BATCHES):
+        yield arrays + [np.zeros_like(arrays[0])] * (len(about.inputs) - len(arrays))
+
+
+def _write(about: Export, params: Any, batches: list[list[np.ndarray]], file: epath.Path) -> None:
+    """Writes the program."""
+    run = forward(_exact(about), about.pad_token_id)
+    config, prefix = about.model, about.model.prefix_length
+    # A row's length with its prefix is the symbol, so that all sizes in the program are products of symbols.
+    shape = jax.export.symbolic_shape(
+        f"B,{config.width},L" + (f"-{prefix}" if prefix else ""),
+        constraints=[f"L >= {prefix + 2}", f"L <= {config.max_length}"],
+    )
+    inputs = [jax.ShapeDtypeStruct(shape, jnp.int32)] * len(about.inputs)
+
+    def logits(*arrays: jax.Array) -> jax.Array:
+        return run(params, *arrays)
+
+    if about.format == "stablehlo":
+        made = jax.export.export(jax.jit(logits), platforms=("cpu", "cuda", "tpu"))(*inputs)
+        file.write_bytes(made.serialize())
+        return
+    from jax2onnx import to_onnx
+
+    with _quiet():
+        program = to_onnx(logits, inputs, model_name="mux_jax", input_names=list(about.inputs), output_names=["logits"])
+        del program.graph.value_info[:]  # what it says of shapes inside is not always so
+        if about.format == "onnx":
+            _write_onnx(about, program, batches, file)
+        else:
+            _write_openvino(about, program, batches, file)
+
+
+def _write_onnx(about: Export, program: Any, batches: list[list[np.ndarray]], file: epath.Path) -> None:
+    import onnx
+
+    if about.precision == "int8":
+        folded = _folded(program, file.parent / "folded.onnx")  # NNCF takes no product of two constants
+        program = _quantized(folded, [dict(zip(about.inputs, arrays)) for arrays in batches])
+    large = program.ByteSize() > 2**31 - 2**20  # the limit of protobuf
+    onnx.save_model(program, str(file), save_as_external_data=large, location=f"{file.name}.data")
+
+
+def _folded(program: Any, file: epath.Path) -> Any:
+    """A program of ONNX in which what is constant is computed; `file` is for a moment."""
+    import onnx
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(file)
+    onnxruntime.InferenceSession(program.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    folded = onnx.load(str(file))
+    file.unlink()
+    return folded
+
+
+def _write_openvino(about: Export, program: Any, batches: list[list[np.ndarray]], file: epath.Path) -> None:
+    import onnx
+
+    openvino, source = import_openvino(), file.parent / "program.onnx"
+    onnx.save_model(program, str(source), save_as_external_data=True, location="program.data")
+    made = openvino.Core().read_model(str(source))
+    if about.precision == "int8":
+        made = _quantized(made, batches)
+    openvino.save_model(made, str(file), compress_to_fp16=False)
+    del made
+    for name in ("program.onnx", "program.data"):
+        (file.parent / name).unlink()
+
+
+def _quantized(program: Any, batches: Sequence[Any]) -> Any:
+    """A program of ONNX or OpenVINO in int8: static scales, SmoothQuant, and what NNCF knows of Transformers."""
+    import_openvino()  # the first, as NNCF imports it
+    import nncf
+
+    data, kind = nncf.Dataset(list(batches)), nncf.ModelType.TRANSFORMER
+    with contextlib.redirect_stdout(io.StringIO()):  # bars of its own
+        return nncf.quantize(program, data, subset_size=len(batches), model_type=kind)
+
+
+def _compared(
+    about: Export, params: Any, folder: epath.Path, encoder: Encoder, texts: list[Any]
+) -> tuple[Export, float]:
+    """With the difference from the model, and the share of answers that are the model's, of numbers the correlation."""
+    lengths, pad_id, model = about.task.bucket_lengths, about.pad_token_id, _exact(about)
+    encoded, rng = encoder(texts), np.random.default_rng
+    mesh = make_mesh(devices=jax.local_devices()[:1])
+    expected = BatchRunner(model, mesh, _ROWS, lengths, pad_id)(params, encoded, rng(0))
+    program = open_program(about, folder, "float32")
+    made = BatchRunner(model, None, _ROWS, lengths, pad_id, program)(None, encoded, rng(0))
+    difference = max(float(np.nan_to_num(np.abs(x - y)).max(initial=0)) for x, y in zip(expected, made))
+    if about.precision == "float32" and not difference < _CLOSE:
+        raise TrainingError(
+            f"the {about.format} program is not the model: logits differ by up to {difference:.1e}; nothing is written"
+        )
+    ours, theirs = (labels_from_logits(x, model.config, 0.5) for x in (expected, made))
+    agreement = agreement_after(model.config.task_kind, ours, theirs)(np.zeros(len(ours), bool))
+    return dataclasses.replace(about, difference=difference), agreement
+
+
+def _exact(about: Export) -> MuxModel:
+    """The model with products of float32, whatever those of predictions are."""
+    return MuxModel(dataclasses.replace(about.model, dtype="float32"))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters and quantisers log much that is no one's concern."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
