@@ -30,6 +30,13 @@ def main() -> None:
     parser.add_argument("--multiplexer", default="gaussian", metavar="A[,B]", help="(gaussian)")
     parser.add_argument("--task", default="", help="sequence, token (sequence); train: priming, mlm (priming,mlm)")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="(auto)")
+    parser.add_argument(
+        "--runtimes",
+        default="",
+        metavar="A[,B]",
+        help="inference: also our exports, and BERT of transformers, in xla_float32, xla_bfloat16, onnx, onnx_int8, "
+        "openvino, openvino_bfloat16, openvino_int8",
+    )
     parser.add_argument("--repeats", type=int, default=10, help="turns (10)")
     parser.add_argument("--texts", metavar="FILE", help="inference end to end on the texts of a file's column `text`")
     parser.add_argument("--json", metavar="FILE", dest="json_file", help="write the rows as a list of objects")

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mux_jax import configuration
+from mux_jax.benchmark import other_runtimes
 from mux_jax.benchmark.measure import Case, measure, memory, save, show
 from mux_jax.benchmark.torch_baseline import torch_baseline
 from mux_jax.checkpoints.source import open_model
@@ -59,6 +60,7 @@ class Settings:
       multiplexers: of the models.
       tasks: heads, or stages of pre-training.
       dtype: of matrix products.
+      runtimes: names in `RUNTIMES`, for inference in these, too.
     """
 
     size: str
@@ -70,6 +72,7 @@ class Settings:
     multiplexers: tuple[str, ...]
     tasks: tuple[str, ...]
     dtype: str
+    runtimes: tuple[str, ...] = ()
 
 
 def run(
@@ -81,6 +84,7 @@ def run(
     texts: str | None,
     json_file: str | None,
     model: str | None,
+    runtimes: str = "",
     **options: Any,
 ) -> None:
     """What `launch/benchmark.py` does: its arguments, by their names.
@@ -121,6 +125,10 @@ def run(
             raise InputError(f"--{name}={value} must be {f'from 1 to {most}' if most else 'at least 1'}")
     if layers and (kind != "inference" or texts):
         raise InputError("--layers is for inference without --texts")
+    if runtimes and (kind != "inference" or texts):
+        raise InputError("--runtimes is for inference without --texts")
+    other_runtimes.check(_split(runtimes))
+    options["runtimes"] = _split(runtimes)
     if texts and (kind, tasks) != ("inference", ("sequence",)):
         raise InputError("--texts is for inference with --task=sequence")
     if json_file and not absolute(json_file).parent.is_dir():
@@ -170,6 +178,20 @@ def inference(settings: Settings) -> Iterator[Case]:
         run = torch_baseline("inference", dataclasses.asdict(settings) | {"task": task})
         if run:
             yield Case(f"{task} PyTorch", task, "", 1, run, settings.rows, baseline=_name(task, "", 1))
+        for runtime in settings.runtimes:
+            yield from _in_runtime(settings, task, runtime)
+
+
+def _in_runtime(settings: Settings, task: str, runtime: str) -> Iterator[Case]:
+    """Our models and the ordinary BERT in another runtime."""
+    rows, length, baseline = settings.rows, settings.length, _name(task, "", 1)
+    for multiplexer, width in _models(settings):
+        config, name = _classifier_config(settings, task, multiplexer, width), _name(task, multiplexer, width)
+        run = other_runtimes.ours(runtime, config, rows, length)
+        yield Case(f"{name} {runtime}", task, multiplexer, width, run, rows * width, baseline=baseline)
+    config = _classifier_config(settings, task, "", 1)
+    if peer := other_runtimes.peer(runtime, config, rows, length):
+        yield Case(f"{task} transformers {runtime}", task, "", 1, peer, rows, baseline=baseline)
 
 
 def training(settings: Settings) -> Iterator[Case]:

@@ -1,45 +1,23 @@
-"""What a user would pick instead: BERT of Hugging Face `transformers` in PyTorch, in a process of its own.
-
-Its threads then do not spin while ours work. The process says when it is ready, reads a line for
-each turn, and answers with the seconds that it took.
-"""
+"""What a user would pick instead: BERT of Hugging Face `transformers` in PyTorch, in a process of its own."""
 
 import importlib.util
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
+
+from mux_jax.benchmark import processes
 
 
 def torch_baseline(kind: str, settings: dict[str, Any]) -> Callable[[], float] | None:
     """A function that runs `kind` (inference, training, pipeline) once; None if PyTorch is not installed."""
     if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
         return None
-    command = [sys.executable, "-m", "mux_jax.benchmark.torch_baseline", kind, json.dumps(settings)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    assert process.stdin and process.stdout
-    reader, writer = process.stdout, process.stdin
-
-    def answer() -> str:
-        line = reader.readline()
-        if not line:
-            raise RuntimeError(f"the process of PyTorch ended with status {process.wait()}")
-        return line
-
-    def run() -> float:
-        writer.write("\n")
-        writer.flush()
-        return float(answer())
-
-    answer()
-    return run
+    return processes.start("mux_jax.benchmark.torch_baseline", kind, settings)
 
 
 def _main(kind: str, settings: dict[str, Any]) -> None:
     import os
-    import time
 
     import torch
     import transformers
@@ -64,13 +42,13 @@ def _main(kind: str, settings: dict[str, Any]) -> None:
     if kind != "training":
         model = model.eval().to(dtype)
     run = {"inference": _inference, "training": _training, "pipeline": _pipeline}[kind](model, settings, device, dtype)
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        start = time.perf_counter()
+
+    def run_to_the_end() -> None:
         run()
         if device == "cuda":
             torch.cuda.synchronize()
-        print(time.perf_counter() - start, flush=True)
+
+    processes.serve(run_to_the_end)
 
 
 def _inference(model: Any, settings: dict[str, Any], device: str, dtype: Any) -> Callable[[], None]:

@@ -1,15 +1,11 @@
 """A fine-tuned model made a program of another runtime: ONNX, OpenVINO or StableHLO; in int8, if that is wanted."""
 
-import contextlib
 import dataclasses
-import io
 import itertools
-import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -22,10 +18,11 @@ from mux_jax.data.encoding import Encoder
 from mux_jax.data.tokenizer import ModelTokenizer, save_tokenizer
 from mux_jax.errors import InputError, TrainingError
 from mux_jax.files import whole_or_absent
-from mux_jax.inference.batch_runner import BatchRunner, forward, labels_from_logits
+from mux_jax.inference import programs
+from mux_jax.inference.batch_runner import BatchRunner, labels_from_logits
 from mux_jax.inference.deferral import agreement_after
 from mux_jax.inference.files import check_input
-from mux_jax.inference.runtimes import import_openvino, open_program, require
+from mux_jax.inference.runtimes import open_program, require
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.encoder import split_layers
 from mux_jax.models.model import MuxModel
@@ -33,7 +30,6 @@ from mux_jax.parallel.mesh import make_mesh
 from mux_jax.paths import absolute
 from mux_jax.progress import progress, say
 
-_NEEDS = {"onnx": ("jax2onnx", "onnxruntime"), "openvino": ("jax2onnx", "openvino"), "stablehlo": ()}
 _ROWS, _BATCHES = 16, 32  # of texts to calibrate on and to compare by
 _CLOSE = 1e-3  # what logits in float32 may differ by
 
@@ -56,9 +52,10 @@ def export(
       model: a fine-tuned run, a Hugging Face folder, an id of the hub, of any width.
       workdir: the folder to make.
       format: a name in `PROGRAMS`.
-      int8: whether matrix products are of 8 bits, with scales fitted on the texts to calibrate on (ONNX, OpenVINO).
+      int8: whether matrix products are of 8 bits. Their scales are those of each batch in ONNX, and fitted on the texts
+        to calibrate on in OpenVINO.
       calibrate: a file of texts, without labels, in any format that `launch/predict.py` reads; its first few hundred
-        are read.
+        are read, and compared by, too.
       text_columns: of that file, separated by a comma; empty: those of the model, or `text`.
       lengths: those that rows may have; none: the model's.
       tokenizer: of a model that has none.
@@ -76,9 +73,9 @@ def export(
         raise InputError(f"--format={format} does not exist; there are: {', '.join(PROGRAMS)}")
     if int8 and format == "stablehlo":
         raise InputError("--int8 is for --format=onnx and openvino; XLA's products of int8 are no faster")
-    if int8 and not calibrate:
+    if int8 and format == "openvino" and not calibrate:
         raise InputError("--int8 needs --calibrate=FILE: texts like those to come, without labels")
-    require(f"--format={format}" + " --int8" * int8, *_NEEDS[format], *("nncf",) * int8)
+    require(f"--format={format}" + " --int8" * int8, *programs.needs(format, int8))
     target = absolute(workdir)
     if "://" in str(target):
         raise InputError(f"--workdir={target} must be a folder of this machine: other libraries write to it")
@@ -171,79 +168,11 @@ def _batches(about: Export, encoder: Encoder, texts: list[Any]) -> Iterator[list
 
 def _write(about: Export, params: Any, batches: list[list[np.ndarray]], file: epath.Path) -> None:
     """Writes the program."""
-    run = forward(_exact(about), about.pad_token_id)
-    config, prefix = about.model, about.model.prefix_length
-    # A row's length with its prefix is the symbol, so that all sizes in the program are products of symbols.
-    shape = jax.export.symbolic_shape(
-        f"B,{config.width},L" + (f"-{prefix}" if prefix else ""),
-        constraints=[f"L >= {prefix + 2}", f"L <= {config.max_length}"],
-    )
-    inputs = [jax.ShapeDtypeStruct(shape, jnp.int32)] * len(about.inputs)
-
-    def logits(*arrays: jax.Array) -> jax.Array:
-        return run(params, *arrays)
-
+    given = _exact(about), params, about.pad_token_id, about.inputs
     if about.format == "stablehlo":
-        made = jax.export.export(jax.jit(logits), platforms=("cpu", "cuda", "tpu"))(*inputs)
-        file.write_bytes(made.serialize())
-        return
-    from jax2onnx import to_onnx
-
-    with _quiet():
-        program = to_onnx(logits, inputs, model_name="mux_jax", input_names=list(about.inputs), output_names=["logits"])
-        del program.graph.value_info[:]  # what it says of shapes inside is not always so
-        if about.format == "onnx":
-            _write_onnx(about, program, batches, file)
-        else:
-            _write_openvino(about, program, batches, file)
-
-
-def _write_onnx(about: Export, program: Any, batches: list[list[np.ndarray]], file: epath.Path) -> None:
-    import onnx
-
-    if about.precision == "int8":
-        folded = _folded(program, file.parent / "folded.onnx")  # NNCF takes no product of two constants
-        program = _quantized(folded, [dict(zip(about.inputs, arrays)) for arrays in batches])
-    large = program.ByteSize() > 2**31 - 2**20  # the limit of protobuf
-    onnx.save_model(program, str(file), save_as_external_data=large, location=f"{file.name}.data")
-
-
-def _folded(program: Any, file: epath.Path) -> Any:
-    """A program of ONNX in which what is constant is computed; `file` is for a moment."""
-    import onnx
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(file)
-    onnxruntime.InferenceSession(program.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    folded = onnx.load(str(file))
-    file.unlink()
-    return folded
-
-
-def _write_openvino(about: Export, program: Any, batches: list[list[np.ndarray]], file: epath.Path) -> None:
-    import onnx
-
-    openvino, source = import_openvino(), file.parent / "program.onnx"
-    onnx.save_model(program, str(source), save_as_external_data=True, location="program.data")
-    made = openvino.Core().read_model(str(source))
-    if about.precision == "int8":
-        made = _quantized(made, batches)
-    openvino.save_model(made, str(file), compress_to_fp16=False)
-    del made
-    for name in ("program.onnx", "program.data"):
-        (file.parent / name).unlink()
-
-
-def _quantized(program: Any, batches: Sequence[Any]) -> Any:
-    """A program of ONNX or OpenVINO in int8: static scales, SmoothQuant, and what NNCF knows of Transformers."""
-    import_openvino()  # the first, as NNCF imports it
-    import nncf
-
-    data, kind = nncf.Dataset(list(batches)), nncf.ModelType.TRANSFORMER
-    with contextlib.redirect_stdout(io.StringIO()):  # bars of its own
-        return nncf.quantize(program, data, subset_size=len(batches), model_type=kind)
+        file.write_bytes(programs.to_stablehlo(*given))
+    else:
+        programs.write(about.format, programs.to_onnx(*given), about.precision == "int8", batches, file)
 
 
 def _compared(
@@ -269,14 +198,3 @@ def _compared(
 def _exact(about: Export) -> MuxModel:
     """The model with products of float32, whatever those of predictions are."""
     return MuxModel(dataclasses.replace(about.model, dtype="float32"))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Exporters and quantisers log much that is no one's concern."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)

@@ -31,8 +31,7 @@ def open_program(export: Export, folder: epath.Path, dtype: str) -> Program:
         raise InputError(
             f"{folder}: its products are of {export.precision}, as they were made; leave out dtype={dtype}"
         )
-    file = folder / PROGRAMS[export.format]
-    run = {"onnx": _onnx, "openvino": _openvino, "stablehlo": _stablehlo}[export.format](file, dtype)
+    run = open_file(export.format, folder / PROGRAMS[export.format], dtype)
 
     def program(tokens_BNL: np.ndarray, *types_BNL: np.ndarray) -> np.ndarray:
         if types_BNL and len(export.inputs) == 1:
@@ -43,9 +42,19 @@ def open_program(export: Export, folder: epath.Path, dtype: str) -> Program:
     return program
 
 
+def open_file(format: str, file: epath.Path, dtype: str) -> Program:
+    """The program in a file, without the checks of `open_program`."""
+    return {"onnx": _onnx, "openvino": _openvino, "stablehlo": _stablehlo}[format](file, dtype)
+
+
+def installed(package: str) -> bool:
+    """Whether a package is there to import."""
+    return importlib.util.find_spec(package) is not None
+
+
 def require(what: str, *packages: str) -> None:
     """Raises `InputError` if a package is not installed that something needs."""
-    missing = [name for name in packages if not importlib.util.find_spec(name)]
+    missing = [name for name in packages if not installed(name)]
     if missing:
         raise InputError(f"{what} needs {' and '.join(missing)}: pip install 'mux_jax[export]'")
 
@@ -70,15 +79,20 @@ def _onnx(file: epath.Path, dtype: str) -> Program:
 def _openvino(file: epath.Path, dtype: str) -> Program:
     openvino = import_openvino()
     hints = {"INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[dtype], "PERFORMANCE_HINT": "LATENCY"}
+    core, lock = openvino.Core(), threading.Lock()  # a compiled model takes one batch at a time
     try:
-        model = openvino.Core().compile_model(str(file), "CPU", hints)
+        model = core.read_model(str(file))
     except RuntimeError as e:
         raise InputError(f"{file}: OpenVINO does not read it: {e}") from e
-    lock = threading.Lock()  # a compiled model has one request, which takes one batch at a time
+    compiled: dict[tuple[int, ...], Any] = {}
 
     def run(*arrays: np.ndarray) -> np.ndarray:
+        shape = arrays[0].shape
         with lock:
-            return np.array(model(list(arrays))[0])
+            if shape not in compiled:  # which is a third faster than one for all shapes
+                model.reshape({x.get_any_name(): list(shape) for x in model.inputs})
+                compiled[shape] = core.compile_model(model, "CPU", hints)
+            return np.array(compiled[shape](list(arrays))[0])
 
     return run
 

@@ -95,7 +95,7 @@ def test_a_program_that_is_not_the_model_is_not_written(double, tmp_path, monkey
     [
         (dict(format="tflite"), "--format=tflite does not exist; there are: onnx, openvino, stablehlo"),
         (dict(format="stablehlo", int8=True), "--int8 is for --format=onnx and openvino"),
-        (dict(format="onnx", int8=True), "--int8 needs --calibrate=FILE"),
+        (dict(format="openvino", int8=True), "--int8 needs --calibrate=FILE"),
         (dict(format="stablehlo", lengths=[8, 4000]), "--lengths=8,4000 must be from 3 to 40"),
         (dict(format="stablehlo", calibrate="no.txt"), "no.txt"),
         (dict(format="onnx"), "--format=onnx needs jax2onnx and onnxruntime: pip install 'mux_jax\\[export\\]'"),
