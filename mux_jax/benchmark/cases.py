@@ -220,7 +220,7 @@ def end_to_end(settings: Settings, texts: list[str]) -> Iterator[Case]:
         runner = BatchRunner(model, mesh, settings.rows, lengths, tokenizer.special.pad)
         encoded = Encoder(tokenizer, settings.length)(texts)
         batches = [split_batch(x, mesh) for _, x in runner.batches(encoded, np.random.default_rng(0))]
-        params = split_layers(params)
+        params = split_layers(params, settings.dtype)
 
         def predict(predictor: Predictor = predictor) -> None:
             predictor.predict(texts)
@@ -273,7 +273,7 @@ def forward(
 ) -> Case:
     """Forward passes of a classifier, randomly initialised, as `Predictor` makes them."""
     model = MuxModel(config)
-    params = split_layers(init_params(model, mesh, seed=0))
+    params = split_layers(init_params(model, mesh, seed=0), config.compute_dtype)
     tokens = split_batch(_tokens(rows, config.width, length, config.vocab_size), mesh)
     logits = compile_logits(model, mesh, BERT_TOKENS.pad)
 

@@ -72,7 +72,7 @@ def _ours(settings: dict[str, Any], folder: epath.Path) -> Callable[[], Any]:
         ModelConfig.from_flat(settings["model"]), dtype=dtype if format == "xla" else "float32"
     )
     model, mesh, inputs = MuxModel(config), make_mesh(devices=jax.local_devices()[:1]), ("tokens",)
-    params = split_layers(init_params(model, mesh, seed=0))
+    params = split_layers(init_params(model, mesh, seed=0), config.dtype)
     shape = (settings["rows"], config.width, settings["length"])
     batches = [[_tokens(shape, config.vocab_size, seed)] for seed in range(_BATCHES)]
     if format == "xla":

@@ -163,7 +163,7 @@ class Compression:
             lengths = self.few_lengths if config.width > 1 else self.lengths
             model = MuxModel(dataclasses.replace(config, dtype=dtype))
             runner = BatchRunner(model, self.mesh, of[name].rows, lengths, self.pad_id)
-            params = split_layers(params)
+            params = split_layers(params, dtype)
             return lambda texts: [runner(params, texts, np.random.default_rng(i)) for i in range(times)]
 
         passes = deferring.passes(config)
@@ -217,8 +217,11 @@ class Compression:
             answers = {name: list(given[name][: len(x.ids)]) for name, x in encoded.items()}
         else:
             model = MuxModel(dataclasses.replace(self.full, dtype=self.dtype))
-            runner = BatchRunner(model, self.mesh, 32, self.lengths, self.pad_id)
-            answers, seconds = pool.answer(runner, split_layers(self.params), encoded, self.folder / "answers")
+            runner, params = (
+                BatchRunner(model, self.mesh, 32, self.lengths, self.pad_id),
+                split_layers(self.params, self.dtype),
+            )
+            answers, seconds = pool.answer(runner, params, encoded, self.folder / "answers")
         choose = Pool(encoded["choose"], answers["choose"], len(self.texts.choose))
         return Lessons(self.tokenizer, Pool(learn, answers["learn"], len(own.ids)), choose, self.few_lengths), seconds
 

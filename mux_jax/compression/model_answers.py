@@ -29,7 +29,7 @@ class ModelAnswers:
         mesh = jax.tree.leaves(params)[0].sharding.mesh
         self.config, self.address = dataclasses.replace(found.config, dtype=dtype), found.address
         self._runner = BatchRunner(MuxModel(self.config), mesh, _ROWS, found.bucket_lengths(), pad_id)
-        self._params, self._encoder = split_layers(params), encoder
+        self._params, self._encoder = split_layers(params, dtype), encoder
 
     def logits(self, texts: list[Text], seed: list[int]) -> list[np.ndarray]:
         """float32 [C] of each text, [words, C] of tags, in the composition of a seed."""

@@ -10,7 +10,7 @@ TEXTS_A_STEP = 64
 # The first learning rate is tried with all candidates, the others with the one that stays.
 RATES = (3e-4, 6e-4, 1.5e-4)
 MOST_TEXTS = 131_072  # to learn from, joined ones included
-_ANSWERS, _TRIALS = 0.12, 0.2  # parts of the time
+_ANSWERS, _TRIALS = 0.2, 0.2  # parts of the time
 _MOST_TRIAL_STEPS, _LEAST_STEPS = 2_000, 20
 _MOST_EPOCHS = 20
 # What a step of training takes beside a forward pass of its texts, in units of that; the optimiser, for a parameter.

@@ -241,7 +241,7 @@ class _TimedModel:
         self._logits = compile_logits(self._model, self._mesh, sample.pad_id)
         # Several CPU devices that run several programs at once may wait for each other for ever.
         self._in_turn = self._mesh.devices.size > 1 and self._mesh.devices.flat[0].platform == "cpu"
-        self._params = split_layers(_random_params(self._model, self._mesh))
+        self._params = split_layers(_random_params(self._model, self._mesh), config.compute_dtype)
         self._tried: dict[int, tuple[list[np.ndarray], int]] = {}
         self.rows = best_rows(rows_to_try(self._mesh, sample.main_length), self._rate)
         batches = self._compose(sample.texts, self.rows)

@@ -174,7 +174,7 @@ def _scorer(
         program = open_program(found.export, found.folder, model.config.compute_dtype)
         runner, params = BatchRunner(model, None, *rest, program), None
     else:
-        runner, params = BatchRunner(model, mesh, *rest), split_layers(found.params(mesh))
+        runner, params = BatchRunner(model, mesh, *rest), split_layers(found.params(mesh), model.config.compute_dtype)
     return Scorer(data, runner, resolved.ensemble, resolved.seed, resolved.threshold), params
 
 

@@ -96,7 +96,7 @@ class Predictor:
         self._encode = Encoder(loaded.tokenizer, lengths[-1])
         self._encode_windows = Encoder(loaded.tokenizer, lengths[-1], stride) if stride else None
         self._runner = BatchRunner(loaded.model, mesh, rows, lengths, pad_id, loaded.program)
-        self._params = loaded.params and split_layers(loaded.params)
+        self._params = loaded.params and split_layers(loaded.params, self.config.compute_dtype)
         self._ensemble, self._seed, self._threshold = ensemble, seed, threshold
         self.deferred = 0
         self.models: tuple[str, ...] = (self._path or "",)

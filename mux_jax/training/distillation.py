@@ -23,7 +23,7 @@ class Teacher:
 
     def __init__(self, found: ModelSource, mesh: Mesh, pad_id: int):
         self._takes_types = found.has_token_types()
-        self._params = split_layers(found.params(mesh))
+        self._params = split_layers(found.params(mesh), found.config.compute_dtype)
         self._logits = compile_logits(MuxModel(found.config), mesh, pad_id, batch_sharding(mesh))
         at = "" if found.step is None else f" at step {found.step}"
         say(f"teacher: {found.folder}{at}")

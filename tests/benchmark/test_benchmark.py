@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mux_jax.benchmark import cases
+from mux_jax.benchmark import cases, other_runtimes
 from mux_jax.benchmark.measure import Case, measure
 from mux_jax.checkpoints.source import open_model
 from mux_jax.errors import InputError
@@ -120,3 +120,28 @@ def test_the_command_prints_its_flags():
     script = Path(__file__).parents[2] / "launch/benchmark.py"
     done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "--multiplexer" in done.stdout
+
+
+@pytest.mark.extra
+def test_other_runtimes_take_turns_with_ours(tmp_path, one_device):
+    rows = run("inference", tmp_path, widths="2", runtimes="xla_bfloat16,onnx_int8,openvino_int8")
+    assert [row["name"] for row in rows] == ["sequence gaussian N=2"] + [
+        f"{name} {runtime}"
+        for runtime in ("xla_bfloat16", "onnx_int8", "openvino_int8")
+        for name in ("sequence gaussian N=2", "sequence transformers")
+    ]
+    assert all(row["instances_per_second"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(runtimes="tflite"), "--runtimes=tflite does not exist; there are: xla_float32, xla_bfloat16, onnx, "),
+        (dict(runtimes="onnx"), "--runtimes=onnx needs jax2onnx and onnxruntime: pip install"),
+        (dict(runtimes="onnx", texts="texts.txt"), "--runtimes is for inference without --texts"),
+    ],
+)
+def test_runtimes_that_cannot_be_are_said_before_work(tmp_path, arguments, message, monkeypatch):
+    monkeypatch.setattr(other_runtimes.runtimes, "installed", lambda package: False)
+    with pytest.raises(InputError, match=message):
+        run("inference", tmp_path, **arguments)

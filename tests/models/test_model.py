@@ -309,3 +309,12 @@ def test_split_layers_and_states_that_are_read_alone_change_nothing(head, demult
     found = apply(split, split_layers(params), tokens, tokens != 0)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(apply(model, params, tokens, tokens != 0), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("architecture, width", [("bert", 2), ("modernbert", 1)])
+def test_matrices_kept_in_the_dtype_of_products_give_the_same(architecture, width):
+    model, params = init(small_model(architecture=architecture, width=width, head="none", dtype="bfloat16"))
+    tokens, split = draw_tokens(model.config), model.clone(split_layers=True)
+    kept = split_layers(params, "bfloat16")
+    assert {x.dtype.name for x in jax.tree.leaves(kept["encoder"]) if x.ndim == 2} == {"bfloat16"}
+    np.testing.assert_array_equal(apply(split, kept, tokens), apply(split, split_layers(params), tokens))
