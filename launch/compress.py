@@ -39,6 +39,7 @@ def main() -> None:
         help="what DIR is to leave to MODEL when asked to: a share of the texts, agreement=X, off (agreement=0.99)",
     )
     parser.add_argument("--standalone", action="store_true", help="put a copy of MODEL into DIR, for that")
+    parser.add_argument("--int8", action="store_true", help="both models in int8, too, as programs of OpenVINO")
     parser.add_argument("--dtype", metavar="T", help="of products, of what is timed: float32, bfloat16 (auto)")
     parser.add_argument("--seed", type=int, help="of everything that is drawn (0)")
     given = vars(parser.parse_args())

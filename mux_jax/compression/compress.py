@@ -10,7 +10,8 @@ In this order; each step is kept in the folder, and a command that was stopped g
    nearest to the full model on the texts to choose by stays. Learning rates are tried in the same way.
 5. It learns for the rest of the time.
 6. When it asks the full model is fitted (`deferring`).
-7. It is judged, timed beside the full model, and reported on (`outcome`, `speed`, `result`, `report`).
+7. It is judged, timed beside the full model, and reported on (`outcome`, `speed`, `result`, `report`); both also in
+   int8, if that is asked for (`quantising`).
 """
 
 import dataclasses
@@ -25,13 +26,14 @@ from etils import epath
 
 from mux_jax.checkpoints.convert import save_model
 from mux_jax.checkpoints.source import ModelSource, open_model
-from mux_jax.compression import deferring, learning, pool
+from mux_jax.compression import deferring, learning, pool, quantising
 from mux_jax.compression.candidates import find_shapes
 from mux_jax.compression.learning import Lessons
 from mux_jax.compression.model_answers import ModelAnswers
 from mux_jax.compression.outcome import outcome
 from mux_jax.compression.plan import MOST_TEXTS, RATES, Candidate, Plan, step_seconds
 from mux_jax.compression.pool import Pool
+from mux_jax.compression.quantising import Quantised
 from mux_jax.compression.reduction import reduce_model
 from mux_jax.compression.report import summary, write_report
 from mux_jax.compression.request import LOCK, Request, check_folder
@@ -43,9 +45,11 @@ from mux_jax.data.encoding import Encoded, Encoder
 from mux_jax.data.sections import TaskSection
 from mux_jax.data.tokenizer import ModelTokenizer
 from mux_jax.files import write_atomically
+from mux_jax.inference import programs
 from mux_jax.inference.batch_runner import BatchRunner
 from mux_jax.inference.deferral import Deferral
 from mux_jax.inference.loaded_model import in_dtype
+from mux_jax.inference.runtimes import require
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.encoder import split_layers
 from mux_jax.models.model import MuxModel
@@ -75,6 +79,8 @@ def compress(model: str, workdir: str, **options: Any) -> dict[str, Any]:
     """
     request, folder = Request(model=model, **options), absolute(workdir)
     check_folder(folder)
+    if request.int8:
+        require("--int8", *programs.needs("openvino", True))
     found = open_model(model)
     request.check(found)
     tokenizer = found.tokenizer(request.tokenizer)
@@ -137,8 +143,10 @@ class Compression:
         judged, deferred = outcome(theirs, ours, deferral, self.texts, self.request.seed)
         if deferred is not None:
             judged["deferral"] |= self.together(made.config, params, speeds, deferred)
+        in_int8 = self.in_int8(theirs, made, speeds) if self.request.int8 else None
         spent["total"] = max(time.monotonic() - began, sum(spent.values()))
         chosen = Chosen(candidate, rate, steps, made)
+        judged["int8"] = in_int8
         return result(self.request, self.found, self.texts, plan, trials, chosen, speeds, judged, spent)
 
     def deferral(self, full: ModelAnswers, made: ModelAnswers) -> Deferral | None:
@@ -153,24 +161,37 @@ class Compression:
             found.save(self.folder)
         return found
 
+    def in_int8(
+        self, full: ModelAnswers, made: ModelSource, speeds: Mapping[str, Mapping[str, Throughput]]
+    ) -> dict[str, Any]:
+        """Both models in int8, judged and timed beside the full one."""
+        of, sources = speeds[self.dtype], {"full": self.found, "made": made}
+        models = {
+            name: Quantised(source, self.folder / "int8" / name, self.texts, self.tokenizer, of[name].rows, self.dtype)
+            for name, source in sources.items()
+        }
+        run = self.runner(self.full, self.params, of["full"].rows)
+        factors = quantising.measure(run, models, self.judged, of["full"].texts_per_second)
+        judged = quantising.judge(full, models, self.texts, self.request.seed)
+        return {"dtype": self.dtype} | {name: judged[name] | {"factor": factors[name]} for name in models}
+
+    def runner(self, config: ModelConfig, params: Any, rows: int, times: int = 1) -> Callable[[Encoded], Any]:
+        """What runs a model on texts, so many times."""
+        lengths = self.few_lengths if config.width > 1 else self.lengths
+        model, params = MuxModel(dataclasses.replace(config, dtype=self.dtype)), split_layers(params, self.dtype)
+        run = BatchRunner(model, self.mesh, rows, lengths, self.pad_id)
+        return lambda texts: [run(params, texts, np.random.default_rng(i)) for i in range(times)]
+
     def together(
         self, config: ModelConfig, params: Any, speeds: Mapping[str, Mapping[str, Throughput]], deferred: np.ndarray
     ) -> dict[str, Any]:
         """How much faster the made model is than the full one, with what it leaves to it, measured and computed."""
-        dtype, of = self.dtype, speeds[self.dtype]
-
-        def run(name: str, config: ModelConfig, params: Any, times: int = 1) -> Callable[[Encoded], Any]:
-            lengths = self.few_lengths if config.width > 1 else self.lengths
-            model = MuxModel(dataclasses.replace(config, dtype=dtype))
-            runner = BatchRunner(model, self.mesh, of[name].rows, lengths, self.pad_id)
-            params = split_layers(params, dtype)
-            return lambda texts: [runner(params, texts, np.random.default_rng(i)) for i in range(times)]
-
-        passes = deferring.passes(config)
-        full, made = run("full", self.full, self.params), run("made", config, params, passes)
+        of, passes = speeds[self.dtype], deferring.passes(config)
+        full = self.runner(self.full, self.params, of["full"].rows)
+        made = self.runner(config, params, of["made"].rows, passes)
         factor = deferring.measure(full, made, self.judged, deferred, of["full"].texts_per_second)
         formula = 1 / (passes / of["made"].factor + float(deferred.mean()))
-        return {"dtype": dtype, "factor": factor, "formula": formula}
+        return {"dtype": self.dtype, "factor": factor, "formula": formula}
 
     def encode(self, texts: list[Any]) -> Encoded:
         """Texts as tokens, with places for answers, of each token where the model tags words."""

@@ -66,6 +66,12 @@ def _draw(axis: Any, result: dict[str, Any], figure: str, agreement: str) -> Non
             if of_agreement:
                 ends = [height(made["agreement"][end]) for end in ("low", "high")]
                 axis.plot([speeds[1]] * 2, ends, color=color, linewidth=1.5)
+    for name in ("full", "made") if result.get("int8") and not (of_agreement and result.get("learned_from")) else ():
+        found, of = result["int8"][name], full["throughput"][result["int8"]["dtype"]]
+        speeds.append(of["texts_per_second"] * found["factor"])
+        y = height(found["agreement"]["value"] if of_agreement else found["score"][figure])
+        mark, label = "k*" if name == "full" else "kX", f"{result[name]['name']}, int8"
+        axis.plot(speeds[-1], y, mark, markerfacecolor="none", label=label)
     if result["speedup"]:
         speeds.append(base * result["speedup"])
         axis.axvline(speeds[-1], color="tab:gray", linewidth=0.8, label=f"asked for: {result['speedup']:g} times")

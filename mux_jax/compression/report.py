@@ -36,6 +36,8 @@ A result is a dictionary, which `report.json` holds as it is (NaN as null):
     dtype, factor, formula: the precision in which both together were timed, how many times as fast as the full model
     they were, and 1 / (passes / factor of the model made + deferred).
     curve: the same for other shares: share, deferred, agreement, and score: figures of `metrics.compute` or None.
+  int8: both models as programs of OpenVINO in int8, or None, also if missing: dtype: of the full model that they are
+    compared with; full, made: factor, over it; agreement, with it, and lost as in `made`; score; path.
   seconds: answers, of the full model to the texts; trials; learning; total.
 """
 
@@ -77,6 +79,11 @@ _DEFER = (
     "1 / (1 / speed alone + share deferred); longer texts than others take more."
 )
 
+_INT8 = (
+    "Both models as programs of OpenVINO with products of 8 bits, measured in turns with the full model in {dtype}. "
+    "`--model=DIR/int8/made` of `launch/predict.py` runs the cheaper one."
+)
+
 
 def write_report(result: dict[str, Any], folder: epath.Path) -> None:
     """Writes `report.json`, `report.md` and `frontier.png` to a folder, each whole or not at all."""
@@ -110,6 +117,8 @@ def _markdown(result: dict[str, Any]) -> str:
         blocks += ["## Scores", _scores(result)]
     if result.get("deferral"):
         blocks += ["## With the full model behind it", f"{deferral_sentence(result)} {_DEFER}", _deferral(result)]
+    if result.get("int8"):
+        blocks += ["## In int8", _INT8.format(dtype=result["int8"]["dtype"]), _int8(result)]
     blocks += ["## Throughput", f"Measured in turns on {result['machine']}.", _throughput(result)]
     blocks += ["## Texts", f"{result['texts']['read']:,} were read.", _texts(result)]
     blocks += ["## Time", _time(result)]
@@ -165,6 +174,22 @@ def _deferral(result: dict[str, Any]) -> str:
     scores = [METRICS[metric]] if result["full"]["score"] else []
     header = ["share", "deferred", f"times as fast in {found['dtype']}", METRICS[agreement], *scores]
     return _table(header, rows)
+
+
+def _int8(result: dict[str, Any]) -> str:
+    found, metric = result["int8"], result["task"]["metric"]
+    agreement, rows = agreement_metric(result["task"]["kind"]), []
+    for name in ("full", "made"):
+        figures = found[name]
+        agreed, score, lost = figures["agreement"], figures["score"], figures["lost"]
+        ends = f"{show(agreed['low'], agreement, False)} to {show(agreed['high'], agreement)}"
+        row = [result[name]["name"], _number(figures["factor"], 1), f"{show(agreed['value'], agreement)} ({ends})"]
+        if score:
+            interval = f"{points(lost['low'], metric, False)} to {points(lost['high'], metric)}"
+            row += [show(score[metric], metric), f"{points(lost['value'], metric, False)} ({interval})"]
+        rows.append(row)
+    scores = [METRICS[metric], "lost"] if result["full"]["score"] else []
+    return _table(["model", "times as fast", METRICS[agreement], *scores], rows)
 
 
 def _throughput(result: dict[str, Any]) -> str:

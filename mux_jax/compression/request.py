@@ -47,6 +47,7 @@ class Request:
       defer: what the made model leaves to the full one when it is asked to, by `defer="auto"`: a share of the texts,
         or agreement=X; auto: agreement=0.99; off: nothing is fitted.
       standalone: whether the folder gets a copy of the full model, to be asked in its place.
+      int8: whether both models are also written as programs of OpenVINO in int8, judged and timed.
       dtype: of matrix products when models answer and are timed, float32 or bfloat16; auto: as `Predictor` takes it.
       seed: of everything that is drawn.
     """
@@ -71,6 +72,7 @@ class Request:
     learning_rate: float = 0.0
     defer: str = "auto"
     standalone: bool = False
+    int8: bool = False
     dtype: str = "auto"
     seed: int = 0
 

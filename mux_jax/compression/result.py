@@ -104,6 +104,7 @@ def result(
         "factors": {dtype: of["made"].factor for dtype, of in speeds.items()} | {"best": best["made"] / best["full"]},
         "row_mates": judged["row_mates"],
         "deferral": judged["deferral"],
+        "int8": judged["int8"],
         "seconds": dict(seconds),
     }
 

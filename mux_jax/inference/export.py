@@ -30,7 +30,7 @@ from mux_jax.parallel.mesh import make_mesh
 from mux_jax.paths import absolute
 from mux_jax.progress import progress, say
 
-_ROWS, _BATCHES = 16, 32  # of texts to calibrate on and to compare by
+_ROWS, _BATCHES = 16, 32  # of texts to calibrate on, at most
 _CLOSE = 1e-3  # what logits in float32 may differ by
 
 
@@ -84,16 +84,43 @@ def export(
     found = open_model(model)
     if found.config.head not in ("sequence", "token"):
         raise InputError(f"--model={model} has the head {found.config.head!r}; name a model that is fine-tuned")
-    vocabulary = found.tokenizer(tokenizer)
-    lengths = _lengths(found, lengths)
-    task = TaskInfo(lengths, found.text_columns())
-    encoder = Encoder(vocabulary, lengths[-1])
-    texts = (
-        _read(calibrate, task.text_columns, text_columns, found.config)
-        if calibrate
-        else _invented(vocabulary, task, found.config)
+    vocabulary, task = found.tokenizer(tokenizer), TaskInfo(_lengths(found, lengths), found.text_columns())
+    if calibrate:
+        texts = _read(calibrate, task.text_columns, text_columns, found.config)
+    else:
+        texts = _invented(vocabulary, task, found.config)
+    about, agreement = write_export(found, target, format, int8, texts, vocabulary, task)
+    program = target / PROGRAMS[format]
+    say(
+        f"{program}: {about.precision}, width {about.model.width}; its logits differ from the model's by at most "
+        f"{about.difference:.1e}, its answers to {len(texts):,} texts agree in {agreement:.1%}"
     )
+    return {"difference": about.difference, "agreement": agreement, "program": str(program)}
+
+
+def write_export(
+    found: ModelSource,
+    target: epath.Path,
+    format: str,
+    int8: bool,
+    texts: list[Any],
+    vocabulary: ModelTokenizer,
+    task: TaskInfo,
+) -> tuple[Export, float]:
+    """Writes an export to the folder `target`, which does not exist.
+
+    Args:
+      texts: to calibrate on and to compare by.
+      vocabulary, task: what goes with it.
+
+    Returns:
+      What `export.json` says, and the share of answers to the texts that are the model's.
+
+    Raises:
+      TrainingError: as `export`.
+    """
     params = found.params(make_mesh(devices=jax.local_devices()[:1]))
+    encoder = Encoder(vocabulary, task.bucket_lengths[-1])
     dtype = found.config.dtype if format == "openvino" else "float32"  # OpenVINO chooses when it runs
     pairs = len(task.text_columns) == 2 and found.has_token_types()
     about = Export(
@@ -107,21 +134,15 @@ def export(
         task=task,
     )
     target.parent.mkdir(parents=True, exist_ok=True)
-    with locks.hold(target.parent / f".{target.name}.lock", str(target)):
-        with whole_or_absent(target) as folder:
-            folder.mkdir()
-            with progress(f"export to {format}"):
-                batches = list(_batches(about, encoder, texts))
-                _write(about, split_layers(params), batches, folder / PROGRAMS[format])
-            save_tokenizer(vocabulary, folder, for_transformers=True)
-            about, agreement = _compared(about, split_layers(params), folder, encoder, texts)
-            about.save(folder)
-    program = target / PROGRAMS[format]
-    say(
-        f"{program}: {about.precision}, width {about.model.width}; its logits differ from the model's by at most "
-        f"{about.difference:.1e}, its answers to {len(texts):,} texts agree in {agreement:.1%}"
-    )
-    return {"difference": about.difference, "agreement": agreement, "program": str(program)}
+    with locks.hold(target.parent / f".{target.name}.lock", str(target)), whole_or_absent(target) as folder:
+        folder.mkdir()
+        with progress(f"export to {format}"):
+            batches = list(_batches(about, encoder, texts))
+            _write(about, split_layers(params), batches, folder / PROGRAMS[format])
+        save_tokenizer(vocabulary, folder, for_transformers=True)
+        about, agreement = _compared(about, split_layers(params), folder, encoder, texts)
+        about.save(folder)
+    return about, agreement
 
 
 def _lengths(found: ModelSource, given: Sequence[int]) -> tuple[int, ...]:
@@ -132,6 +153,11 @@ def _lengths(found: ModelSource, given: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(set(given))) or found.bucket_lengths()
 
 
+def most_texts(config: ModelConfig) -> int:
+    """How many texts a model is calibrated on and compared by."""
+    return _ROWS * _BATCHES * config.width
+
+
 def _read(file: str, columns: tuple[str, ...], wanted: str, config: ModelConfig) -> list[Any]:
     """The first texts of a file."""
     source, names = check_input(file, columns, tuple(name for name in wanted.split(",") if name))
@@ -139,7 +165,7 @@ def _read(file: str, columns: tuple[str, ...], wanted: str, config: ModelConfig)
     records = formats.read(source, words=words, labels=config.labels, used=names)
     if words and source.suffix == ".txt":
         names = ("words",)
-    first = itertools.islice(records, _ROWS * _BATCHES * config.width)
+    first = itertools.islice(records, most_texts(config))
     texts = [formats.to_text(record, names, words) for record in first]
     if not texts:
         raise InputError(f"--calibrate={file} has no texts")

@@ -378,3 +378,21 @@ def test_the_command_measures_tries_and_trains(teacher, tmp_path):
     assert len(report["tried"]) == 1 and len(report["trials"]) == len(RATES)
     other = subprocess.run([*command, "--seed=1"], cwd=ROOT, env=env, capture_output=True, text=True)
     assert other.returncode == 2 and "seed: 0 there, 1 now" in other.stderr and "Traceback" not in other.stderr
+
+
+@pytest.mark.extra
+@pytest.mark.parametrize("width", [0, 2])
+def test_both_models_are_there_in_int8(teacher, tmp_path, width):
+    shape = dict(width=width) if width else dict(hidden=16)
+    found = mux_jax.compress(str(teacher), str(tmp_path / "made"), **SHORT | shape, int8=True)["int8"]
+    for name in ("full", "made"):
+        assert found[name]["factor"] > 0 and found[name]["agreement"]["value"] > 0.8 < found[name]["score"]["accuracy"]
+        assert mux_jax.Predictor(found[name]["path"]).predict(["time"])[0]["label"] in LABELS
+    assert found["full"]["agreement"]["value"] > 0.95 and found["full"]["lost"]["value"] < 0.05
+
+
+def test_int8_needs_its_packages_before_work(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(module.programs, "needs", lambda format, int8: ("no_such_package",))
+    with pytest.raises(InputError, match="--int8 needs no_such_package: pip install 'mux_jax.export.'"):
+        mux_jax.compress(str(teacher), str(tmp_path / "made"), hidden=16, int8=True)
+    assert not (tmp_path / "made").exists()

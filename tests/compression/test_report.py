@@ -284,3 +284,13 @@ def test_a_report_that_was_read_again_says_the_same(tmp_path):
         again = json.loads((tmp_path / "report.json").read_text())
         assert again["tried"][-1]["agreement"] is None
         assert sentences(again) == sentences(found) and "We would not take it" in sentences(found)["Advice"]
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("kind, metric", [case[:2] for case in KINDS])
+def test_both_models_in_int8_stand_beside_the_full_one(tmp_path, kind, metric, labelled):
+    report.write_report(result(kind, metric, labelled, int8=True), epath.Path(tmp_path))
+    text = (tmp_path / "report.md").read_text()
+    agreed = ("0.995 (0.991 to 0.999)", "0.948") if kind == "regression" else ("99.5 % (99.1 to 99.9 %)", "94.8 %")
+    assert f"| full | 2.1 | {agreed[0]} |" in text and f"| hidden 128 | 9.9 | {agreed[1]} " in text
+    assert "in turns with the full model in float32" in text and ("| lost |" in text) == labelled
