@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", dest="json_file", help="write the rows as a list of objects")
     arguments = parser.parse_args()
 
-    from mux_jax.benchmark.cases import run  # slow to import: after the arguments are checked
+    from mux_jax.benchmark.command import run  # slow to import: after the arguments are checked
 
     run(**vars(arguments))
 

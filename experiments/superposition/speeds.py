@@ -28,6 +28,8 @@ def main() -> None:
     parser.add_argument("--out", required=True, metavar="FILE", help="to write, .json")
     parser.add_argument("--topology", default="", metavar="SLICE", help="estimate for this slice, such as v5e:2x2")
     given = parser.parse_args()
+    if not absolute(given.out).parent.is_dir():
+        parser.error(f"--out={given.out}: no such folder")
     if given.topology:
         from mux_jax.scaling import topologies  # sets what JAX reads first
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,35 +14,28 @@ from jax.sharding import Mesh
 
 from mux_jax import configuration
 from mux_jax.benchmark import other_runtimes
-from mux_jax.benchmark.measure import Case, measure, memory, save, show
+from mux_jax.benchmark.measure import Case, memory
 from mux_jax.benchmark.torch_baseline import torch_baseline
-from mux_jax.checkpoints.source import open_model
-from mux_jax.data import formats
 from mux_jax.data.encoding import Encoder
 from mux_jax.data.rows import lengths_up_to
 from mux_jax.data.tokenizer import BERT_TOKENS
 from mux_jax.data.vocabulary import train_tokenizer
-from mux_jax.errors import InputError
 from mux_jax.inference.batch_runner import BatchRunner, compile_logits
-from mux_jax.inference.files import check_input
-from mux_jax.inference.loaded_model import LoadedModel, in_dtype
+from mux_jax.inference.loaded_model import LoadedModel
 from mux_jax.inference.predictor import Predictor
 from mux_jax.models import flops
-from mux_jax.models.config import SIZES, ModelConfig
+from mux_jax.models.config import ModelConfig
 from mux_jax.models.demultiplexers import DEMULTIPLEXERS
 from mux_jax.models.encoder import split_layers
 from mux_jax.models.model import MuxModel
-from mux_jax.models.multiplexers import MULTIPLEXERS
 from mux_jax.objectives import objectives
 from mux_jax.parallel.compiled import CompiledByShape
 from mux_jax.parallel.mesh import check_rows, make_mesh, split_batch
 from mux_jax.parallel.params import init_params
-from mux_jax.paths import absolute
-from mux_jax.progress import say
 from mux_jax.training.optimizer import make_optimizer
 from mux_jax.training.step import init_state, make_train_step
 
-_VOCABULARY, _LABELS = 30522, ("0", "1")
+VOCABULARY, _LABELS = 30522, ("0", "1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,91 +65,6 @@ class Settings:
     tasks: tuple[str, ...]
     dtype: str
     runtimes: tuple[str, ...] = ()
-
-
-def run(
-    kind: str,
-    widths: str,
-    layers: str,
-    multiplexer: str,
-    task: str,
-    texts: str | None,
-    json_file: str | None,
-    model: str | None,
-    runtimes: str = "",
-    **options: Any,
-) -> None:
-    """What `launch/benchmark.py` does: its arguments, by their names.
-
-    Raises:
-      InputError: an argument that is out of range, by its name.
-    """
-    known = ("sequence", "token") if kind == "inference" else ("priming", "mlm")
-    tasks = _split(task) or known[: 1 if kind == "inference" else 2]
-    multiplexers = _split(multiplexer) or ("gaussian",)
-    for flag, names, allowed in (("task", tasks, known), ("multiplexer", multiplexers, tuple(MULTIPLEXERS))):
-        for name in names:
-            if name not in allowed:
-                raise InputError(f"--{flag}={name} does not exist; there are: {', '.join(allowed)}")
-    numbers: dict[str, Any] = {"widths": widths, "layers": layers}
-    for flag, value in numbers.items():
-        if not all(number.isdigit() and int(number) for number in _split(value)):
-            raise InputError(f"--{flag}={value} must be numbers from 1 on, separated by commas")
-        numbers[flag] = tuple(int(number) for number in _split(value))
-    if not numbers["widths"]:
-        raise InputError(f"--widths={widths} names no width")
-    on_cpu = jax.default_backend() == "cpu"
-    options["rows"] = options["rows"] or (8 if on_cpu else 256)
-    repeats = options.pop("repeats")
-    if model and kind == "train":
-        raise InputError("--model is for inference")
-    shape = _shape(options["size"], model)
-    if kind == "inference" or options["dtype"] != "auto":
-        options["dtype"] = in_dtype(shape, options["dtype"]).dtype
-    else:
-        options["dtype"] = shape.compute_dtype
-    for name, value, most in (
-        ("rows", options["rows"], None),
-        ("length", options["length"], shape.max_length),
-        ("repeats", repeats, None),
-    ):
-        if value < 1 or (most and value > most):
-            raise InputError(f"--{name}={value} must be {f'from 1 to {most}' if most else 'at least 1'}")
-    if layers and (kind != "inference" or texts):
-        raise InputError("--layers is for inference without --texts")
-    if runtimes and (kind != "inference" or texts):
-        raise InputError("--runtimes is for inference without --texts")
-    other_runtimes.check(_split(runtimes))
-    options["runtimes"] = _split(runtimes)
-    if texts and (kind, tasks) != ("inference", ("sequence",)):
-        raise InputError("--texts is for inference with --task=sequence")
-    if json_file and not absolute(json_file).parent.is_dir():
-        raise InputError(f"--json={json_file}: no such folder")
-    settings = Settings(model=shape, multiplexers=multiplexers, tasks=tasks, **numbers, **options)
-    say(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}")
-    if texts:
-        source, columns = check_input(texts, (), ("text",))
-        found: list[Any] = [formats.to_text(r, columns, words=False) for r in formats.read(source, used=columns)]
-        cases, what = end_to_end(settings, found), f"{len(found):,} texts of {texts}"
-    else:
-        cases = inference(settings) if kind == "inference" else training(settings)
-        what = f"length {settings.length}"
-    rows = measure(list(cases), settings.dtype, repeats)
-    show(f"{kind}: {model or settings.size}, {what}, {settings.rows} rows, {settings.dtype}", rows)
-    if json_file:
-        save(rows, json_file)
-
-
-def _split(names: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in names.split(",") if name.strip())
-
-
-def _shape(size: str, model: str | None) -> ModelConfig:
-    """A BERT of a size by name, with the demultiplexer of fine-tuning, or a model's own shape."""
-    if model:
-        return dataclasses.replace(open_model(model).config, vocab_size=_VOCABULARY)
-    options = (("num_demux_layers", 3),)
-    return ModelConfig(vocab_size=_VOCABULARY, max_position_embeddings=512, options=options, **SIZES["bert"][size])
 
 
 def inference(settings: Settings) -> Iterator[Case]:
@@ -211,7 +118,7 @@ def end_to_end(settings: Settings, texts: list[str]) -> Iterator[Case]:
     """`Predictor` on texts, tokenisation included; the same rows of tokens by the model alone; the pipeline of
     `transformers`. The vocabulary is trained on the texts."""
     mesh = make_mesh()
-    tokenizer = train_tokenizer(texts, _VOCABULARY)
+    tokenizer = train_tokenizer(texts, VOCABULARY)
     lengths = lengths_up_to(settings.length)
     for multiplexer, width in _models(settings):
         model = MuxModel(_classifier_config(settings, "sequence", multiplexer, width))
@@ -298,7 +205,7 @@ def _step(settings: Settings, mesh: Mesh, task: str, multiplexer: str, width: in
     run_config = configuration.read(written)
     assert isinstance(run_config, configuration.PretrainConfig)
     stage = run_config.priming if task == "priming" else run_config.pretraining
-    config = run_config.model_config(_VOCABULARY)
+    config = run_config.model_config(VOCABULARY)
     model, optimizer = MuxModel(config), make_optimizer(stage, run_config.optimizer)
     step = make_train_step(
         objectives.make(stage, BERT_TOKENS), model, optimizer, mesh, seed=0, grad_accumulation_steps=1
@@ -324,6 +231,6 @@ def _compile(function: CompiledByShape, *args: Any) -> dict[str, Any]:
     return {"compile_seconds": time.perf_counter() - start, "peak_memory_bytes": memory(compiled)}
 
 
-def _tokens(rows: int, width: int, length: int, vocab_size: int = _VOCABULARY) -> np.ndarray:
+def _tokens(rows: int, width: int, length: int, vocab_size: int = VOCABULARY) -> np.ndarray:
     """Random tokens without padding, int32[rows, N, length]; special ones are in the lower half of a vocabulary."""
     return np.random.default_rng(0).integers(vocab_size // 2, vocab_size, (rows, width, length), np.int32)

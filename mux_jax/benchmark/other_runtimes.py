@@ -39,6 +39,8 @@ _MODULE = "mux_jax.benchmark.other_runtimes"
 
 def check(names: tuple[str, ...]) -> None:
     """Raises `InputError` for a name that is not in `RUNTIMES`, or whose packages are not installed."""
+    if names and jax.default_backend() != "cpu":
+        raise InputError("--runtimes is for CPUs: its processes would share the accelerator")
     for name in names:
         if name not in RUNTIMES:
             raise InputError(f"--runtimes={name} does not exist; there are: {', '.join(RUNTIMES)}")

@@ -3,6 +3,7 @@
 The process says when it is ready, reads a line for each turn, and answers with the seconds that it took.
 """
 
+import atexit
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ def start(module: str, kind: str, settings: dict[str, Any]) -> Callable[[], floa
     """A function that lets `module`, which ends in `serve`, run `kind` once, and returns the seconds."""
     command = [sys.executable, "-W", "ignore", "-m", module, kind, json.dumps(settings)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(process.kill)
     assert process.stdin and process.stdout
     reader, writer = process.stdout, process.stdin
 

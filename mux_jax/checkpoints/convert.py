@@ -8,7 +8,7 @@ import jax
 from etils import epath
 
 from mux_jax import locks
-from mux_jax.checkpoints import huggingface, huggingface_config
+from mux_jax.checkpoints import huggingface, huggingface_config, sentence_transformers
 from mux_jax.checkpoints.runs import Checkpoints, checkpoint_folder
 from mux_jax.checkpoints.source import open_model
 from mux_jax.checkpoints.task_info import TaskInfo
@@ -93,6 +93,10 @@ def save_model(
             else:
                 pad = vocabulary.special.pad if vocabulary else 0
                 huggingface.write(folder, config, params, task, pad)
+                if config.head == "embedding":
+                    sentence_transformers.write(
+                        folder, config, params, task or TaskInfo((config.max_length,), ("text",))
+                    )
             if vocabulary is not None:
                 types = vocabulary.token_types and config.takes_token_types
                 vocabulary = dataclasses.replace(vocabulary, token_types=types)
@@ -117,7 +121,9 @@ def check_target(target: epath.Path, overwrite: bool, model: epath.Path | None =
     if not overwrite:
         raise InputError(f"{target} exists; --overwrite replaces it")
     others = (
-        [str(target)] if not target.is_dir() else sorted(p.name for p in target.iterdir() if p.name not in _WRITTEN)
+        [str(target)]
+        if not target.is_dir()
+        else sorted(p.name for p in target.iterdir() if p.name not in _WRITTEN and not sentence_transformers.is_part(p))
     )
     if others or not _is_ours(target):
         shown = f"; there is {', '.join(others[:3])}" if others else ""

@@ -1,8 +1,8 @@
 """Exports: fine-tuned models as programs of other runtimes, in a folder with all that it takes to use them.
 
 A folder has `export.json`, the program and the tokenizer. The program maps `tokens` int32[B, N, L], for some also
-`token_types` of the same shape, to `logits` float32[B, N, C], or [B, N, L, C] of words, for any B, and any L up to the
-model's limit.
+`token_types` of the same shape, to `logits` float32[B, N, C], [B, N, L, C] of words, or [B, N, E] of embeddings. B may
+be any number, L any up to the model's limit.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ class Export:
 
     Attributes:
       format: a name in `PROGRAMS`.
-      precision: of matrix products: float32, bfloat16, or int8; OpenVINO may take less than float32.
+      precision: of matrix products: float32 or int8; OpenVINO may take bfloat16 in place of float32.
       inputs: of the program, in their order.
       pad_token_id: what fills rows.
       source: the address of the model that it was made of.

@@ -11,7 +11,7 @@ import huggingface_hub
 from etils import epath
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from mux_jax.checkpoints import tensor_files
+from mux_jax.checkpoints import sentence_transformers, tensor_files
 from mux_jax.checkpoints.huggingface_config import CONFIG
 from mux_jax.checkpoints.tensor_files import WEIGHTS
 from mux_jax.data.tokenizer import OLD_FILES, has_tokenizer
@@ -92,6 +92,9 @@ def fetch(model: HubModel) -> epath.Path:
     for shard in shards:
         _download(exact, shard.name)
     _download_tokenizer(exact)
+    if _download(exact, "modules.json"):
+        for name in sentence_transformers.other_files(folder):
+            _download(exact, name)
     say(f"{exact}: fetched from the Hugging Face hub to {folder}")
     return folder
 

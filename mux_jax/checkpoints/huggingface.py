@@ -49,7 +49,11 @@ def read_params(folder: epath.Path, config: ModelConfig) -> Any:
     names = [dataclasses.replace(tensor, name=tensor.name.removeprefix(prefix)) for tensor in tensors(config)]
     known = {tensor.name for tensor in names}
     found = {name.removeprefix(prefix): value for name, value in tensor_files.read_tensors(file).items()}
-    unread = [n for n in found if n not in known and (_UNREAD.match(n) or config.head == "none" and not BODY.match(n))]
+    unread = [
+        n
+        for n in found
+        if n not in known and (_UNREAD.match(n) or config.head in ("none", "embedding") and not BODY.match(n))
+    ]
     found = {name: value for name, value in found.items() if name not in unread}
     names_of, tied = config.family.vocabulary_names, config.family.tie_word_embeddings
     if not tied and f"{names_of.decoder}.bias" in found and names_of.bias != f"{names_of.decoder}.bias":

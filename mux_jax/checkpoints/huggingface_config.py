@@ -241,7 +241,7 @@ def check(config: ModelConfig, where: epath.Path) -> None:
             raise InputError(f"{where}: {kind}={name} has no released form; only {known} can be converted")
     if (config.head, config.width) == ("mlm", 1) and config.embedding_size != config.hidden_size:
         raise InputError(f"{where}: {_TWO_SIZES.format(**config.to_flat())}")
-    if config.head not in config.family.classes.values():
+    if _head(config) not in config.family.classes.values():
         raise InputError(f"{where}: {config.architecture} has no class with the head {config.head!r}")
 
 
@@ -259,12 +259,17 @@ def read_task(folder: epath.Path) -> TaskInfo | None:
         raise InputError(f"{file}: mux_jax.task={task!r} must have lists, `bucket_lengths` and `text_columns`") from e
 
 
+def _head(config: ModelConfig) -> str:
+    """The head that the class of `transformers` has: that of embeddings is in modules of its own."""
+    return "none" if config.head == "embedding" else config.head
+
+
 def class_name(config: ModelConfig) -> str:
     """The released class of a model."""
     family = config.family
     # Theirs has a pooler before the classes of an ordinary BERT; only the multiplexed class has none.
     no_pooler = family.pooler_classifies and config.head == "sequence" and not family.pooler
-    end = next(end for end, head in family.classes.items() if head == config.head)
+    end = next(end for end, head in family.classes.items() if head == _head(config))
     return (_MUXED if config.width > 1 or no_pooler else "") + family.class_prefix + end
 
 
@@ -293,7 +298,7 @@ def to_json(config: ModelConfig, task: TaskInfo | None, pad_token_id: int) -> di
             cls = table[ours.pop(kind)]
             result[field] = cls.released_name
             result |= {theirs: ours.pop(name) for name, theirs in cls.released_options.items()}
-    for name in ("architecture", "head", "labels", "multi_label"):
+    for name in ("architecture", "head", "labels", "multi_label", "pooling", "projections", "normalize"):
         del ours[name]
     ours |= {"format": FORMAT} | ({"task": task.to_json()} if task else {})
     return result | {"mux_jax": ours}

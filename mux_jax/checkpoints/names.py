@@ -28,7 +28,7 @@ def tensors(config: ModelConfig) -> Iterator[Tensor]:
 
 def is_bare(config: ModelConfig) -> bool:
     """Whether this is a bare `BertModel`, say, which stores its names without the model's."""
-    return config.head == "none" and config.width == 1
+    return config.head in ("none", "embedding") and config.width == 1
 
 
 def _multiplexing(config: ModelConfig) -> Iterator[Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from mux_jax.checkpoints import exports, hub, huggingface, huggingface_config, tensor_files
+from mux_jax.checkpoints import exports, hub, huggingface, huggingface_config, sentence_transformers, tensor_files
 from mux_jax.checkpoints.exports import Export
 from mux_jax.checkpoints.hub import HubModel
 from mux_jax.checkpoints.runs import Checkpoints, checkpoint_folder
@@ -64,16 +64,15 @@ class ModelSource:
         with_head: False of a Hugging Face folder leaves its head out, whatever is the matter with it.
 
         Raises:
-          InputError: weights that do not fit the configuration, or an export, which has none to give.
+          InputError: weights that do not fit the configuration.
         """
-        if self.export:
-            raise InputError(
-                f"{self.folder} is an export, for predict and evaluate alone; its model is {self.export.source}"
-            )
+        assert not self.export, "an export has no weights to give"
         config = self.config if with_head or self.step is not None else self.config.without_head
         abstract = abstract_params(MuxModel(config), mesh)
         if self.step is None:
             params = huggingface.read_params(self.folder, config)
+            if config.projections:
+                params |= {"embedding_head": sentence_transformers.read_projections(self.folder, config)}
             return jax.tree.map(lambda x, a: jax.device_put(x, a.sharding), params, abstract)
         checkpoints = Checkpoints(checkpoint_folder(self.folder))
         params = checkpoints.restore_params(self.step, abstract)
@@ -165,13 +164,14 @@ class ModelSource:
         return tokenizer
 
 
-def open_model(path: str, needs_head: bool = True) -> ModelSource:
+def open_model(path: str, needs_head: bool = True, takes_export: bool = False) -> ModelSource:
     """Finds the model in a run's folder, in a Hugging Face folder, or of an id on the hub: OWNER/NAME[@REVISION].
 
     A path whose first part is a folder here, or `runs`, is not looked for on the hub; hf://OWNER/NAME always is.
 
     Args:
       needs_head: whether a head that models here do not have is an error; else it is left out, and that is printed.
+      takes_export: whether it may be an export, which predicts and has no weights to give.
 
     Raises:
       InputError: there is none, or it is not one that is known here.
@@ -201,10 +201,16 @@ def open_model(path: str, needs_head: bool = True) -> ModelSource:
         return ModelSource(folder, config, step, run.get("config"), task, model)
     if (folder / exports.FILE).exists():
         export = Export.load(folder)
+        if not takes_export:
+            raise InputError(f"{folder} is an export, for predict and evaluate alone; its model is {export.source}")
         return ModelSource(folder, export.model, None, None, export.task, model, export)
     if huggingface.is_folder(folder):
         config = huggingface_config.read_config(folder, needs_head)
-        return ModelSource(folder, config, None, None, huggingface_config.read_task(folder), model)
+        task = huggingface_config.read_task(folder)
+        if sentence_transformers.is_folder(folder) and config.head == "none":
+            config = sentence_transformers.read_config(folder, config)
+            task = task or sentence_transformers.read_task(folder, config)
+        return ModelSource(folder, config, None, None, task, model)
     raise InputError(
         f"{folder}: no model there: neither a run (`checkpoints`) nor a Hugging Face folder "
         "(`config.json` with `model.safetensors` or `pytorch_model.bin`)"

@@ -7,7 +7,7 @@ In this order; each step is kept in the folder, and a command that was stopped g
    (`speed`), and the time is shared out (`plan`).
 3. The full model answers the texts to learn from, once (`pool`).
 4. Each candidate is made by least squares (`reduction`), and learns for a short time (`learning`). The one that is
-   nearest to the full model on the texts to choose by stays. Learning rates are tried in the same way.
+   nearest to the full model on the texts to choose by stays. Learning rates are tried in the same way (`trials`).
 5. It learns for the rest of the time.
 6. When it asks the full model is fitted (`deferring`).
 7. It is judged, timed beside the full model, and reported on (`outcome`, `speed`, `result`, `report`); both also in
@@ -31,25 +31,24 @@ from mux_jax.compression.candidates import find_shapes
 from mux_jax.compression.learning import Lessons
 from mux_jax.compression.model_answers import ModelAnswers
 from mux_jax.compression.outcome import outcome
-from mux_jax.compression.plan import MOST_TEXTS, RATES, Candidate, Plan, step_seconds
+from mux_jax.compression.plan import MOST_TEXTS, RATES, Candidate, Plan
 from mux_jax.compression.pool import Pool
-from mux_jax.compression.quantising import Quantised
+from mux_jax.compression.quantising import Quantised, check_int8
 from mux_jax.compression.reduction import reduce_model
 from mux_jax.compression.report import summary, write_report
 from mux_jax.compression.request import LOCK, Request, check_folder
-from mux_jax.compression.result import Chosen, Trial, result
+from mux_jax.compression.result import Chosen, result
 from mux_jax.compression.shape import reduced
 from mux_jax.compression.speed import Speeds, Throughput
 from mux_jax.compression.texts import Texts
+from mux_jax.compression.trials import choose, trials
 from mux_jax.data.encoding import Encoded, Encoder
 from mux_jax.data.sections import TaskSection
 from mux_jax.data.tokenizer import ModelTokenizer
 from mux_jax.files import write_atomically
-from mux_jax.inference import programs
 from mux_jax.inference.batch_runner import BatchRunner
 from mux_jax.inference.deferral import Deferral
 from mux_jax.inference.loaded_model import in_dtype
-from mux_jax.inference.runtimes import require
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.encoder import split_layers
 from mux_jax.models.model import MuxModel
@@ -80,7 +79,7 @@ def compress(model: str, workdir: str, **options: Any) -> dict[str, Any]:
     request, folder = Request(model=model, **options), absolute(workdir)
     check_folder(folder)
     if request.int8:
-        require("--int8", *programs.needs("openvino", True))
+        check_int8(folder)
     found = open_model(model)
     request.check(found)
     tokenizer = found.tokenizer(request.tokenizer)
@@ -128,9 +127,9 @@ class Compression:
         began = time.monotonic()
         plan = self.plan()
         lessons, answering = self.lessons(plan)
-        trials = self.trials(plan, lessons)
-        spent = {"answers": answering, "trials": sum(trial.seconds for trial in trials)}
-        candidate, rate, steps = self.chosen(plan, trials, plan.seconds - sum(spent.values()))
+        tried = trials(self, plan, lessons)
+        spent = {"answers": answering, "trials": sum(trial.seconds for trial in tried)}
+        candidate, rate, steps = choose(self, plan, tried, plan.seconds - sum(spent.values()))
         spent["learning"] = self.learn(self.folder, candidate, rate, steps, lessons)["wall_seconds"]
         made = open_model(str(self.folder))
         params = made.params(self.mesh)
@@ -143,11 +142,10 @@ class Compression:
         judged, deferred = outcome(theirs, ours, deferral, self.texts, self.request.seed)
         if deferred is not None:
             judged["deferral"] |= self.together(made.config, params, speeds, deferred)
-        in_int8 = self.in_int8(theirs, made, speeds) if self.request.int8 else None
+        judged["int8"] = self.in_int8(theirs, made, speeds) if self.request.int8 else None
         spent["total"] = max(time.monotonic() - began, sum(spent.values()))
         chosen = Chosen(candidate, rate, steps, made)
-        judged["int8"] = in_int8
-        return result(self.request, self.found, self.texts, plan, trials, chosen, speeds, judged, spent)
+        return result(self.request, self.found, self.texts, plan, tried, chosen, speeds, judged, spent)
 
     def deferral(self, full: ModelAnswers, made: ModelAnswers) -> Deferral | None:
         """When the made model asks the full one, kept with it."""
@@ -282,48 +280,3 @@ class Compression:
             is_trial=is_trial,
         )
         return learning.learn(config, folder, lessons)
-
-    def trials(self, plan: Plan, lessons: Lessons) -> list[Trial]:
-        """Short runs: of all candidates at one learning rate, then of the nearest one at others; none of one alone."""
-        given = self.request.learning_rate
-        first, *others = (given,) if given else RATES
-        if not plan.trial_steps:
-            return []
-        found = [self.trial(plan, candidate, first, lessons) for candidate in plan.candidates]
-        best = min(found, key=lambda trial: trial.loss)
-        return found + [self.trial(plan, best.candidate, rate, lessons) for rate in others]
-
-    def trial(self, plan: Plan, candidate: Candidate, rate: float, lessons: Lessons) -> Trial:
-        """One of them, or what is kept of it."""
-        folder = self.folder / "trials" / f"{self.start(candidate, lessons).name}_{rate:g}"
-        say(f"trial of {candidate.name}, learning rate {rate:g}")
-        found = self.learn(folder, candidate, rate, plan.trial_steps, lessons, is_trial=True)
-        figures, width = found["stages"]["finetuning"], candidate.shape.width
-        tokens = lessons.tokens_per_step(learning.rows_of_a_step(width, self.mesh), width)
-        say(f"  {figures['agreement']:.1%} of the answers, loss {figures['teacher_loss']:.4f}")
-        return Trial(
-            candidate,
-            rate,
-            plan.trial_steps,
-            loss=figures["teacher_loss"],
-            agreement=figures["agreement"],
-            step_seconds=tokens / found["instance_tokens_per_second"],
-            seconds=found["wall_seconds"],
-        )
-
-    def chosen(self, plan: Plan, trials: list[Trial], seconds: float) -> tuple[Candidate, float, int]:
-        """What learns for the rest of the time, at which rate, for how many steps: once chosen, it is kept."""
-        file = self.folder / "chosen.json"
-        names = {candidate.name: candidate for candidate in plan.candidates}
-        if not file.exists():
-            if trials:
-                best = min(trials, key=lambda trial: trial.loss)
-                name, rate, each = best.candidate.name, best.rate, best.step_seconds
-                say(f"nearest to the full model after {best.steps:,} steps: {name}, learning rate {rate:g}")
-            else:
-                name, rate = plan.candidates[0].name, self.request.learning_rate or RATES[0]
-                each = step_seconds(plan.candidates[0], plan.texts_per_second)
-            steps = self.request.steps or plan.steps(seconds, each)
-            write_atomically(file, json.dumps({"name": name, "learning_rate": rate, "steps": steps}, indent=2) + "\n")
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        return names[kept["name"]], kept["learning_rate"], kept["steps"]

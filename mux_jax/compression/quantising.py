@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
 
@@ -15,14 +16,25 @@ from mux_jax.compression.texts import Texts
 from mux_jax.data import metrics
 from mux_jax.data.encoding import Encoded, Encoder
 from mux_jax.data.tokenizer import ModelTokenizer
+from mux_jax.errors import InputError
 from mux_jax.inference.batch_runner import BatchRunner, labels_from_logits
 from mux_jax.inference.export import most_texts, write_export
-from mux_jax.inference.runtimes import open_program
+from mux_jax.inference.programs import needs
+from mux_jax.inference.runtimes import open_program, require
 from mux_jax.inference.timing import interleave
 from mux_jax.models.model import MuxModel
 from mux_jax.progress import progress
 
 _SECONDS, _FEWEST, _MOST, _TURNS = 10.0, 256, 4_096, 3  # of a turn of the full model, its texts, and turns
+
+
+def check_int8(folder: epath.Path) -> None:
+    """Raises `InputError` where programs in int8 cannot be written or compared: without packages, not on CPU."""
+    require("--int8", *needs("openvino", True))
+    if jax.default_backend() != "cpu":
+        raise InputError("--int8 is of OpenVINO on CPU, which cannot be compared with other devices; leave it out here")
+    if "://" in str(folder):
+        raise InputError(f"--int8 needs a --workdir on this machine, not {folder}")
 
 
 class Quantised:
@@ -37,10 +49,10 @@ class Quantised:
         dtype: of products that are not in int8.
         """
         if not folder.exists():
-            task = found.task or TaskInfo(found.bucket_lengths(), found.text_columns())
+            task = TaskInfo(found.bucket_lengths(), texts.task.text)
             some = list(texts.calibrate[: most_texts(found.config)])
             write_export(found, folder, "openvino", True, some, vocabulary, task)
-        made = open_model(str(folder))
+        made = open_model(str(folder), takes_export=True)
         assert made.export
         self.config, self.folder, lengths = found.config, folder, made.bucket_lengths()
         program = open_program(made.export, folder, dtype)

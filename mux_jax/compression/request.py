@@ -211,7 +211,8 @@ class Request:
             return
         before = dataclasses.asdict(Request(**json.loads(file.read_text(encoding="utf-8"))))
         before["texts"] = list(before["texts"])
-        changed = [f"{k}: {before[k]} there, {now[k]} now" for k in now if before[k] != now[k]]
+        later = set() if (folder / "report.json").exists() else {"int8"}  # what the work so far does not depend on
+        changed = [f"{k}: {before[k]} there, {now[k]} now" for k in now if before[k] != now[k] and k not in later]
         if changed:
             raise InputError(
                 f"--workdir={folder} holds a compression with other flags ({'; '.join(changed)}); name another folder, "

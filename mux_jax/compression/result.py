@@ -15,30 +15,8 @@ from mux_jax.compression.request import Request
 from mux_jax.compression.shape import reduced
 from mux_jax.compression.speed import Throughput
 from mux_jax.compression.texts import Texts
+from mux_jax.compression.trials import Trial
 from mux_jax.models.config import ModelConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class Trial:
-    """What came of learning for a short time.
-
-    Attributes:
-      candidate: what learned.
-      rate: the learning rate.
-      steps: how many.
-      loss: the distance from the answers to be learned, on the texts to choose by.
-      agreement: the share of equal answers there.
-      step_seconds: the time of a step.
-      seconds: the time that it took.
-    """
-
-    candidate: Candidate
-    rate: float
-    steps: int
-    loss: float
-    agreement: float
-    step_seconds: float
-    seconds: float
 
 
 @dataclasses.dataclass(frozen=True)

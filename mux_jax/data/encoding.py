@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
@@ -18,6 +19,29 @@ Text = str | tuple[str, str] | list[str]  # a text, a pair of texts, or the word
 def split_words(text: str) -> list[str]:
     """The words of a text."""
     return re.findall(WORD, text)
+
+
+def find_problem(text: Any, head: str) -> str:
+    """What keeps a text from being encoded for a model with this head, or nothing."""
+    if head == "token":
+        text = split_words(text) if isinstance(text, str) else text
+        if not isinstance(text, list) or not all(isinstance(word, str) for word in text):
+            return f"{type(text).__name__} is not a text or a list of words"
+        if not text:
+            return "a sentence of zero words"
+    elif head == "embedding":
+        if not isinstance(text, str):
+            return f"{type(text).__name__} is not a text"
+    elif isinstance(text, tuple):
+        if len(text) != 2 or not all(isinstance(part, str) for part in text):
+            return "tuple is not a text or a pair of texts"
+    elif not isinstance(text, str):
+        return f"{type(text).__name__} is not a text or a pair of texts"
+    try:
+        "".join(text).encode()
+    except UnicodeEncodeError:
+        return "half of a surrogate pair, which is no character"
+    return ""
 
 
 def say_if_words_are_joined(tokenizer: ModelTokenizer) -> None:

@@ -33,14 +33,14 @@ def fit_deferral(model: str, full: str, texts: Iterable[Text], aim: str | float 
     wanted = parse_aim(aim)
     if wanted.kind not in ("share", "agreement"):
         raise InputError(f"aim={aim} must be a share of the texts or agreement=X")
-    found, fuller = open_model(model), open_model(full)
+    found, fuller = (open_model(path, takes_export=True) for path in (model, full))
     check_kind(found.config, f"{found.folder}: ")
     places = check_labels(found.config, fuller.config, full)
     if found.hub:
         raise InputError(f"{model} is of the hub; give a folder, which can be written to")
     asked, onwards = fuller, Deferral.load(fuller.folder)
     while asked.folder != found.folder and (last := Deferral.load(asked.folder)):
-        asked = open_model(last.full)
+        asked = open_model(last.full, takes_export=True)
     if asked.folder == found.folder:
         raise InputError(f"{full} cannot answer for {model}: it is that model, or asks it")
     ours = Predictor(model)

@@ -195,7 +195,7 @@ def open_full(deferral: Deferral, where: epath.Path) -> ModelSource:
       InputError: it is not there.
     """
     try:
-        return open_model(deferral.full)
+        return open_model(deferral.full, takes_export=True)
     except InputError as e:
         raise InputError(f"{where / FILE} names the full model, and it cannot be had: {e}") from e
 

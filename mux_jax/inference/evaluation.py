@@ -19,10 +19,9 @@ from mux_jax.errors import InputError
 from mux_jax.inference import glue
 from mux_jax.inference.batch_runner import BatchRunner
 from mux_jax.inference.deferral import Deferral, check_labels, find_deferral, parse_aim
-from mux_jax.inference.loaded_model import in_dtype
+from mux_jax.inference.loaded_model import in_dtype, open_export
 from mux_jax.inference.predictor import Predictor, full_predictor
 from mux_jax.inference.reports import plot_confusion, plot_scores, print_score
-from mux_jax.inference.runtimes import open_program
 from mux_jax.inference.scoring import Deferred, Scorer
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.encoder import split_layers
@@ -62,7 +61,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Scores a fine-tuned model and writes `result.json` and pictures.
 
-    Rows have the lengths that `Predictor` gives them, and the model has its own dtype.
+    Rows have the lengths that `Predictor` gives them, and products its dtype.
 
     Args:
       config: of fine-tuning, as `configs/finetune.py` makes it.
@@ -102,12 +101,13 @@ def evaluate(
     data = load_task(resolved.data, found.tokenizer(resolved.data.tokenizer), found.config.labels, split, texts)
     scorer, params = _scorer(found, resolved, data, mesh, given)
     if deferral:
-        full = full_predictor(deferral, found, resolved.rows, dtype=scorer.runner.config.dtype)
+        full = full_predictor(deferral, found, resolved.rows, dtype=_dtype(resolved, given))
         scorer = dataclasses.replace(scorer, deferred=_deferred(found, full, deferral, data, defer))
     folder.mkdir(parents=True, exist_ok=True)
     with hosts.hold(folder / ".lock", str(folder)) as lock:
         scores, draw_confusion = final_scores(scorer, resolved, params, folder)
-        result = scores | {"model": found.address, "dtype": scorer.runner.config.dtype}
+        int8 = found.export and found.export.precision == "int8"
+        result = scores | {"model": found.address, "dtype": "int8" if int8 else scorer.runner.config.dtype}
         if deferral:
             result |= {"defer": defer, "full": deferral.full}
         if lock:
@@ -149,7 +149,7 @@ def write_submission(config: ml_collections.ConfigDict, model: str, folder: str,
 
 def _open(config: ml_collections.ConfigDict, model: str, given: Collection[str]) -> tuple[ModelSource, FinetuneConfig]:
     """The model, and the configuration that it is evaluated with."""
-    found = open_model(model)
+    found = open_model(model, takes_export=True)
     check_head(str(found.folder), found.config, config.data)
     config = config.copy_and_resolve_references()
     if found.task or "data.bucket_lengths" not in given:  # else nothing is to be guessed
@@ -168,14 +168,19 @@ def _scorer(
     found: ModelSource, resolved: FinetuneConfig, data: TaskData, mesh: Mesh, given: Collection[str]
 ) -> tuple[Scorer, Any]:
     """What scores the model, and its parameters."""
-    model = MuxModel(in_dtype(found.config, resolved.model.dtype if "model.dtype" in given else "auto"))
     rest = resolved.rows, resolved.bucket_lengths(), data.special.pad
     if found.export:
-        program = open_program(found.export, found.folder, model.config.compute_dtype)
-        runner, params = BatchRunner(model, None, *rest, program), None
+        config, program = open_export(found, _dtype(resolved, given))
+        runner, params = BatchRunner(MuxModel(config), None, *rest, program), None
     else:
+        model = MuxModel(in_dtype(found.config, _dtype(resolved, given)))
         runner, params = BatchRunner(model, mesh, *rest), split_layers(found.params(mesh), model.config.compute_dtype)
     return Scorer(data, runner, resolved.ensemble, resolved.seed, resolved.threshold), params
+
+
+def _dtype(resolved: FinetuneConfig, given: Collection[str]) -> str:
+    """The dtype of predictions that was asked for."""
+    return resolved.model.dtype if "model.dtype" in given else "auto"
 
 
 def _deferred(found: ModelSource, full: Predictor, deferral: Deferral, data: TaskData, defer: str | float) -> Deferred:

@@ -14,7 +14,7 @@ from mux_jax.checkpoints.exports import PROGRAMS, Export
 from mux_jax.checkpoints.source import ModelSource, open_model
 from mux_jax.checkpoints.task_info import TaskInfo
 from mux_jax.data import formats
-from mux_jax.data.encoding import Encoder
+from mux_jax.data.encoding import Encoder, split_words
 from mux_jax.data.tokenizer import ModelTokenizer, save_tokenizer
 from mux_jax.errors import InputError, TrainingError
 from mux_jax.files import whole_or_absent
@@ -31,7 +31,8 @@ from mux_jax.paths import absolute
 from mux_jax.progress import progress, say
 
 _ROWS, _BATCHES = 16, 32  # of texts to calibrate on, at most
-_CLOSE = 1e-3  # what logits in float32 may differ by
+_CLOSE = 1e-3  # what logits in float32 may differ by, over the largest or 1
+_MOST_BYTES = 2**31 - 2**24  # of a program in one file
 
 
 def export(
@@ -61,8 +62,8 @@ def export(
       tokenizer: of a model that has none.
 
     Returns:
-      `difference`, the largest of the logits; `agreement`, the share of answers that are the model's; `program`, its
-      path.
+      `difference`, the largest of the logits; `agreement`, the share of answers that are the model's, of numbers the
+      correlation, of embeddings the mean cosine; `program`, its path.
 
     Raises:
       InputError: a model without a head for labels, a format or a file that does not exist, packages that are not
@@ -82,18 +83,27 @@ def export(
     if target.exists():
         raise InputError(f"--workdir={target} exists; name another folder")
     found = open_model(model)
-    if found.config.head not in ("sequence", "token"):
+    if found.config.head not in ("sequence", "token", "embedding"):
         raise InputError(f"--model={model} has the head {found.config.head!r}; name a model that is fine-tuned")
-    vocabulary, task = found.tokenizer(tokenizer), TaskInfo(_lengths(found, lengths), found.text_columns())
+    columns = tuple(name for name in text_columns.split(",") if name)
+    vocabulary, task = (
+        found.tokenizer(tokenizer),
+        TaskInfo(_lengths(found, lengths), columns or found.text_columns(), found.task.prompts if found.task else {}),
+    )
     if calibrate:
-        texts = _read(calibrate, task.text_columns, text_columns, found.config)
+        texts = _read(calibrate, task.text_columns, columns, found.config)
     else:
         texts = _invented(vocabulary, task, found.config)
     about, agreement = write_export(found, target, format, int8, texts, vocabulary, task)
     program = target / PROGRAMS[format]
+    compared = f"its answers to {len(texts):,} texts agree in {agreement:.1%}"
+    if about.model.head == "embedding":
+        compared = f"the mean cosine of {len(texts):,} embeddings with its own is {agreement:.5f}"
+    elif about.model.task_kind == "regression":
+        compared = f"its answers to {len(texts):,} texts correlate by {agreement:.3f}"
     say(
-        f"{program}: {about.precision}, width {about.model.width}; its logits differ from the model's by at most "
-        f"{about.difference:.1e}, its answers to {len(texts):,} texts agree in {agreement:.1%}"
+        f"{program}: {about.precision}, width {about.model.width}; its outputs differ from the model's by at most "
+        f"{about.difference:.1e}, {compared}"
     )
     return {"difference": about.difference, "agreement": agreement, "program": str(program)}
 
@@ -119,14 +129,19 @@ def write_export(
     Raises:
       TrainingError: as `export`.
     """
-    params = found.params(make_mesh(devices=jax.local_devices()[:1]))
+    # On CPU, where products of float32 are what they say.
+    params = found.params(make_mesh(devices=jax.devices("cpu")[:1]))
+    size = sum(x.nbytes for x in jax.tree.leaves(params))
+    if size > _MOST_BYTES and (format == "stablehlo" or format == "onnx" and int8):
+        raise InputError(f"{found.folder} has {size / 1e9:.1f} GB of weights; a program of over 2 GB is for OpenVINO")
     encoder = Encoder(vocabulary, task.bucket_lengths[-1])
     dtype = found.config.dtype if format == "openvino" else "float32"  # OpenVINO chooses when it runs
-    pairs = len(task.text_columns) == 2 and found.has_token_types()
+    pairs = len(task.text_columns) == 2 or isinstance(texts[0], tuple)
+    typed = pairs and found.config.takes_token_types and vocabulary.token_types
     about = Export(
         format=format,
         precision="int8" if int8 else "float32",
-        inputs=("tokens", "token_types") if pairs else ("tokens",),
+        inputs=("tokens", "token_types") if typed else ("tokens",),
         pad_token_id=vocabulary.special.pad,
         source=found.address,
         difference=0.0,
@@ -158,10 +173,14 @@ def most_texts(config: ModelConfig) -> int:
     return _ROWS * _BATCHES * config.width
 
 
-def _read(file: str, columns: tuple[str, ...], wanted: str, config: ModelConfig) -> list[Any]:
+def _read(file: str, columns: tuple[str, ...], wanted: tuple[str, ...], config: ModelConfig) -> list[Any]:
     """The first texts of a file."""
-    source, names = check_input(file, columns, tuple(name for name in wanted.split(",") if name))
+    source, names = check_input(file, columns, wanted)
     words = config.head == "token"
+    if len(names) > (most := 1 if words else 2):
+        raise InputError(
+            f"--text_columns={','.join(names)}: at most {most} {'column' if words else 'columns'} of texts"
+        )
     records = formats.read(source, words=words, labels=config.labels, used=names)
     if words and source.suffix == ".txt":
         names = ("words",)
@@ -169,7 +188,7 @@ def _read(file: str, columns: tuple[str, ...], wanted: str, config: ModelConfig)
     texts = [formats.to_text(record, names, words) for record in first]
     if not texts:
         raise InputError(f"--calibrate={file} has no texts")
-    return [x.split() if words and isinstance(x, str) else x for x in texts]
+    return [split_words(x) if words and isinstance(x, str) else x for x in texts]
 
 
 def _invented(vocabulary: ModelTokenizer, task: TaskInfo, config: ModelConfig) -> list[Any]:
@@ -207,15 +226,21 @@ def _compared(
     """With the difference from the model, and the share of answers that are the model's, of numbers the correlation."""
     lengths, pad_id, model = about.task.bucket_lengths, about.pad_token_id, _exact(about)
     encoded, rng = encoder(texts), np.random.default_rng
-    mesh = make_mesh(devices=jax.local_devices()[:1])
+    mesh = make_mesh(devices=jax.devices("cpu")[:1])
     expected = BatchRunner(model, mesh, _ROWS, lengths, pad_id)(params, encoded, rng(0))
     program = open_program(about, folder, "float32")
     made = BatchRunner(model, None, _ROWS, lengths, pad_id, program)(None, encoded, rng(0))
-    difference = max(float(np.nan_to_num(np.abs(x - y)).max(initial=0)) for x, y in zip(expected, made))
-    if about.precision == "float32" and not difference < _CLOSE:
+    # A word without a place has no logits in both; whatever else is no number is a difference.
+    each = [np.where(np.isnan(x), 0, np.abs(x - y)).max(initial=0) for x, y in zip(expected, made)]
+    difference = float(np.max(each))
+    largest = max(float(np.nan_to_num(np.abs(x)).max(initial=1)) for x in expected)
+    if not difference < (_CLOSE * largest if about.precision == "float32" else np.inf):
         raise TrainingError(
             f"the {about.format} program is not the model: logits differ by up to {difference:.1e}; nothing is written"
         )
+    if model.config.head == "embedding":
+        cosines = [x @ y / np.linalg.norm(x) / np.linalg.norm(y) for x, y in zip(expected, made)]
+        return dataclasses.replace(about, difference=difference), float(np.mean(cosines))
     ours, theirs = (labels_from_logits(x, model.config, 0.5) for x in (expected, made))
     agreement = agreement_after(model.config.task_kind, ours, theirs)(np.zeros(len(ours), bool))
     return dataclasses.replace(about, difference=difference), agreement

@@ -13,12 +13,13 @@ from mux_jax.errors import InputError
 from mux_jax.files import whole_or_absent
 from mux_jax.inference.predictor import Predictor
 from mux_jax.inference.spans import require_tags
-from mux_jax.inference.writer import OUTPUTS, are_predictions, check_labels, is_written, kind, open_writer
+from mux_jax.inference.writer import OUTPUTS, are_predictions, check_form, is_written, kind, open_writer
 from mux_jax.paths import absolute
 from mux_jax.progress import progress, say
 
 _WINDOW, _WINDOW_CHARACTERS = 16_384, 32_000_000  # records, and characters, held at once, among which rows are composed
 _SHOWN_ERRORS = 5
+_Ask = Callable[[list[Any], Callable[[float], None]], list[dict[str, Any]]]
 
 
 def check_output(path: str, texts: str, overwrite: bool) -> epath.Path:
@@ -41,11 +42,19 @@ def check_output(path: str, texts: str, overwrite: bool) -> epath.Path:
         formats.import_pyarrow(output)
     if output.exists():
         empty = not output.is_dir() and not output.stat().length
-        if output.is_dir() or not empty and not are_predictions(formats.column_names(output)):
+        if output.is_dir() or not empty and not _is_ours(output):
             raise InputError(
                 f"{output} holds no predictions; --overwrite replaces only what predictions were written to"
             )
     return output
+
+
+def _is_ours(output: epath.Path) -> bool:
+    """Whether a file holds predictions, or an array."""
+    if output.suffix == ".npy":
+        with output.open("rb") as f:
+            return f.read(6) == b"\x93NUMPY"
+    return are_predictions(formats.column_names(output))
 
 
 def check_input(
@@ -77,8 +86,10 @@ def predict_file(
     keep: tuple[str, ...] = (),
     spans: bool = False,
     keep_model: bool = False,
+    prompt: str | None = None,
+    dimensions: int | None = None,
 ) -> dict[str, int]:
-    """Writes a prediction for each record of `source`, in its order; the file appears when it is whole.
+    """Writes a prediction or an embedding for each record of `source`, in order; the file appears when it is whole.
 
     All records are read twice: they are checked before the first one is predicted on. A summary is printed.
 
@@ -89,6 +100,7 @@ def predict_file(
       keep: columns that come first in each row, as they are in the record. Rows have all columns then.
       spans: whether there is a column of them.
       keep_model: whether there is a column of which model answered.
+      prompt, dimensions: of embeddings, see `Predictor.embed`.
 
     Returns:
       The numbers of `rows` and `errors`.
@@ -99,7 +111,14 @@ def predict_file(
     """
     if spans:
         require_tags(predictor.config)
-    check_labels(output, predictor.config)
+    check_form(output, predictor.config, keep)
+    ask: _Ask = functools.partial(predictor.predict, spans=spans, keep_model=keep_model)
+    if predictor.config.head == "embedding" or prompt or dimensions:
+        predictor.check_embedding(prompt, dimensions)
+
+        def ask(texts: list[Any], report: Callable[[float], None]) -> list[dict[str, Any]]:
+            return [{"embedding": x} for x in predictor.embed(texts, prompt, dimensions, report)]
+
     with locks.hold(output.parent / f".{output.name}.lock", str(output)) as lock:
         if output.exists() and not overwrite:  # by now
             raise InputError(f"{output} exists; --overwrite replaces it")
@@ -118,12 +137,13 @@ def predict_file(
         )
         kinds: dict[str, set[str]] = {name: set() for name in keep}
         counts = _check_records(predictor, source, read, columns, max_errors, kinds)
+        shape = counts["rows"], dimensions or predictor.config.dimensions
         done, start = 0, time.monotonic()
         records = read()
         with whole_or_absent(output) as partial:
             with (
                 progress("predicting") as report,
-                open_writer(partial, predictor.config, kinds, spans, keep_model) as write,
+                open_writer(partial, predictor.config, kinds, spans, keep_model, shape) as write,
             ):
                 for window in _windows(records):
 
@@ -132,7 +152,7 @@ def predict_file(
                         rate = rows / (time.monotonic() - start)
                         report(rows / counts["rows"], f"{rows:,} rows, {rate:,.0f} rows/s")
 
-                    found = _predict(predictor, window, columns, show, spans, keep_model)
+                    found = _predict(predictor, window, columns, show, ask)
                     write([{n: r.fields.get(n) for n in keep} | row for r, row in zip(window, found)])
                     done += len(window)
             if done != counts["rows"]:
@@ -212,8 +232,7 @@ def _predict(
     records: list[formats.Record],
     columns: tuple[str, ...],
     show: Callable[[float], None],
-    spans: bool,
-    keep_model: bool,
+    ask: _Ask,
 ) -> list[dict[str, Any]]:
     """Predictions or errors, in the order of the records."""
     rows: list[dict[str, Any]] = [{} for _ in records]
@@ -226,6 +245,6 @@ def _predict(
         else:
             texts.append(text)
             places.append(i)
-    for i, prediction in zip(places, predictor.predict(texts, show, spans, keep_model)):
+    for i, prediction in zip(places, ask(texts, show)):
         rows[i] = prediction
     return rows

@@ -1,6 +1,7 @@
 """A fine-tuned model in memory, and what is asked of it."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,6 +17,8 @@ from mux_jax.models.model import MuxModel
 from mux_jax.parallel.mesh import make_mesh
 from mux_jax.progress import say
 
+_BFLOAT16 = "matrix products in bfloat16, which this CPU has; dtype float32 turns it off"
+
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
@@ -27,6 +30,7 @@ class LoadedModel:
       tokenizer: the model's.
       bucket_lengths: the lengths that rows may have, ascending.
       text_columns: the columns of the texts in files.
+      prompts: of an embedding model, by name; see `TaskInfo`.
       program: of an export, which runs in place of the model; None of others.
     """
 
@@ -35,6 +39,7 @@ class LoadedModel:
     tokenizer: ModelTokenizer
     bucket_lengths: tuple[int, ...]
     text_columns: tuple[str, ...] = ("text",)
+    prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     program: Program | None = None
 
 
@@ -50,30 +55,51 @@ def in_dtype(config: ModelConfig, dtype: str = "auto") -> ModelConfig:
     if dtype not in DTYPES:
         raise InputError(f"dtype={dtype} does not exist; there are: {', '.join(DTYPES)}")
     if "auto" == dtype == config.dtype and jax.default_backend() == "cpu" and cpu.has_bfloat16():
-        say("matrix products in bfloat16, which this CPU has; dtype float32 turns it off")
+        say(_BFLOAT16)
         return dataclasses.replace(config, dtype="bfloat16")
     chosen = config.compute_dtype if dtype == "auto" else dtype
     return dataclasses.replace(config, dtype=chosen)
 
 
+def open_export(found: ModelSource, dtype: str = "auto") -> tuple[ModelConfig, Program]:
+    """The model of an export with the dtype of products that are not in int8, and its program.
+
+    OpenVINO takes bfloat16 where the CPU has it, unless `dtype` says otherwise; other programs are as they were made.
+
+    Raises:
+      InputError: a dtype that the program cannot take, or what `open_program` raises.
+    """
+    export = found.export
+    assert export
+    if export.format != "openvino":
+        if dtype not in ("auto", "float32"):
+            raise InputError(f"{found.folder}: its products are of {export.precision}; leave out dtype={dtype}")
+        chosen = "float32"
+    else:
+        of_cpu = "bfloat16" if cpu.has_bfloat16() else "float32"
+        chosen = of_cpu if dtype == "auto" else dtype
+        if (dtype, chosen, export.precision) == ("auto", "bfloat16", "float32"):
+            say(_BFLOAT16)
+    return dataclasses.replace(found.config, dtype=chosen), open_program(export, found.folder, chosen)
+
+
 def load(found: ModelSource, dtype: str = "auto") -> LoadedModel:
     """A model on all devices of this host, its products in a dtype: see `in_dtype`. The program of an export."""
-    config, program = in_dtype(found.config, dtype), None
+    config, program = open_export(found, dtype) if found.export else (in_dtype(found.config, dtype), None)
     tokenizer, lengths = found.tokenizer(), found.bucket_lengths()
     if found.config.head == "token":
         say_if_words_are_joined(tokenizer)
-    if found.export:
-        program = open_program(found.export, found.folder, config.compute_dtype)
     params = None if program else found.params(make_mesh(devices=jax.local_devices()))
-    return LoadedModel(MuxModel(config), params, tokenizer, lengths, found.text_columns(), program)
+    prompts = found.task.prompts if found.task else {}
+    return LoadedModel(MuxModel(config), params, tokenizer, lengths, found.text_columns(), prompts, program)
 
 
 def check(config: ModelConfig, rows: int, ensemble: int, threshold: float, where: str = "") -> None:
     """Raises `InputError` if a model cannot predict, or not with these options of `Predictor`."""
-    if config.head not in ("sequence", "token"):
+    if config.head not in ("sequence", "token", "embedding"):
         raise InputError(
             f"{where}the model has the head {config.head!r}; one for `sequence` or `token` classification is "
-            "needed, from launch/finetune.py"
+            "needed, from launch/finetune.py, or one of embeddings, from sentence-transformers"
         )
     if not 1 <= ensemble <= config.width:
         raise InputError(f"ensemble={ensemble} must be from 1 to the model's width {config.width}")

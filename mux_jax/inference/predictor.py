@@ -10,12 +10,13 @@ import jax
 import numpy as np
 
 from mux_jax.checkpoints.source import ModelSource, open_model
-from mux_jax.data.encoding import Encoder, Text, split_words
+from mux_jax.data.encoding import Encoder, Text, find_problem, split_words
 from mux_jax.errors import InputError
-from mux_jax.inference.batch_runner import BatchRunner, join_windows, labels_from_logits, probabilities
+from mux_jax.inference.answers import predictions
+from mux_jax.inference.batch_runner import BatchRunner, join_windows
 from mux_jax.inference.deferral import Deferral, check_labels, find_deferral, open_full, parse_aim, sure_logits
 from mux_jax.inference.loaded_model import LoadedModel, check, load
-from mux_jax.inference.spans import find_spans, require_tags
+from mux_jax.inference.spans import require_tags
 from mux_jax.models.encoder import split_layers
 
 
@@ -25,7 +26,8 @@ class Predictor:
         predictor = mux_jax.Predictor("runs/finetuned_sst2")
         predictor.predict(["A fine film.", "Dull."])
 
-    Texts of similar length share rows, drawn from `seed`; a prediction depends a little on which do.
+    Of an embedding model `embed` gives the embeddings. Texts of similar length share rows, drawn from `seed`; a
+    prediction of a multiplexed model depends a little on which do.
 
     Threads may share a predictor. Processes may not: JAX does not survive a fork, and `predict` says so instead of
     hanging. Give them the path, or the predictor itself, which pickles to its path and options and is loaded anew:
@@ -36,6 +38,7 @@ class Predictor:
     Attributes:
       config: the model's.
       text_columns: the columns of the texts in the files that the model was fine-tuned on.
+      prompts: of an embedding model: what may be put before texts, by name; "" is put there if none is named.
       truncated: texts that were cut at the limit, over all calls.
       deferred: texts that the full model was asked for, over all calls.
       models: the addresses of the model and of those that it asks, one after the other.
@@ -77,11 +80,11 @@ class Predictor:
             rows=rows, ensemble=ensemble, seed=seed, stride=stride, threshold=threshold, defer=defer, dtype=dtype
         )
         aim = parse_aim(defer)
-        self._made_by: dict[str, Any] = options | dict(defer=defer, dtype=dtype)
+        self._made_by: dict[str, Any] = options
         self._path, self._process, self._lock = None, os.getpid(), threading.Lock()
         deferral: Deferral | None = None
         if isinstance(model, str):
-            found = open_model(model)
+            found = open_model(model, takes_export=True)
             check(found.config, rows, ensemble, threshold, f"{found.folder}: ")
             deferral = find_deferral(found) if aim.kind != "off" else None
             self._path, loaded = found.address, load(found, dtype)  # found again from any folder
@@ -90,6 +93,7 @@ class Predictor:
         else:
             loaded = model
         self.config, self.text_columns, self.truncated = loaded.model.config, loaded.text_columns, 0
+        self.prompts = loaded.prompts
         check(self.config, rows, ensemble, threshold)
         lengths, pad_id = loaded.bucket_lengths, loaded.tokenizer.special.pad
         mesh = None if loaded.program else jax.tree.leaves(loaded.params)[0].sharding.mesh
@@ -141,10 +145,51 @@ class Predictor:
         """
         if spans:
             require_tags(self.config)
+        if self.config.head == "embedding":
+            raise InputError("this model gives embeddings, and nothing to predict: embed(texts)")
         texts = self.checked(texts)
         logits, by = self._answer(texts, report)
-        found = self._predictions(texts, logits, spans)
+        found = predictions(texts, logits, self.config, self._threshold, spans)
         return [f | {"answered_by": self.models[i]} for f, i in zip(found, by)] if keep_model else found
+
+    def embed(
+        self,
+        texts: Iterable[str],
+        prompt: str | None = None,
+        dimensions: int | None = None,
+        report: Callable[[float], None] | None = None,
+    ) -> np.ndarray:
+        """Embeddings in the order of the texts, float32 [texts, E].
+
+        Args:
+          texts: strings. One over the limit is cut, and counted in `truncated`.
+          prompt: the name of one of `prompts`, whose text is put before each; None: the model's default, if it has one.
+          dimensions: only so many first ones, made of length 1 again (Matryoshka; arXiv 2205.13147); None: all.
+          report: called with the fraction that is done.
+
+        Raises:
+          InputError: a model of another kind, no such prompt, more dimensions than there are; as `predict`.
+        """
+        self.check_embedding(prompt, dimensions)
+        before = self.prompts.get(prompt or "", "")
+        found = self._own([f"{before}{text}" for text in self.checked(texts)], 0, report)
+        embeddings = np.stack(found) if found else np.zeros((0, self.config.dimensions), np.float32)
+        if dimensions is None:
+            return embeddings
+        cut = embeddings[:, :dimensions]
+        return cut / np.maximum(np.linalg.norm(cut, axis=-1, keepdims=True), 1e-12)
+
+    def check_embedding(self, prompt: str | None, dimensions: int | None) -> None:
+        """Raises what `embed` raises for its options."""
+        if self.config.head != "embedding":
+            raise InputError("this model gives no embeddings; predict(texts) gives what it does")
+        if prompt and prompt not in self.prompts:
+            known = ", ".join(filter(None, self.prompts)) or "none"
+            raise InputError(f"prompt={prompt} does not exist; the model's prompts are: {known}")
+        if dimensions is not None and not 1 <= dimensions <= self.config.dimensions:
+            raise InputError(f"dimensions={dimensions} must be from 1 to {self.config.dimensions}, those of the model")
+        if self._encode_windows:
+            raise InputError("stride is for predictions; a text over the limit is cut to be embedded")
 
     def logits(self, texts: Iterable[Text], report: Callable[[float], None] | None = None) -> list[np.ndarray]:
         """The logits that `predict` decides by, float32 [C] of each text; of tags [words, C], NaN for words beyond the
@@ -170,21 +215,8 @@ class Predictor:
 
     def problem(self, text: Any) -> str:
         """What keeps a text from being predicted on, or nothing."""
-        if self._words:
-            text = split_words(text) if isinstance(text, str) else text
-            if not isinstance(text, list) or not all(isinstance(word, str) for word in text):
-                return f"{type(text).__name__} is not a text or a list of words"
-            if not text:
-                return "a sentence of zero words"
-        elif isinstance(text, tuple):
-            if len(text) != 2 or not all(isinstance(part, str) for part in text):
-                return "tuple is not a text or a pair of texts"
-        elif not isinstance(text, str):
-            return f"{type(text).__name__} is not a text or a pair of texts"
-        try:
-            "".join(text).encode()
-        except UnicodeEncodeError:
-            return "half of a surrogate pair, which is no character"
+        if found := find_problem(text, self.config.head):
+            return found
         if self._encode_windows and isinstance(text, tuple) and self._encode([text]).truncated:
             return "a pair over the limit on the length; with a stride only single texts may be"
         return ""
@@ -248,23 +280,6 @@ class Predictor:
     @property
     def _words(self) -> bool:
         return self.config.head == "token"
-
-    def _predictions(self, texts: list[Any], logits: list[np.ndarray], spans: bool) -> list[dict[str, Any]]:
-        if not texts:
-            return []
-        labels = self.config.labels
-        decisions = labels_from_logits(logits, self.config, self._threshold)
-        if self._words:
-            words = [split_words(text) if isinstance(text, str) else text for text in texts]
-            found = [{"words": text, "tags": tags} for text, tags in zip(words, decisions)]
-            if spans:
-                found = [f | {"spans": find_spans(text, x, labels)} for f, text, x in zip(found, texts, logits)]
-            return found
-        if len(labels) == 1:
-            return [{"score": score} for score in decisions]
-        name = "labels" if self.config.multi_label else "label"
-        shares = probabilities(logits, self.config).tolist()
-        return [{name: found, "probabilities": dict(zip(labels, p))} for found, p in zip(decisions, shares)]
 
 
 def full_predictor(

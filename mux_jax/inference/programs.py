@@ -18,6 +18,8 @@ from mux_jax.inference.batch_runner import forward
 from mux_jax.inference.runtimes import import_openvino
 from mux_jax.models.model import MuxModel
 
+_MOST_BYTES = 2**31 - 2**24  # of weights that stay in a file of protobuf
+
 
 def needs(format: str, int8: bool) -> tuple[str, ...]:
     """The packages that it takes to write a program."""
@@ -76,8 +78,8 @@ def write(format: str, program: Any, int8: bool, batches: list[list[np.ndarray]]
     if format == "onnx" and int8:
         _quantize_onnx(program, file)
     elif format == "onnx":
-        large = program.ByteSize() > 2**31 - 2**20  # the limit of protobuf
-        onnx.save_model(program, str(file), save_as_external_data=large, location=f"{file.name}.data")
+        size = sum(len(x.raw_data) for x in program.graph.initializer)
+        onnx.save_model(program, str(file), save_as_external_data=size > _MOST_BYTES, location=f"{file.name}.data")
     else:
         openvino, source = import_openvino(), file.parent / "program.onnx"
         onnx.save_model(program, str(source), save_as_external_data=True, location="program.data")

@@ -27,10 +27,6 @@ def open_program(export: Export, folder: epath.Path, dtype: str) -> Program:
       InputError: a runtime that is not installed, or a file that it does not read.
     """
     require(f"{folder}, an export to {export.format},", *_NEEDS[export.format])
-    if dtype == "bfloat16" and export.format != "openvino":
-        raise InputError(
-            f"{folder}: its products are of {export.precision}, as they were made; leave out dtype={dtype}"
-        )
     run = open_file(export.format, folder / PROGRAMS[export.format], dtype)
 
     def program(tokens_BNL: np.ndarray, *types_BNL: np.ndarray) -> np.ndarray:
@@ -68,8 +64,11 @@ def import_openvino() -> Any:
 def _onnx(file: epath.Path, dtype: str) -> Program:
     import onnxruntime
 
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": 0}))
     try:
-        session = onnxruntime.InferenceSession(str(file), providers=onnxruntime.get_available_providers())
+        session = onnxruntime.InferenceSession(str(file), providers=providers)
     except Exception as e:  # its errors have no common class of their own
         raise InputError(f"{file}: ONNX Runtime does not read it: {e}") from e
     names = [x.name for x in session.get_inputs()]
@@ -98,6 +97,9 @@ def _openvino(file: epath.Path, dtype: str) -> Program:
 
 
 def _stablehlo(file: epath.Path, dtype: str) -> Program:
-    exported = jax.export.deserialize(bytearray(file.read_bytes()))
+    try:
+        exported = jax.export.deserialize(bytearray(file.read_bytes()))
+    except Exception as e:  # of flatbuffers, and of what JAX finds in them
+        raise InputError(f"{file}: JAX does not read it: {e}") from e
     call = jax.jit(exported.call)
     return lambda *arrays: np.asarray(call(*arrays))

@@ -1,13 +1,15 @@
-"""Files of predictions: columns carried from the input, the prediction's own, and last `error`."""
+"""Files of predictions: columns carried from the input, the prediction's own, last `error`; or embeddings."""
 
 import contextlib
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from mux_jax.data import formats
@@ -15,8 +17,8 @@ from mux_jax.data.encoding import split_words
 from mux_jax.errors import InputError
 from mux_jax.models.config import ModelConfig
 
-OUTPUTS = (".jsonl", ".tsv", ".parquet")
-_COLUMNS = ("label", "labels", "probabilities", "score", "words", "tags", "spans", "answered_by", "error")
+OUTPUTS = (".jsonl", ".tsv", ".parquet", ".npy")
+_COLUMNS = ("label", "labels", "probabilities", "score", "words", "tags", "spans", "embedding", "answered_by", "error")
 Row = dict[str, Any]
 
 
@@ -32,8 +34,16 @@ def are_predictions(names: Sequence[str]) -> bool:
     return bool(own) and all(map(is_written, own)) and (not carried or len(own) > 1 and own[-1] == "error")
 
 
-def check_labels(path: epath.Path, config: ModelConfig) -> None:
-    """Raises `InputError` if a table would hold commas both in labels and between the several labels of a text."""
+def check_form(path: epath.Path, config: ModelConfig, keep: Sequence[str] = ()) -> None:
+    """Raises `InputError` if a file cannot hold what a model gives: embeddings or labels, and columns to keep.
+
+    A table would hold commas both in labels and between the several labels of a text.
+    """
+    if path.suffix == ".npy" and (config.head != "embedding" or keep):
+        what = f"--keep={','.join(keep)}" if config.head == "embedding" else "predictions"
+        raise InputError(f"{path} holds embeddings alone, and no {what}; write .jsonl or .parquet")
+    if path.suffix == ".tsv" and config.head == "embedding":
+        raise InputError(f"{path} is no place for embeddings; write .npy, .parquet or .jsonl")
     label = next((label for label in config.labels if "," in label), None)
     if label is not None and config.multi_label and path.suffix == ".tsv":
         raise InputError(f"{path}: commas stand between labels, and the label {label!r} holds one; write .jsonl")
@@ -48,20 +58,30 @@ def kind(value: Any) -> str:
 
 @contextlib.contextmanager
 def open_writer(
-    path: epath.Path, config: ModelConfig, kinds: dict[str, set[str]], spans: bool, answered_by: bool = False
+    path: epath.Path,
+    config: ModelConfig,
+    kinds: dict[str, set[str]],
+    spans: bool,
+    answered_by: bool = False,
+    shape: tuple[int, int] = (0, 0),
 ) -> Iterator[Callable[[list[Row]], None]]:
     """Yields a function that appends rows to a file, by the end of its name.
 
     Args:
       kinds: by the name of each carried column, which come first in rows, the kinds of its values.
       spans, answered_by: whether rows have them.
+      shape: of embeddings: how many, and their dimensions.
     """
     if config.head == "token":
         names = ["words", "tags", "spans"] if spans else ["words", "tags"]
+    elif config.head == "embedding":
+        names = ["embedding"]
     else:
         names = ["score"] if len(config.labels) == 1 else ["labels" if config.multi_label else "label", "probabilities"]
     names += ["answered_by"] if answered_by else []
-    if path.suffix == ".parquet":
+    if path.suffix == ".npy":
+        writer = _npy(path, shape)
+    elif path.suffix == ".parquet":
         writer = _parquet(path, _flat_names(names, config, kinds), kinds)
     elif path.suffix == ".tsv":
         writer = _tsv(path, _flat_names(names, config, kinds), kinds)
@@ -84,8 +104,26 @@ def _flat(row: Row) -> Row:
 
 
 @contextlib.contextmanager
+def _npy(path: epath.Path, shape: tuple[int, int]) -> Iterator[Callable[[list[Row]], None]]:
+    """float32 [texts, E], written in place, in bounded memory; NaN where a record is bad."""
+    array = np.lib.format.open_memmap(os.fspath(path), "w+", np.float32, shape)
+    done = 0
+
+    def write(rows: list[Row]) -> None:
+        nonlocal done
+        for row in rows:
+            array[done] = row.get("embedding", np.nan)
+            done += 1
+
+    yield write
+    array.flush()
+
+
+@contextlib.contextmanager
 def _jsonl(path: epath.Path, empty: Row) -> Iterator[Callable[[list[Row]], None]]:
     def line(row: Row) -> str:
+        if "embedding" in row:
+            row = row | {"embedding": [round(x, 8) for x in row["embedding"].tolist()]}
         return json.dumps(empty | row, ensure_ascii=False, default=str) + "\n"
 
     with path.open("wb") as raw, io.TextIOWrapper(raw, encoding="utf-8", newline="") as f:
@@ -117,6 +155,7 @@ def _parquet(path: epath.Path, names: list[str], kinds: dict[str, set[str]]) -> 
         ("labels", "words", "tags"), pyarrow.list_(string)
     )
     places = {"label": string, "start": pyarrow.int64(), "end": pyarrow.int64(), "text": string}
+    types["embedding"] = pyarrow.list_(pyarrow.float32())
     types["spans"] = pyarrow.list_(pyarrow.struct(places | {"score": pyarrow.float64()}))
     for name, found in kinds.items():
         known = found - {"null"}

@@ -14,7 +14,8 @@ from mux_jax.models.demultiplexers import DEMULTIPLEXERS, Demultiplexer, Identit
 from mux_jax.models.families import FAMILIES, Family
 from mux_jax.models.multiplexers import MULTIPLEXERS, Multiplexer
 
-HEADS = ("mlm", "rtd", "sequence", "token", "none")
+HEADS = ("mlm", "rtd", "sequence", "token", "embedding", "none")
+POOLINGS = ("mean", "cls", "max", "mean_sqrt_length")
 GENERATORS = ("uniform", "learned")
 DTYPES = ("auto", "float32", "bfloat16")
 
@@ -108,8 +109,15 @@ class ModelConfig(ModelSettings):
     )
     multi_label: bool = described(False, "whether a text may have several of the labels, or none")
 
+    pooling: str = described("mean", "of the head embedding: how the states of tokens become one", one_of=POOLINGS)
+    projections: tuple[tuple[int, str, bool], ...] = described(
+        tuple[tuple[int, str, bool], ...](), "of an embedding: layers after pooling: size, activation, bias"
+    )
+    normalize: bool = described(True, "whether embeddings have length 1")
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", tuple(self.labels))  # JSON has lists
+        object.__setattr__(self, "projections", tuple(map(tuple, self.projections)))
         for kind, table in (("multiplexer", MULTIPLEXERS), ("demultiplexer", DEMULTIPLEXERS)):
             name = getattr(self, kind)
             if name not in table:
@@ -142,6 +150,8 @@ class ModelConfig(ModelSettings):
                 f"model.multi_label=True needs model.head='sequence', not {self.head!r}, and two labels or more, "
                 f"not {len(self.labels)}"
             )
+        if self.projections and self.head != "embedding":
+            raise InputError(f"model.projections={self.projections} need model.head='embedding', not {self.head!r}")
         if self.width > 1:
             if self.family.not_multiplexed:
                 raise InputError(f"model.width={self.width}: {self.architecture} {self.family.not_multiplexed}")
@@ -219,8 +229,15 @@ class ModelConfig(ModelSettings):
     @property
     def states_read(self) -> int | None:
         """How many of a row's first states the head reads; None: all."""
+        if self.head == "embedding":
+            return self.prefix_length + 1 if self.pooling == "cls" else None
         first = self.head == "sequence" and self.family.classifier_pooling == "cls"
         return max(1, self.prefix_length) if first else None
+
+    @property
+    def dimensions(self) -> int:
+        """Those of an embedding."""
+        return self.projections[-1][0] if self.projections else self.hidden_size
 
     @property
     def task_kind(self) -> str:
@@ -249,7 +266,7 @@ class ModelConfig(ModelSettings):
     @property
     def without_head(self) -> "ModelConfig":
         """The same model without a head."""
-        return dataclasses.replace(self, head="none", labels=(), multi_label=False, generator="uniform")
+        return dataclasses.replace(self, head="none", labels=(), multi_label=False, generator="uniform", projections=())
 
     @property
     def generator_config(self) -> "ModelConfig":

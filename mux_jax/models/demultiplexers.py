@@ -213,7 +213,7 @@ class Prefix(Demultiplexer):
         prefix_NP = jnp.pad(index_NN, ((0, 0), (0, 1)), constant_values=self.config.cls_token_id)
         prefix_BNP = jnp.broadcast_to(prefix_NP.astype(tokens_BNL.dtype), (B, N, N + 1))
         if mask_BNL is not None:
-            mask_BNL = jax.lax.concatenate([jnp.ones((mask_BNL.shape[0], N, N + 1), bool), mask_BNL], 2)
+            mask_BNL = jax.lax.concatenate([jnp.ones((mask_BNL.shape[0], N, N + 1), bool), mask_BNL.astype(bool)], 2)
         return jax.lax.concatenate([prefix_BNP, tokens_BNL], 2), mask_BNL
 
     def join(

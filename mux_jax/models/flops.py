@@ -8,13 +8,17 @@ from mux_jax.models.config import ModelConfig
 
 
 def classification(config: ModelConfig, length: int) -> int:
-    """A forward pass of the heads `sequence` and `token` over instances of `length` tokens."""
+    """A forward pass of the heads `sequence`, `token` and `embedding` over instances of `length` tokens."""
     sequence = config.head == "sequence"
     row = length + config.prefix_length
     states = config.states_read or row
     N, D, C = config.width, config.hidden_size, len(config.labels)
     read = 1 if sequence else row  # in each instance
     head = N * read * 2 * D * C
+    if config.head == "embedding":
+        sizes = [D, *(size for size, _, _ in config.projections)]
+        head = N * sum(2 * a * b for a, b in zip(sizes, sizes[1:]))
+        return encoder(config, row, states) + config.demultiplexer_module().flops(states, N * states) + head
     hidden = bool(config.family.hidden_activation) and (sequence or config.family.hidden_for_tokens)
     head += N * read * (hidden + config.has_pooler) * 2 * D * D
     return encoder(config, row, states) + config.demultiplexer_module().flops(read, N * read) + head

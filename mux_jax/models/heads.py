@@ -48,6 +48,45 @@ class DetectionHead(nn.Module):
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"gelu": gelu, "relu": nn.relu, "tanh": jnp.tanh}
 
 
+# Of a projection of an embedding, by name.
+PROJECTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"": lambda x: x} | ACTIVATIONS
+
+
+class EmbeddingHead(nn.Module):
+    """An embedding of each instance: its tokens' states pooled, projected, made of length 1, in float32.
+
+    States [B, N, L, D], mask bool[#B, N, L] or None -> [B, N, E] (Sentence-BERT, arXiv 1908.10084, sec. 3).
+
+      mean              sum_j h_j / L        of its own L tokens, special ones included
+      mean_sqrt_length  sum_j h_j / sqrt(L)
+      max               max_j h_j
+      cls               h_0
+    """
+
+    pooling: str
+    projections: tuple[tuple[int, str, bool], ...]
+    normalize: bool
+
+    @nn.compact
+    def __call__(self, states_BNLD: jax.Array, mask_BNL: jax.Array | None) -> jax.Array:
+        x = self._pooled(states_BNLD.astype(jnp.float32), mask_BNL)
+        for i, (size, activation, bias) in enumerate(self.projections):
+            x = dense(size, ("embed", None), "float32", f"projection_{i}", use_bias=bias)(x)
+            x = PROJECTIONS[activation](x)
+        return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12) if self.normalize else x
+
+    def _pooled(self, states_BNLD: jax.Array, mask_BNL: jax.Array | None) -> jax.Array:
+        if self.pooling == "cls":
+            return states_BNLD[:, :, 0]
+        own = jnp.ones(states_BNLD.shape[:-1], bool) if mask_BNL is None else mask_BNL
+        own_BNLD = own[..., None]
+        if self.pooling == "max":
+            return jnp.where(own_BNLD, states_BNLD, -1e9).max(axis=2)
+        count_BND = own_BNLD.sum(axis=2).astype(jnp.float32)
+        count_BND = jnp.sqrt(count_BND) if self.pooling == "mean_sqrt_length" else count_BND
+        return jnp.where(own_BNLD, states_BNLD, 0).sum(axis=2) / jnp.maximum(count_BND, 1e-9)
+
+
 class ClassificationHead(nn.Module):
     """Logits of classes: [..., D] -> [..., C]. There is a hidden layer if it has an `activation`."""
 

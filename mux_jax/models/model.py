@@ -10,7 +10,7 @@ from mux_jax.errors import InputError
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.demultiplexers import Hidden, Instance, Positions, States
 from mux_jax.models.embeddings import Embeddings
-from mux_jax.models.heads import DetectionHead, VocabularyHead, decode
+from mux_jax.models.heads import DetectionHead, EmbeddingHead, VocabularyHead, decode
 from mux_jax.models.layers import by_copy, dense, shard_rows
 
 
@@ -52,6 +52,8 @@ class MuxModel(nn.Module):
                 self.generator = MuxModel(config.generator_config, self.deterministic)
         if config.has_pooler:
             self.pooler = dense(config.hidden_size, ("embed", "mlp"), dtype)
+        if config.head == "embedding":
+            self.embedding_head = EmbeddingHead(config.pooling, config.projections, config.normalize)
         if config.labels:
             self.classifier = config.family.classifier(config, self.deterministic)
 
@@ -75,7 +77,8 @@ class MuxModel(nn.Module):
 
         Returns:
           float32: logits [B, N, L, V] for the head `mlm`, [B, N, L] for `rtd`, [B, N, C] for
-          `sequence`, [B, N, L, C] for `token`; demultiplexed states [B, N, L, D] for `none`.
+          `sequence`, [B, N, L, C] for `token`; embeddings [B, N, E] for `embedding`; demultiplexed states
+          [B, N, L, D] for `none`.
         """
         config, tokens_BNL = self.config, jnp.asarray(tokens_BNL)
         mask_BNL = None if mask_BNL is None else jnp.asarray(mask_BNL)
@@ -89,6 +92,9 @@ class MuxModel(nn.Module):
             return self.detection_logits(hidden_BLD)
         if config.head == "none":
             return self.demultiplex(hidden_BLD).astype(jnp.float32)
+        if config.head == "embedding":
+            states_BNLD = self.demultiplex(hidden_BLD)[:, :, config.prefix_length :]
+            return self.embedding_head(states_BNLD, mask_BNL)
         return self.class_logits(hidden_BLD, mask_BNL)
 
     @property
@@ -198,6 +204,8 @@ class MuxModel(nn.Module):
             self.detection_logits(hidden_BLD)
             if self.config.generator == "learned":
                 self.generator.init_all(tokens_BNL)
+        if self.config.head == "embedding":
+            self.embedding_head(self.demultiplex(hidden_BLD), None)
         if self.config.labels:
             self.class_logits(hidden_BLD)
         elif self.config.has_pooler:

@@ -245,7 +245,7 @@ class Contextual(Multiplexer):
         within = TransformerLayer(**layer, name="within_instance")(embedded_BNLE, mask_BNL)
         keyed_BNLE = (within + embedded_BNLE) * keys_NE[None, :, None]
         keyed_BLNE = keyed_BNLE.swapaxes(1, 2)
-        seen = mask_BNL if self.config.head == "sequence" else None
+        seen = mask_BNL if self.config.head in ("sequence", "embedding") else None
         mask_BLN = None if seen is None else seen.swapaxes(1, 2)
         across = TransformerLayer(**layer, name="across_instances")(keyed_BLNE, mask_BLN)
         return (across + keyed_BLNE).mean(axis=2)

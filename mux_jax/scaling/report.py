@@ -172,14 +172,14 @@ def _inference(config: PretrainConfig, mesh: Mesh) -> tuple[Any, tuple[Any, ...]
     model_config = config.model_config(config.data.vocab_size, BERT_TOKENS.cls)
     model_config = dataclasses.replace(model_config, head="sequence", labels=("0", "1"))
     model = MuxModel(model_config)
-    params = _split_layers(abstract_params(model, mesh))
+    params = _split_layers(abstract_params(model, mesh), model_config.compute_dtype)
     count = config.rows * flops.classification(model_config, config.data.sequence_length)
     return compile_logits(model, mesh, BERT_TOKENS.pad), (params, _tokens(config, mesh)), count
 
 
-def _split_layers(params: Any) -> Any:
+def _split_layers(params: Any, dtype: str) -> Any:
     """What `split_layers` gives for arrays of these shapes; the axis of the layers is never split."""
-    shapes = jax.eval_shape(split_layers, params)
+    shapes = jax.eval_shape(functools.partial(split_layers, dtype=dtype), params)
 
     def place(path: tuple, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         keys = [key.key for key in path]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mux_jax.benchmark import cases, other_runtimes
+from mux_jax.benchmark import cases, command, other_runtimes
 from mux_jax.benchmark.measure import Case, measure
 from mux_jax.checkpoints.source import open_model
 from mux_jax.errors import InputError
@@ -32,7 +32,7 @@ def run(kind, tmp_path, **arguments):
         | dict(json_file=str(file))
         | arguments
     )
-    cases.run(kind, **options)
+    command.run(kind, **options)
     return json.loads(file.read_text())
 
 

@@ -16,7 +16,7 @@ import mux_jax
 from mux_jax.checkpoints.convert import convert
 from mux_jax.checkpoints.source import open_model
 from mux_jax.compression import compress as module
-from mux_jax.compression import deferring, texts
+from mux_jax.compression import deferring, quantising, texts
 from mux_jax.compression.plan import RATES
 from mux_jax.compression.speed import Speeds, Throughput
 from mux_jax.errors import InputError
@@ -392,7 +392,7 @@ def test_both_models_are_there_in_int8(teacher, tmp_path, width):
 
 
 def test_int8_needs_its_packages_before_work(teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr(module.programs, "needs", lambda format, int8: ("no_such_package",))
+    monkeypatch.setattr(quantising, "needs", lambda format, int8: ("no_such_package",))
     with pytest.raises(InputError, match="--int8 needs no_such_package: pip install 'mux_jax.export.'"):
         mux_jax.compress(str(teacher), str(tmp_path / "made"), hidden=16, int8=True)
     assert not (tmp_path / "made").exists()

@@ -67,7 +67,9 @@ def test_the_command_and_what_takes_its_folder(double, tmp_path):
     command += ["--format=stablehlo", "--lengths=8,24"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"float32, width 2; its logits differ .* by at most \d\.\de-\d\d, .* agree in 100.0%", done.stdout)
+    assert re.search(
+        r"float32, width 2; its outputs differ .* by at most \d\.\de-\d\d, .* agree in 100.0%", done.stdout
+    )
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert again.returncode == 2 and "exists; name another folder" in again.stderr
     data = write_sentences(tmp_path / "data")
@@ -88,6 +90,16 @@ def test_a_program_that_is_not_the_model_is_not_written(double, tmp_path, monkey
     with pytest.raises(TrainingError, match="is not the model: logits differ by up to .*; nothing is written"):
         export(str(double), str(tmp_path / "x"), "stablehlo")
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
+
+
+@pytest.mark.parametrize("int8, value", [(False, np.nan), (True, np.nan), (True, np.inf)])
+def test_a_program_whose_logits_are_no_numbers_is_not_written(double, tmp_path, monkeypatch, int8, value):
+    broken = lambda tokens: np.full((*tokens.shape[:2], 2), value, np.float32)  # noqa: E731
+    monkeypatch.setattr(module, "open_program", lambda *_: broken)
+    monkeypatch.setattr(module, "_write", lambda *_: None)
+    monkeypatch.setattr(module, "require", lambda *_: None)
+    with pytest.raises(TrainingError, match="is not the model"):
+        export(str(double), str(tmp_path / "x"), "onnx", int8=int8)
 
 
 @pytest.mark.parametrize(
@@ -114,9 +126,17 @@ def test_a_model_without_labels_is_not_exported(tmp_path):
 
 
 def test_an_export_is_for_predictions_alone(double, program, tmp_path):
-    with pytest.raises(InputError, match=f"is an export, for predict and evaluate alone; its model is {double}"):
-        mux_jax.load_pretrained(str(program))
-    with pytest.raises(InputError, match="its products are of float32, as they were made; leave out dtype=bfloat16"):
+    said = f"is an export, for predict and evaluate alone; its model is {double}"
+    data = write_sentences(tmp_path / "data")
+    for use in (
+        lambda: mux_jax.load_pretrained(str(program)),
+        lambda: mux_jax.compress(str(program), str(tmp_path / "c"), layers=1),
+        lambda: mux_jax.train(finetuning(data, program), str(tmp_path / "t")),
+    ):
+        with pytest.raises(InputError, match=said):
+            use()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+    with pytest.raises(InputError, match="its products are of float32; leave out dtype=bfloat16"):
         mux_jax.Predictor(str(program), dtype="bfloat16")
     with pytest.raises(InputError, match="was made for single texts, not for pairs|takes no token types"):
         single = write_model(tmp_path / "single", width=1, **SEQUENCE)
@@ -127,6 +147,9 @@ def test_an_export_is_for_predictions_alone(double, program, tmp_path):
 def test_a_broken_export_is_one_line(program, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(program, broken)
+    (broken / "model.stablehlo").write_bytes(b"no program")
+    with pytest.raises(InputError, match="model.stablehlo: JAX does not read it"):
+        mux_jax.Predictor(str(broken))
     (broken / "model.stablehlo").unlink()
     with pytest.raises(InputError, match="model.stablehlo is missing; run launch/export.py again"):
         mux_jax.Predictor(str(broken))
@@ -178,6 +201,27 @@ def test_int8_answers_nearly_as_the_model(format, double, tmp_path):
     assert 1e-4 < found["difference"] < 3 and found["agreement"] > 0.95
     ours, theirs = (mux_jax.Predictor(str(path)).predict(TEXTS) for path in (double, tmp_path / "x"))
     assert np.mean([x["label"] == y["label"] for x, y in zip(ours, theirs)]) > 0.95
+
+
+def test_an_export_may_be_either_model_of_a_deferral(double, program, tmp_path):
+    cheaper, given = tmp_path / "cheaper", sentences(200, seed=3)
+    shutil.copytree(program, cheaper)
+    for model, full in ((cheaper, double), (write_model(tmp_path / "m", **SEQUENCE), program)):
+        mux_jax.fit_deferral(str(model), str(full), given, aim=0.3)
+        found = mux_jax.Predictor(str(model), defer="auto").predict(TEXTS, keep_model=True)
+        assert {x["answered_by"] for x in found} == {str(model), str(full)}
+
+
+@pytest.mark.extra
+@pytest.mark.parametrize("int8", [False, True])
+def test_a_folder_that_does_not_say_its_task_may_be_of_pairs(tmp_path, int8):
+    model = write_model(tmp_path / "model", width=1, **SEQUENCE)
+    lines = "".join(f"{a}\t{b}\n" for a, b in zip(TEXTS, TEXTS[::-1]))
+    (tmp_path / "pairs.tsv").write_text(f"first\tsecond\n{lines}")
+    given = dict(int8=int8, calibrate=str(tmp_path / "pairs.tsv"), text_columns="first,second")
+    export(str(model), str(tmp_path / "x"), "openvino", **given)
+    assert json.loads((tmp_path / "x" / "export.json").read_text())["inputs"] == ["tokens", "token_types"]
+    same(model, tmp_path / "x", list(zip(TEXTS, TEXTS[::-1])), atol=0.05 if int8 else 1e-5)
 
 
 @pytest.mark.extra
