@@ -24,7 +24,7 @@ _MOST_BYTES = 2**31 - 2**24  # of weights that stay in a file of protobuf
 def needs(format: str, int8: bool) -> tuple[str, ...]:
     """The packages that it takes to write a program."""
     more = {"onnx": ("jax2onnx", "onnxruntime"), "openvino": ("jax2onnx", "openvino", *("nncf",) * int8)}
-    return more.get(format, ())
+    return more.get(format, ("flatbuffers",) if format == "stablehlo" else ())
 
 
 def to_stablehlo(model: MuxModel, params: Any, pad_id: int, inputs: tuple[str, ...]) -> bytes:

@@ -14,7 +14,7 @@ from mux_jax.checkpoints.exports import PROGRAMS, Export
 from mux_jax.errors import InputError
 
 Program = Callable[..., np.ndarray]  # tokens int32[B, N, L] and, of some, their types -> logits float32
-_NEEDS = {"onnx": ("onnxruntime",), "openvino": ("openvino",), "stablehlo": ()}
+_NEEDS = {"onnx": ("onnxruntime",), "openvino": ("openvino",), "stablehlo": ("flatbuffers",)}
 
 
 def open_program(export: Export, folder: epath.Path, dtype: str) -> Program:

@@ -82,7 +82,7 @@ def test_answers_and_trials_take_no_more_than_their_part_of_the_time(minutes, sp
     assert plan.own(10**6, joins=True) == plan.pool // 2 and plan.own(10**6, joins=False) == plan.pool
     assert plan.own(3, joins=True) == 3
     assert TEXTS_A_STEP <= plan.pool <= 131_072
-    assert plan.pool / speed < 0.121 * plan.seconds or plan.pool == TEXTS_A_STEP
+    assert plan.pool / speed < 0.201 * plan.seconds or plan.pool == TEXTS_A_STEP
     each = [step_seconds(c, speed) for c in candidates]
     trials = plan.trial_steps * (sum(each) + (len(RATES) - 1) * max(each))
     assert 20 <= plan.trial_steps <= 2000
@@ -101,7 +101,7 @@ def test_answers_that_are_there_take_no_time_and_no_more_texts_than_there_are_co
     assert plan.pool == 750
     assert plan.steps(10**9, 0.1) == 20 * 750 // TEXTS_A_STEP  # 20 epochs of those that there are
     assert Plan.make(CANDIDATES, 10.0, 60.0, 1, most=750).pool == 750
-    assert Plan.make(CANDIDATES, 1.0, 10.0, 1, most=750).pool == 72
+    assert Plan.make(CANDIDATES, 1.0, 10.0, 1, most=750).pool == 120
 
 
 def test_learning_takes_what_is_left_of_the_time_and_few_epochs():
@@ -127,7 +127,9 @@ def test_what_is_going_to_be_done_is_said(capsys):
     Plan.make(CANDIDATES, 100.0, 60.0, 2).show(2, False)
     said = capsys.readouterr().out
     assert "to try: hidden 16: 2.0 times as fast, 10,000 parameters" in said
-    assert "about 60 min: answers of the full model to 43,200 texts 7 min, 3 trials of " in said and "learning " in said
+    assert (
+        "about 60 min: answers of the full model to 72,000 texts 12 min, 3 trials of " in said and "learning " in said
+    )
     Plan.make(CANDIDATES[:1], 100.0, 60.0, 1).show(1, True)
     said = capsys.readouterr().out
     assert "trial" not in said and "answers" not in said

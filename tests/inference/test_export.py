@@ -114,7 +114,7 @@ def test_a_program_whose_logits_are_no_numbers_is_not_written(double, tmp_path, 
     ],
 )
 def test_what_cannot_be_is_said_before_work(double, tmp_path, arguments, message, monkeypatch):
-    monkeypatch.setattr(runtimes.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(runtimes, "installed", lambda name: name == "flatbuffers")
     with pytest.raises(InputError, match=message):
         export(str(double), str(tmp_path / "x"), **arguments)
 

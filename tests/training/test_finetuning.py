@@ -86,25 +86,25 @@ def test_evaluation_takes_row_lengths_and_dtype_from_the_run_unless_given(finish
     workdir, _, config = finished
     used, runner = [], evaluation.BatchRunner
 
-    def record(model, mesh, rows, lengths, pad):
+    def record(model, mesh, rows, lengths, *rest):
         used.append((model.config.dtype, lengths[-1]))
-        return runner(model, mesh, rows, lengths, pad)
+        return runner(model, mesh, rows, lengths, *rest)
 
     monkeypatch.setattr(evaluation, "BatchRunner", record)
     for given in (), ("data.sequence_length", "model.dtype"):
         wanted = task_config(config.data.folder, "")
         wanted.data.sequence_length, wanted.model.dtype = 9, "bfloat16"
         mux_jax.evaluate(wanted, str(workdir), given=given)
-    assert used == [("auto", config.data.sequence_length), ("bfloat16", 9)]
+    assert used == [("float32", config.data.sequence_length), ("bfloat16", 9)]
 
 
 def test_evaluation_and_prediction_pad_a_model_alike_that_does_not_say_how(tmp_path, one_device, monkeypatch, capsys):
     folder = write_model(tmp_path / "m", head="sequence", labels=LABELS)
     used, runner = [], evaluation.BatchRunner
 
-    def record(model, mesh, rows, lengths, pad):
+    def record(model, mesh, rows, lengths, *rest):
         used.append(lengths)
-        return runner(model, mesh, rows, lengths, pad)
+        return runner(model, mesh, rows, lengths, *rest)
 
     for module in evaluation, predictor:
         monkeypatch.setattr(module, "BatchRunner", record)
