@@ -102,7 +102,7 @@ def measure(found: ModelSource, tokens_BNL: np.ndarray, mesh: Mesh) -> dict[str,
       `cosine_similarity` [N, N], between the demultiplexed states of two instances at the same
       position, and `retrieval_accuracy` [N, L], by slot and position.
     """
-    config = dataclasses.replace(found.config, head="none", labels=(), multi_label=False, dtype="float32")
+    config = dataclasses.replace(found.config.without_head, dtype="float32")
     model = MuxModel(config, split_layers=True)
     step = CompiledByShape(lambda params, tokens: _figures(model, params, tokens), mesh)
     params = split_layers(found.params(mesh))

@@ -100,7 +100,7 @@ def test_spans_in_parquet(model, texts, tmp_path):
 
     (tmp_path / "in.jsonl").write_text("".join(json.dumps({"words": text.split()}) + "\n" for text in texts))
     command = [sys.executable, "launch/predict.py", "--model", model, "--texts", tmp_path / "in.jsonl", "--spans"]
-    command += ["--output", tmp_path / "out.parquet"]
+    command += ["--output", tmp_path / "out.parquet", "--dtype", "float32"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = pyarrow.parquet.read_table(tmp_path / "out.parquet").to_pylist()
