@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from mux_jax import configuration
 from mux_jax.benchmark import other_runtimes
-from mux_jax.benchmark.measure import Case, memory
+from mux_jax.benchmark.measure import Case, memory, random_tokens
 from mux_jax.benchmark.torch_baseline import torch_baseline
 from mux_jax.data.encoding import Encoder
 from mux_jax.data.rows import lengths_up_to
@@ -181,7 +181,7 @@ def forward(
     """Forward passes of a classifier, randomly initialised, as `Predictor` makes them."""
     model = MuxModel(config)
     params = split_layers(init_params(model, mesh, seed=0), config.compute_dtype)
-    tokens = split_batch(_tokens(rows, config.width, length, config.vocab_size), mesh)
+    tokens = split_batch(random_tokens((rows, config.width, length), config.vocab_size), mesh)
     logits = compile_logits(model, mesh, BERT_TOKENS.pad)
 
     def run() -> None:
@@ -211,7 +211,7 @@ def _step(settings: Settings, mesh: Mesh, task: str, multiplexer: str, width: in
         objectives.make(stage, BERT_TOKENS), model, optimizer, mesh, seed=0, grad_accumulation_steps=1
     )
     state = init_state(init_params(model, mesh, seed=0), optimizer, 0, mesh)
-    batch = split_batch({"tokens": _tokens(settings.rows, width, settings.length)}, mesh)
+    batch = split_batch({"tokens": random_tokens((settings.rows, width, settings.length), VOCABULARY)}, mesh)
 
     def run() -> None:
         nonlocal state
@@ -229,8 +229,3 @@ def _compile(function: CompiledByShape, *args: Any) -> dict[str, Any]:
     start = time.perf_counter()
     compiled = function.compile_for(*args)
     return {"compile_seconds": time.perf_counter() - start, "peak_memory_bytes": memory(compiled)}
-
-
-def _tokens(rows: int, width: int, length: int, vocab_size: int = VOCABULARY) -> np.ndarray:
-    """Random tokens without padding, int32[rows, N, length]; special ones are in the lower half of a vocabulary."""
-    return np.random.default_rng(0).integers(vocab_size // 2, vocab_size, (rows, width, length), np.int32)

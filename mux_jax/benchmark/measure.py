@@ -113,6 +113,11 @@ def _products(dtype: str) -> dict[str, tuple[Callable[[], None], int]]:
     return found
 
 
+def random_tokens(shape: tuple[int, ...], vocab_size: int, seed: int = 0) -> np.ndarray:
+    """Random tokens without padding, int32; special ones are in the lower half of a vocabulary."""
+    return np.random.default_rng(seed).integers(vocab_size // 2, vocab_size, shape, np.int32)
+
+
 def memory(compiled: Any) -> int:
     """Bytes that a compiled function holds at its peak: arguments, results, temporaries."""
     m = compiled.memory_analysis()

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -13,6 +12,8 @@ import numpy as np
 from etils import epath
 
 from mux_jax.benchmark import processes
+from mux_jax.benchmark.measure import random_tokens
+from mux_jax.benchmark.torch_baseline import torch_baseline
 from mux_jax.data.tokenizer import BERT_TOKENS
 from mux_jax.errors import InputError
 from mux_jax.inference import programs, runtimes
@@ -59,6 +60,10 @@ def peer(runtime: str, config: ModelConfig, rows: int, length: int) -> Callable[
     It is made as its users make it: OpenVINO converts from PyTorch; int8 is dynamic in ONNX Runtime, and static in
     OpenVINO.
     """
+    format, _, dtype = RUNTIMES[runtime]
+    if format == "xla":
+        settings = _settings(runtime, config, rows, length) | {"task": config.head, "dtype": dtype}
+        return torch_baseline("inference", settings)
     if not all(map(runtimes.installed, ("torch", "transformers", "onnxscript"))):
         return None
     return processes.start(_MODULE, "peer", _settings(runtime, config, rows, length))
@@ -76,7 +81,7 @@ def _ours(settings: dict[str, Any], folder: epath.Path) -> Callable[[], Any]:
     model, mesh, inputs = MuxModel(config), make_mesh(devices=jax.local_devices()[:1]), ("tokens",)
     params = split_layers(init_params(model, mesh, seed=0), config.dtype)
     shape = (settings["rows"], config.width, settings["length"])
-    batches = [[_tokens(shape, config.vocab_size, seed)] for seed in range(_BATCHES)]
+    batches = [[random_tokens(shape, config.vocab_size, seed)] for seed in range(_BATCHES)]
     if format == "xla":
         logits, arrays = compile_logits(model, mesh, BERT_TOKENS.pad), split_batch(batches[0], mesh)
         return lambda: logits(params, *arrays).block_until_ready()
@@ -110,18 +115,10 @@ def _peer(settings: dict[str, Any], folder: epath.Path) -> Callable[[], Any]:
         def forward(self, input_ids: Any, attention_mask: Any) -> Any:
             return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
 
-    shape, seeds = (settings["rows"], settings["length"]), range(_BATCHES)
-    batches = [[_tokens(shape, dimensions["vocab_size"], seed).astype(int), np.ones(shape, int)] for seed in seeds]
+    shape, vocab_size = (settings["rows"], settings["length"]), dimensions["vocab_size"]
+    drawn = (random_tokens(shape, vocab_size, seed) for seed in range(_BATCHES))
+    batches = [[tokens.astype(int), np.ones(shape, int)] for tokens in drawn]
     tensors = tuple(map(torch.from_numpy, batches[0]))
-    if format == "xla":
-        torch.set_num_threads(os.cpu_count() or 1)
-        model = Logits().to(getattr(torch, dtype))
-
-        def forward() -> None:
-            with torch.inference_mode():
-                model(*tensors)
-
-        return forward
     file = folder / "peer.xml" if format == "openvino" else folder / "peer.onnx"
     if format == "openvino":
         openvino = runtimes.import_openvino()
@@ -138,11 +135,6 @@ def _peer(settings: dict[str, Any], folder: epath.Path) -> Callable[[], Any]:
             quantize_dynamic(str(plain), str(file))
     run = runtimes.open_file(format, file, dtype)
     return lambda: run(*batches[0])
-
-
-def _tokens(shape: tuple[int, ...], vocab_size: int, seed: int) -> np.ndarray:
-    """Random tokens without padding, int32; special ones are in the lower half of a vocabulary."""
-    return np.random.default_rng(seed).integers(vocab_size // 2, vocab_size, shape, np.int32)
 
 
 def _main(kind: str, settings: dict[str, Any]) -> None:

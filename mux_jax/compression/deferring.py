@@ -88,6 +88,15 @@ def judge(
     return found, sure < limit
 
 
+def draw(texts: int, rate: float) -> np.ndarray:
+    """int [n]: which of so many texts a turn of timing takes; some repeatedly if there are few.
+
+    rate: about the full model's texts a second.
+    """
+    count = int(np.clip(rate * _SECONDS, _FEWEST, _MOST))
+    return np.resize(np.random.default_rng(0).permutation(texts), count)
+
+
 def measure(
     full: Callable[[Encoded], Any], made: Callable[[Encoded], Any], encoded: Encoded, unsure: np.ndarray, rate: float
 ) -> float:
@@ -99,8 +108,7 @@ def measure(
       unsure: bool [texts], those that are left.
       rate: about the full model's texts a second.
     """
-    count = int(np.clip(rate * _SECONDS, _FEWEST, _MOST))
-    drawn = np.resize(np.random.default_rng(0).permutation(len(unsure)), count)
+    drawn = draw(len(unsure), rate)
     texts, left = take(encoded, drawn), take(encoded, drawn[unsure[drawn]])
 
     def together() -> None:

@@ -9,6 +9,7 @@ from etils import epath
 
 from mux_jax.checkpoints.source import ModelSource, open_model
 from mux_jax.checkpoints.task_info import TaskInfo
+from mux_jax.compression.deferring import draw
 from mux_jax.compression.judging import agreement_interval, loss_interval
 from mux_jax.compression.model_answers import ModelAnswers
 from mux_jax.compression.speed import take
@@ -25,7 +26,7 @@ from mux_jax.inference.timing import interleave
 from mux_jax.models.model import MuxModel
 from mux_jax.progress import progress
 
-_SECONDS, _FEWEST, _MOST, _TURNS = 10.0, 256, 4_096, 3  # of a turn of the full model, its texts, and turns
+_TURNS = 3
 
 
 def check_int8(folder: epath.Path) -> None:
@@ -98,8 +99,7 @@ def measure(
       encoded: the texts; some are repeated if there are few.
       rate: about the full model's texts a second.
     """
-    count, total = int(np.clip(rate * _SECONDS, _FEWEST, _MOST)), len(encoded.windows)
-    texts = take(encoded, np.resize(np.random.default_rng(0).permutation(total), count))
+    texts = take(encoded, draw(len(encoded.windows), rate))
 
     def runs(model: Quantised) -> Callable[[], None]:
         def run() -> None:

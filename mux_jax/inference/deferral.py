@@ -67,6 +67,8 @@ def passes(config: ModelConfig) -> int:
 
 def check_kind(config: ModelConfig, where: str = "") -> None:
     """Raises `InputError` if a model's answers do not say how sure they are."""
+    if config.head == "embedding":
+        raise InputError(f"{where}an embedding is no answer that could be unsure; nothing to defer")
     if not passes(config):
         raise InputError(
             f"{where}a number of a model with one text a row does not say how sure it is; nothing to defer"

@@ -88,7 +88,7 @@ def _openvino(file: epath.Path, dtype: str) -> Program:
     def run(*arrays: np.ndarray) -> np.ndarray:
         shape = arrays[0].shape
         with lock:
-            if shape not in compiled:  # which is a third faster than one for all shapes
+            if shape not in compiled:  # which runs faster than one for all shapes
                 model.reshape({x.get_any_name(): list(shape) for x in model.inputs})
                 compiled[shape] = core.compile_model(model, "CPU", hints)
             return np.array(compiled[shape](list(arrays))[0])

@@ -64,3 +64,14 @@ def test_last_hidden_state_equals_pytorchs(name, capsys):
         print(f"\n{name}: largest difference from PyTorch in float32 and float64: {differences}")
     assert differences["32"] < 2e-5
     assert differences["64"] < 2e-5
+
+
+@pytest.mark.parametrize("name", [pytest.param("minilm", marks=pytest.mark.extra), "mpnet"])
+def test_embeddings_equal_those_of_sentence_transformers(name, capsys):
+    folder, library = find(name), pytest.importorskip("sentence_transformers")
+    texts = [*SENTENCES, "", "word " * 600]
+    theirs = library.SentenceTransformer(str(folder), device="cpu").encode(texts)
+    difference = np.abs(mux_jax.Predictor(str(folder)).embed(texts) - theirs).max()
+    with capsys.disabled():
+        print(f"\n{name}: largest difference from sentence-transformers: {difference}")
+    assert difference < 2e-6

@@ -21,6 +21,7 @@ from mux_jax.inference.deferral import (
     Aim,
     Deferral,
     agreement_after,
+    check_kind,
     check_labels,
     confidence,
     parse_aim,
@@ -333,3 +334,8 @@ def test_copies_in_slots_that_are_left_over_count(tmp_path, one_device):
     three = mux_jax.Predictor(path, rows=1, ensemble=3).logits(["time river"])[0]
     np.testing.assert_allclose(one, three, atol=1e-6)
     assert one.dtype == three.dtype == np.float32
+
+
+def test_an_embedding_cannot_be_unsure():
+    with pytest.raises(InputError, match="m: an embedding is no answer that could be unsure"):
+        check_kind(small_model(width=1, head="embedding"), "m: ")
