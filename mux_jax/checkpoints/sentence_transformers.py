@@ -6,6 +6,7 @@
 import dataclasses
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ from mux_jax.models.config import ModelConfig
 from mux_jax.models.heads import PROJECTIONS
 
 _MODULES = "modules.json"
-_SETTINGS = ("sentence_bert_config.json", "config_sentence_transformers.json")
+_PROMPTS = "config_sentence_transformers.json"
+_SETTINGS = ("sentence_bert_config.json", _PROMPTS)
 _POOLINGS = {"cls": "cls", "mean": "mean", "max": "max", "mean_sqrt_len_tokens": "mean_sqrt_length"}
 _ACTIVATIONS = {"torch.nn.modules.linear.Identity": "", "torch.nn.modules.activation.Tanh": "tanh"} | {
     f"torch.nn.modules.activation.{theirs}": ours for theirs, ours in (("GELU", "gelu"), ("ReLU", "relu"))
@@ -77,16 +79,28 @@ def read_config(folder: epath.Path, config: ModelConfig) -> ModelConfig:
 
 
 def read_task(folder: epath.Path, config: ModelConfig) -> TaskInfo:
-    """The limit on lengths, and prompts by name; "" is the one that is taken if none is named."""
-    theirs = _json(folder / "config_sentence_transformers.json")
+    """The limit on lengths, and prompts."""
+    given = _settings(folder).get("max_seq_length") or _json(folder / "tokenizer_config.json").get("model_max_length")
+    limit = min(int(given or config.max_length), config.max_length)
+    return TaskInfo(lengths_up_to(limit), ("text",), read_prompts(folder))
+
+
+def read_prompts(folder: epath.Path) -> dict[str, str]:
+    """What is put before texts, by name; "" is what is if none is named. There is none without a file of them."""
+    theirs = _json(folder / _PROMPTS)
     prompts = {str(name): str(text) for name, text in (theirs.get("prompts") or {}).items()}
     if default := theirs.get("default_prompt_name"):
         if default not in prompts:
             raise InputError(f"{folder}: default_prompt_name={default!r}; the prompts are: {', '.join(prompts)}")
         prompts[""] = prompts[default]
-    given = _settings(folder).get("max_seq_length") or _json(folder / "tokenizer_config.json").get("model_max_length")
-    limit = min(int(given or config.max_length), config.max_length)
-    return TaskInfo(lengths_up_to(limit), ("text",), prompts)
+    return prompts
+
+
+def prompt_files(given: Mapping[str, str]) -> dict[str, str]:
+    """The file that `read_prompts` reads, its text by its name; none without prompts."""
+    prompts = {name: text for name, text in given.items() if name}
+    default = next((name for name, text in prompts.items() if text == given.get("")), None)
+    return {_PROMPTS: _text({"prompts": prompts, "default_prompt_name": default})} if prompts else {}
 
 
 def read_projections(folder: epath.Path, config: ModelConfig) -> dict[str, Any]:
@@ -143,9 +157,8 @@ def write(folder: epath.Path, config: ModelConfig, params: Any, task: TaskInfo) 
     ]
     _dump(folder / _MODULES, modules)
     _dump(folder / "sentence_bert_config.json", {"max_seq_length": task.bucket_lengths[-1], "do_lower_case": False})
-    prompts = {name: text for name, text in task.prompts.items() if name}
-    default = next((name for name, text in prompts.items() if text == task.prompts.get("")), None)
-    _dump(folder / "config_sentence_transformers.json", {"prompts": prompts, "default_prompt_name": default})
+    for name, text in ({_PROMPTS: _text({})} | prompt_files(task.prompts)).items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def _modules(folder: epath.Path) -> list[tuple[str, str]]:
@@ -225,4 +238,8 @@ def _write(folder: epath.Path, config: dict[str, Any]) -> None:
 
 
 def _dump(file: epath.Path, value: Any) -> None:
-    file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    file.write_text(_text(value), encoding="utf-8")
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, indent=2) + "\n"

@@ -141,6 +141,10 @@ class ModelSource:
             return self.task.text_columns
         return ("words",) if self.config.head == "token" else ("text",)
 
+    def prompts(self) -> dict[str, str]:
+        """Of an embedding model, what is put before texts, by name; "": what is if none is named."""
+        return dict(self.task.prompts) if self.task else {}
+
     def find_tokenizer(self) -> ModelTokenizer | None:
         """The model's own tokenizer; None if there is none. Released models come without: theirs is BERT's."""
         return self._own_tokenizer
@@ -197,7 +201,7 @@ def open_model(path: str, needs_head: bool = True, takes_export: bool = False) -
             config = ModelConfig.from_flat(run["model"])
         except InputError as e:
             raise InputError(f"{folder}: {e}") from e
-        task = TaskInfo.from_json(run["task"]) if run.get("task") else _task_of_run(run.get("config"))
+        task = TaskInfo.from_json(run["task"]) if run.get("task") else _task_of_run(run.get("config"), folder)
         return ModelSource(folder, config, step, run.get("config"), task, model)
     if (folder / exports.FILE).exists():
         export = Export.load(folder)
@@ -238,12 +242,13 @@ def _other_weights(folder: epath.Path) -> str:
     return f"; {', '.join(others)} there is not read: save the model with `transformers`" if others else ""
 
 
-def _task_of_run(run: dict[str, Any] | None) -> TaskInfo | None:
+def _task_of_run(run: dict[str, Any] | None, folder: epath.Path) -> TaskInfo | None:
     """What a run's configuration says of its task; None if it was pre-trained."""
     if not run or "task" not in run["data"]:
         return None
     config = from_mapping(FinetuneConfig, run)
-    return TaskInfo(config.bucket_lengths(), get_task(config.data).text)
+    prompts = sentence_transformers.read_prompts(folder)
+    return TaskInfo(config.bucket_lengths(), get_task(config.data).text, prompts)
 
 
 def load_pretrained(path: str) -> tuple[MuxModel, Any]:

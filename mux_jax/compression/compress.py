@@ -148,7 +148,9 @@ class Compression:
         return result(self.request, self.found, self.texts, plan, tried, chosen, speeds, judged, spent)
 
     def deferral(self, full: ModelAnswers, made: ModelAnswers) -> Deferral | None:
-        """When the made model asks the full one, kept with it."""
+        """When the made model asks the full one, kept with it; embeddings do not say how sure they are."""
+        if self.full.head == "embedding":
+            return None
         found = deferring.fit(full, made, self.texts, self.request.aim, self.request.seed)
         if found and self.request.standalone:
             copy = self.folder / "full"
@@ -229,7 +231,7 @@ class Compression:
     def lessons(self, plan: Plan) -> tuple[Lessons, float]:
         """The texts to learn from and to choose by, with answers, and the seconds that it took to get these."""
         given, seconds = self.texts.answers, 0.0
-        own = pool.first(self.own, plan.own(len(self.own.ids), self.joins))
+        own = pool.first(self.own, plan.own(len(self.own.ids), self.joins and self.full.head != "embedding"))
         learn = pool.with_joined(own, plan.pool, self.lengths[-1], self.request.seed) if self.joins else own
         encoded = {"learn": learn, "choose": self.encode(self.texts.choose)}
         if given:
@@ -242,7 +244,8 @@ class Compression:
             )
             answers, seconds = pool.answer(runner, params, encoded, self.folder / "answers")
         choose = Pool(encoded["choose"], answers["choose"], len(self.texts.choose))
-        return Lessons(self.tokenizer, Pool(learn, answers["learn"], len(own.ids)), choose, self.few_lengths), seconds
+        learned = Pool(learn, answers["learn"], len(own.ids))
+        return Lessons(self.tokenizer, learned, choose, self.few_lengths, self.found.prompts()), seconds
 
     def start(self, candidate: Candidate, lessons: Lessons) -> epath.Path:
         """The folder of the candidate as least squares make it."""

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
+from mux_jax.checkpoints import sentence_transformers
 from mux_jax.checkpoints.source import ModelSource, open_model
 from mux_jax.compression.judging import agreement
 from mux_jax.compression.plan import TEXTS_A_STEP
@@ -26,7 +27,7 @@ from mux_jax.inference.batch_runner import BatchRunner, labels_from_logits
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.encoder import split_layers
 from mux_jax.models.model import MuxModel
-from mux_jax.objectives import classification
+from mux_jax.objectives import classification, embedding
 from mux_jax.objectives.objectives import Objective
 from mux_jax.objectives.stages import FinetuneStage
 from mux_jax.parallel import hosts
@@ -46,12 +47,14 @@ class Lessons:
       learn: the texts to learn from.
       choose: the texts that it is chosen by.
       lengths: that rows may have, ascending.
+      prompts: of an embedding model, which texts have before them.
     """
 
     tokenizer: ModelTokenizer
     learn: Pool
     choose: Pool
     lengths: tuple[int, ...]
+    prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def tokens_per_step(self, rows: int, width: int) -> float:
         """The mean number of places in the rows of a step."""
@@ -130,8 +133,13 @@ def texts_of_a_step(width: int) -> int:
 
 
 def distance(config: ModelConfig, ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
-    """The mean KL divergence of our probabilities from theirs, in nats, by text or token; of numbers squared error."""
+    """The mean KL divergence of our probabilities from theirs, in nats, by text or token; of numbers squared error.
+
+    Of embeddings it is the mean of `embedding.distance`.
+    """
     x, y = (np.concatenate(z) if config.head == "token" else np.stack(z) for z in (ours, theirs))
+    if config.head == "embedding":
+        return float(embedding.distance(jnp.asarray(x), jnp.asarray(y)).mean())
     return float(classification.distance(jnp.asarray(x), jnp.asarray(y), 1.0, config.multi_label).mean())
 
 
@@ -160,6 +168,9 @@ def configuration(
     mesh, every = make_mesh(), steps if is_trial else -1
     if width > 1:  # whose padding is mixed in: it is used as it was trained
         data = dataclasses.replace(data, bucket_lengths=",".join(map(str, lessons.lengths)))
+    stage = FinetuneStage(steps=steps, learning_rate=rate, distillation_coefficient=1.0, temperature=_TEMPERATURE)
+    if get_task(data).kind == "embedding":
+        stage.objective = "embedding"
     return FinetuneConfig(
         seed=seed,
         rows=rows_of_a_step(width, mesh),
@@ -172,9 +183,7 @@ def configuration(
             scan_layers=mesh.devices.flat[0].platform != "cpu",
         ),
         data=data,
-        finetuning=FinetuneStage(
-            steps=steps, learning_rate=rate, distillation_coefficient=1.0, temperature=_TEMPERATURE
-        ),
+        finetuning=stage,
         log_every=max(20, steps // 100),
         eval=EvalSection(every=every),
         checkpoint=CheckpointSection(every=every, keep=1),
@@ -188,7 +197,8 @@ def learn(config: FinetuneConfig, workdir: epath.Path, lessons: Lessons) -> dict
     assert isinstance(resolved, FinetuneConfig)
 
     def load(folder: epath.Path) -> _Data:
-        for name, text in tokenizer_files(lessons.tokenizer).items():
+        files = tokenizer_files(lessons.tokenizer) | sentence_transformers.prompt_files(lessons.prompts)
+        for name, text in files.items():
             hosts.write_text(folder / name, text)
         return _Data(resolved, lessons)
 

@@ -1,6 +1,7 @@
 """A model's answers to texts."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,16 +9,30 @@ import numpy as np
 
 from mux_jax.checkpoints.source import ModelSource
 from mux_jax.data.encoding import Encoder, Text
+from mux_jax.data.neighbours import unit
 from mux_jax.inference.batch_runner import BatchRunner, labels_from_logits
 from mux_jax.inference.deferral import sure_logits
+from mux_jax.models.config import ModelConfig
 from mux_jax.models.encoder import split_layers
 from mux_jax.models.model import MuxModel
 
 _ROWS, _THRESHOLD = 32, 0.5
 
 
+def answers(config: ModelConfig, run: Callable[[list[Any]], list[np.ndarray]], texts: list[Any]) -> list[Any]:
+    """Answers by name to texts; of an embedding model embeddings, and to pairs of texts the cosine of each.
+
+    run: gives the logits of texts.
+    """
+    if config.head != "embedding" or not texts or isinstance(texts[0], str):
+        return labels_from_logits(run(texts), config, _THRESHOLD)
+    embeddings = run([text for place in zip(*texts) for text in place])  # all first ones, then all second ones
+    first_TE, second_TE = np.split(unit(np.array(embeddings)), 2)
+    return (first_TE * second_TE).sum(-1).tolist()
+
+
 class ModelAnswers:
-    """What a model says of texts: logits, and answers by name.
+    """What a model says of texts: logits or embeddings, and answers by name.
 
     Attributes:
       config: the model's.
@@ -28,12 +43,27 @@ class ModelAnswers:
         """dtype: of matrix products."""
         mesh = jax.tree.leaves(params)[0].sharding.mesh
         self.config, self.address = dataclasses.replace(found.config, dtype=dtype), found.address
-        self._runner = BatchRunner(MuxModel(self.config), mesh, _ROWS, found.bucket_lengths(), pad_id)
+        self._runner, self._single = (
+            BatchRunner(MuxModel(self.config), mesh, rows, found.bucket_lengths(), pad_id) for rows in (_ROWS, 1)
+        )
         self._params, self._encoder = split_layers(params, dtype), encoder
 
-    def logits(self, texts: list[Text], seed: list[int]) -> list[np.ndarray]:
-        """float32 [C] of each text, [words, C] of tags, in the composition of a seed."""
-        return self._runner(self._params, self._encoder(texts), np.random.default_rng(seed), copies=False)
+    def logits(self, texts: list[Text], seed: list[int], slots: int = 1) -> list[np.ndarray]:
+        """float32 [C] of each text, [words, C] of tags, [E] of embeddings, in the composition of a seed.
+
+        slots: that each text is in; logits are their mean.
+        """
+        encoded, rng = self._encoder(texts), np.random.default_rng(seed)
+        return self._runner(self._params, encoded, rng, slots, copies=False)
+
+    def alone(self, texts: list[Text]) -> list[np.ndarray]:
+        """Logits of each text in a row of its own copies."""
+        rng = np.random.default_rng(0)
+        return [self._single(self._params, self._encoder([text]), rng)[0] for text in texts]
+
+    def answers(self, texts: list[Any], seed: list[int], slots: int = 1) -> list[Any]:
+        """Answers by name, see `answers`, in the composition of a seed."""
+        return answers(self.config, lambda texts: self.logits(texts, seed, slots), texts)
 
     def sure_logits(
         self, texts: list[Text], seed: int, temperature: float = 1.0

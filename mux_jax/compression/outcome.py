@@ -4,12 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from mux_jax.compression import deferring
+from mux_jax.compression import company, deferring
 from mux_jax.compression.judging import agreement, agreement_interval, changed, loss_interval
 from mux_jax.compression.model_answers import ModelAnswers
 from mux_jax.compression.texts import Texts
 from mux_jax.data import metrics
-from mux_jax.data.encoding import Text
 from mux_jax.inference.deferral import Deferral
 from mux_jax.progress import progress
 
@@ -29,15 +28,15 @@ def outcome(
     task, labels = texts.task, full.config.labels
     compositions = _COMPOSITIONS if made.config.width > 1 else 1
     gold = [example.label for example in texts.labelled]
-    labelled: list[Text] = [example.text for example in texts.labelled]
+    labelled: list[Any] = [example.text for example in texts.labelled]
     with progress("judging") as report:
-        own, full_agreed = full.named(full.logits(texts.judge, [seed])), None
+        own, full_agreed = full.answers(texts.judge, [seed]), None
         wanted = own
         if texts.answers:
             wanted = full.named(list(texts.answers["judge"]))
             full_agreed = {"value": agreement(task.kind, own, wanted)}
         report(0.4, "")
-        answers = [made.named(made.logits(texts.judge, [seed, i])) for i in range(compositions)]
+        answers = [made.answers(texts.judge, [seed, i]) for i in range(compositions)]
         agreed = agreement_interval(task.kind, answers[0], wanted, seed)
         spread = [agreement(task.kind, found, wanted) for found in answers]
         agreed["value"] = float(np.mean(spread))
@@ -45,8 +44,8 @@ def outcome(
         full_labelled: list[Any] = []
         if gold:
             report(0.6, "")
-            full_labelled = full.named(full.logits(labelled, [seed]))
-            found = [made.named(made.logits(labelled, [seed, i])) for i in range(compositions)]
+            full_labelled = full.answers(labelled, [seed])
+            found = [made.answers(labelled, [seed, i]) for i in range(compositions)]
             figures = [metrics.compute(task.kind, task.metric, gold, x, labels) for x in found]
             scores["full"] = metrics.compute(task.kind, task.metric, gold, full_labelled, labels)
             scores["made"] = {name: float(np.mean([f[name] for f in figures])) for name in figures[0]}
@@ -57,10 +56,13 @@ def outcome(
         if deferral:
             report(0.8, "")
             together, deferred = deferring.judge(full, made, deferral, texts, seed, own, full_labelled)
-    mates = None
+    mates: dict[str, Any] | None = None
     if compositions > 1:
-        of_texts = task.kind != "regression"
-        share = changed(task.kind, answers) if of_texts else None
-        mates = {"changed": share, "compositions": compositions, "score_std": float(np.std(spread))}
+        mates = {"compositions": compositions, "score_std": float(np.std(spread))}
+        if task.kind == "embedding":
+            mates |= company.row_mates(made, answers, texts.judge)
+            mates["ensembles"] = company.ensembles(made, texts, seed, wanted)
+        else:
+            mates["changed"] = changed(task.kind, answers) if task.kind != "regression" else None
     judged = {"agreement": agreed, "full_agreement": full_agreed, "row_mates": mates, "deferral": together}
     return scores | judged, deferred

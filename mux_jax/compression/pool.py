@@ -23,7 +23,7 @@ LONGER = 1.75  # the mean length of own and joined texts over that of own ones
 _PARTED_AT = (0.2, 0.4, 0.6, 0.8, 0.95)
 _SHARD = 8_192  # texts whose answers are kept in one file
 # What the objective takes for a text without a label, by kind.
-_NO_LABEL = {"sequence": -1, "multi_label": -1, "regression": np.nan, "token": -1}
+_NO_LABEL = {"sequence": -1, "multi_label": -1, "regression": np.nan, "token": -1, "embedding": -1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Pool:
 
     Attributes:
       encoded: the texts as tokens, with a place for each token where labels are of tokens.
-      answers: logits of each text: float32 [C], or [L, C] of tokens.
+      answers: logits of each text: float32 [C], or [L, C] of tokens; or its embedding.
       own: how many are texts as they came; joined ones follow.
     """
 

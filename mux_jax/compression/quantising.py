@@ -11,14 +11,14 @@ from mux_jax.checkpoints.source import ModelSource, open_model
 from mux_jax.checkpoints.task_info import TaskInfo
 from mux_jax.compression.deferring import draw
 from mux_jax.compression.judging import agreement_interval, loss_interval
-from mux_jax.compression.model_answers import ModelAnswers
+from mux_jax.compression.model_answers import ModelAnswers, answers
 from mux_jax.compression.speed import take
 from mux_jax.compression.texts import Texts
 from mux_jax.data import metrics
 from mux_jax.data.encoding import Encoded, Encoder
 from mux_jax.data.tokenizer import ModelTokenizer
 from mux_jax.errors import InputError
-from mux_jax.inference.batch_runner import BatchRunner, labels_from_logits
+from mux_jax.inference.batch_runner import BatchRunner
 from mux_jax.inference.export import most_texts, write_export
 from mux_jax.inference.programs import needs
 from mux_jax.inference.runtimes import open_program, require
@@ -50,7 +50,7 @@ class Quantised:
         dtype: of products that are not in int8.
         """
         if not folder.exists():
-            task = TaskInfo(found.bucket_lengths(), texts.task.text)
+            task = TaskInfo(found.bucket_lengths(), texts.task.text, found.prompts())
             some = list(texts.calibrate[: most_texts(found.config)])
             write_export(found, folder, "openvino", True, some, vocabulary, task)
         made = open_model(str(folder), takes_export=True)
@@ -66,7 +66,7 @@ class Quantised:
 
     def answers(self, texts: list[Any], seed: int) -> list[Any]:
         """Answers by name."""
-        return labels_from_logits(self.run(self._encoder(texts), [seed, 0]), self.config, 0.5)
+        return answers(self.config, lambda texts: self.run(self._encoder(texts), [seed, 0]), texts)
 
 
 def judge(full: ModelAnswers, models: dict[str, Quantised], texts: Texts, seed: int) -> dict[str, dict[str, Any]]:
@@ -75,16 +75,16 @@ def judge(full: ModelAnswers, models: dict[str, Quantised], texts: Texts, seed: 
     gold, labelled = [e.label for e in texts.labelled], [e.text for e in texts.labelled]
     found = {}
     with progress("judging in int8") as report:
-        wanted = full.named(full.logits(texts.judge, [seed]))
-        wanted_labelled = full.named(full.logits(labelled, [seed])) if gold else []
+        wanted = full.answers(texts.judge, [seed])
+        wanted_labelled = full.answers(labelled, [seed])
         for i, (name, model) in enumerate(models.items()):
             report(i / len(models), name)
             agreed = agreement_interval(task.kind, model.answers(texts.judge, seed), wanted, seed)
             score = lost = None
             if gold:
-                answers = model.answers(labelled, seed)
-                score = metrics.compute(task.kind, task.metric, gold, answers, labels)
-                lost = loss_interval(task.kind, task.metric, gold, wanted_labelled, answers, labels, seed)
+                ours = model.answers(labelled, seed)
+                score = metrics.compute(task.kind, task.metric, gold, ours, labels)
+                lost = loss_interval(task.kind, task.metric, gold, wanted_labelled, ours, labels, seed)
             found[name] = {"agreement": agreed, "score": score, "lost": lost, "path": str(model.folder)}
     return found
 

@@ -291,13 +291,14 @@ class _Reduction:
 
     def _head(self, mixed_BLD: jax.Array, state_SLD: jax.Array) -> Params:
         """The head, and what it reads the states with."""
-        kept: Params = {name: self.params[name] for name in ("pooler", "classifier") if name in self.params}
+        parts = ("pooler", "classifier", "embedding_head")
+        kept: Params = {name: self.params[name] for name in parts if name in self.params}
         if self.config.width > 1:
             fresh, state_TD = self.fresh["demultiplexer"], self._tokens(state_SLD)
             found = fit_demultiplexer(self.config, self.frames, fresh, mixed_BLD, state_TD, self.real_T)
             return kept | {"demultiplexer": found}
         if self.same:
             return kept
-        of_tokens = self.config.head == "token"
+        of_tokens = self.config.head == "token" or self.config.head == "embedding" and self.config.pooling != "cls"
         read, wanted = (self._tokens(x) if of_tokens else x[:, 0] for x in (mixed_BLD, state_SLD))
         return fit_head(self.full, self.params, self.config.hidden_size, read, wanted)

@@ -28,7 +28,7 @@ A result is a dictionary, which `report.json` holds as it is (NaN as null):
   factors: made over full, in each precision that both were measured in; best: each in its fastest one.
   row_mates: None for width 1; else changed: the share of judged texts whose answer is not the same in all compositions,
     or None for a regression; compositions: how many; score_std: the standard deviation of the score over them, of the
-    agreement without labels.
+    agreement without labels. Of embeddings in place of changed: cosine, rare, alone, ensembles: see `company`.
   deferral: how the model made does if the full one answers what it is not sure of, or None, also if missing:
     share: of the texts, that `defer="auto"` takes, by the texts to calibrate; deferred: what share of the judged ones
     it was; temperature: see `deferral`; passes: how often the made model reads a text for it.
@@ -79,6 +79,10 @@ _DEFER = (
     "1 / (1 / speed alone + share deferred); longer texts than others take more."
 )
 
+_SLOTS = (
+    "The embeddings of a text in several slots are averaged: `--ensemble` of `launch/predict.py`. Speeds are computed."
+)
+
 _INT8 = (
     "Both models as programs of OpenVINO with products of 8 bits, measured in turns with the full model in {dtype}. "
     "`--model=DIR/int8/made` of `launch/predict.py` runs the cheaper one."
@@ -115,6 +119,8 @@ def _markdown(result: dict[str, Any]) -> str:
     ]
     if result["full"]["score"]:
         blocks += ["## Scores", _scores(result)]
+    if (result["row_mates"] or {}).get("ensembles"):
+        blocks += ["## Texts in several slots", _SLOTS, _ensembles(result)]
     if result.get("deferral"):
         blocks += ["## With the full model behind it", f"{deferral_sentence(result)} {_DEFER}", _deferral(result)]
     if result.get("int8"):
@@ -160,6 +166,18 @@ def _scores(result: dict[str, Any]) -> str:
         for name in full
     ]
     return _table(["", "full", result["made"]["name"], "lost"], rows)
+
+
+def _ensembles(result: dict[str, Any]) -> str:
+    metric, made = result["task"]["metric"], result["made"]
+    alone = {"slots": 1, "agreement": made["agreement"]["value"], "score": made["score"]}
+    rows = []
+    for found in (alone, *result["row_mates"]["ensembles"]):
+        speed = _number(result["factors"]["best"] / found["slots"], 1)
+        score = [show(found["score"][metric], metric)] if found["score"] else []
+        rows.append([str(found["slots"]), speed, show(found["agreement"], "neighbours"), *score])
+    scores = [METRICS[metric]] if made["score"] else []
+    return _table(["slots", "times as fast", METRICS["neighbours"], *scores], rows)
 
 
 def _deferral(result: dict[str, Any]) -> str:

@@ -11,13 +11,13 @@ from etils import epath
 from mux_jax.checkpoints.source import ModelSource
 from mux_jax.compression.deferring import AUTO
 from mux_jax.compression.shape import MEANS, Shape, check_means, reduced
-from mux_jax.compression.texts import Texts, read_answers, read_texts, task_texts
+from mux_jax.compression.texts import Texts, read_answers, read_texts, task_texts, with_prompts
 from mux_jax.data.formats import parse_delimiter
 from mux_jax.data.sections import TaskSection
 from mux_jax.data.tasks import check_place, get_task
 from mux_jax.errors import InputError
 from mux_jax.files import write_atomically
-from mux_jax.inference.deferral import Aim, parse_aim
+from mux_jax.inference.deferral import Aim, check_kind, parse_aim
 from mux_jax.models.config import DTYPES, ModelConfig
 from mux_jax.progress import say
 
@@ -29,10 +29,11 @@ class Request:
     """What to make of which model, from which texts. The defaults are those of `launch/compress.py`.
 
     Attributes:
-      model: an ordinary model, of width 1, that is fine-tuned: a run, a Hugging Face folder, an id of the hub.
+      model: an ordinary model, of width 1, that is fine-tuned or gives embeddings: a run, a Hugging Face folder, an id
+        of the hub.
       texts: files or globs, or one, in any format that `predict` reads. Without, the texts are those of `task`.
       answers: a file of texts with another model's probabilities, to learn from in place of `model`'s answers.
-      labelled: a file with labels, to score on.
+      labelled: a file with labels, to score on; of an embedding model of pairs as STS-B has them.
       task: of a run, its own; else a name in `TASKS`.
       data: the task's folder.
       text_columns: of the files, separated by a comma; empty: those of the model, or `text`.
@@ -139,10 +140,13 @@ class Request:
             raise InputError(
                 f"--model={found.folder} has width {config.width}; it must be an ordinary model, of width 1"
             )
-        if config.head not in ("sequence", "token"):
+        if config.head not in ("sequence", "token", "embedding"):
             raise InputError(
-                f"--model={found.folder} has no head for labels of texts or words; name a model that is fine-tuned"
+                f"--model={found.folder} has no head for labels of texts or words, and no embeddings; name a model "
+                "that is fine-tuned"
             )
+        if config.head == "embedding":
+            self._check_embedding(found)
         shape = self.shape(config)
         if not shape:
             check_means(config, self.by)
@@ -153,6 +157,14 @@ class Request:
                 f"--layers={shape.layers} --hidden={shape.hidden} --width=1 is --model as it is; give fewer layers or "
                 "dimensions, or more texts a row"
             )
+
+    def _check_embedding(self, found: ModelSource) -> None:
+        """Raises `InputError` if something is asked for that embeddings do not have."""
+        where = f"--model={found.folder} gives embeddings: "
+        if not self.texts:
+            raise InputError(f"{where}name the texts to learn from by --texts=FILE; they need no labels")
+        if self.defer not in ("auto", "off") or self.standalone:
+            check_kind(found.config, where)
 
     def section(self, found: ModelSource) -> TaskSection:
         """Where the texts are, their columns, and the lengths of rows, as the made model's run says it.
@@ -191,9 +203,10 @@ class Request:
         wanted = tuple(name for name in self.text_columns.split(",") if name)
         if self.answers:
             return read_answers(self.answers, found.config, found.text_columns(), wanted, delimiter, section.metric)
-        return read_texts(
+        texts = read_texts(
             self.texts, found.config, found.text_columns(), wanted, delimiter, self.labelled, section.metric
         )
+        return with_prompts(texts, found.prompts()) if found.config.head == "embedding" else texts
 
     def keep(self, folder: epath.Path) -> None:
         """Writes `request.json` to a folder that this process holds; the same request goes on with what is there.

@@ -1,6 +1,7 @@
 """What a cheaper model looks like: fewer layers, narrower, several texts a row; and which may be made of a model."""
 
 import dataclasses
+from typing import Any
 
 from mux_jax.errors import InputError
 from mux_jax.models.config import ModelConfig
@@ -70,7 +71,7 @@ def reduced(full: ModelConfig, shape: Shape) -> ModelConfig:
             f"--width={shape.width}: --model has embeddings of {full.embedding_size} and states of {D} dimensions; to "
             "share rows they must be of one size"
         )
-    changes = dict(
+    changes: dict[str, Any] = dict(
         num_hidden_layers=shape.layers,
         hidden_size=shape.hidden,
         num_attention_heads=heads,
@@ -78,6 +79,8 @@ def reduced(full: ModelConfig, shape: Shape) -> ModelConfig:
         embedding_size=shape.hidden if full.embedding_size == D else full.embedding_size,
         width=shape.width,
     )
+    if full.head == "embedding" and shape.hidden != D:
+        changes["projections"] = ((D, "", True), *full.projections)  # embeddings stay as large as they are
     kept = {name: value for name, value in full.to_flat().items() if name not in dict(full.options)}
     kept |= full.family_options(shape.width) | changes
     if shape.width > 1:

@@ -1,7 +1,9 @@
 """The texts that a model is compressed with: of files, of a task's folder, or with the answers of another model."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -14,7 +16,7 @@ from mux_jax.data.examples import Example
 from mux_jax.data.metrics import OF_KIND
 from mux_jax.data.sections import TaskSection
 from mux_jax.data.task_data import check_labels
-from mux_jax.data.tasks import Task, describe, get_task
+from mux_jax.data.tasks import TASKS, Task, describe, get_task
 from mux_jax.errors import InputError
 from mux_jax.inference.evaluation import check_head
 from mux_jax.inference.files import check_input
@@ -66,13 +68,17 @@ def read_texts(
 ) -> Texts:
     """The texts of files, in any format that `launch/predict.py` reads; what was read is printed.
 
+    For an embedding model two columns are two texts.
+
     Args:
       patterns: files or globs; a file that several match is read once.
       config: of a model that is fine-tuned.
       columns: those of its texts in files.
       wanted: the columns to read in their place.
       delimiter: of TSV and CSV, if it is not a tab or a comma.
-      labelled: a file of examples with labels, in a column `label`, or `tags` beside words. Its texts are in no part.
+      labelled: a file of examples with labels, in a column `label`, or `tags` beside words; of an embedding model of
+        pairs as STS-B has them, in `sentence1` and `sentence2`, with how alike they are in `score`. Its texts are in no
+        part.
       metric: what the model is judged by; empty: the default of its kind of task.
 
     Raises:
@@ -81,14 +87,20 @@ def read_texts(
     """
     files = list(dict.fromkeys(absolute(file) for file in find_files(patterns)))
     sources = [_open(file, config, columns, wanted, delimiter) for file in files]
-    beside = [_open(absolute(labelled), config, columns, wanted, delimiter)] if labelled else []
-    _check_alike([*sources, *beside])
     task = _task(config, wanted or columns, metric)
     found: list[Example] = []
-    for source in beside:
-        found = examples.read_file(dataclasses.replace(task, text=source.columns), source.file, source.delimiter)
-        check_labels(task, found, config.labels, "those of the model")
-    parts = Parts(_SHARES, {text_key(example.text) for example in found})
+    if config.head == "embedding":
+        if labelled:
+            found = examples.read_file(TASKS["stsb"], absolute(labelled), delimiter)
+        without = {text_key(text) for example in found for text in example.text}
+    else:
+        beside = [_open(absolute(labelled), config, columns, wanted, delimiter)] if labelled else []
+        _check_alike([*sources, *beside])
+        for source in beside:
+            found = examples.read_file(dataclasses.replace(task, text=source.columns), source.file, source.delimiter)
+            check_labels(task, found, config.labels, "those of the model")
+        without = {text_key(example.text) for example in found}
+    parts = Parts(_SHARES, without)
     read = _read(sources, config, parts)
     left_out = f", {parts.left_out:,} of them in {labelled}" if parts.left_out else ""
     parts.check(_LEAST, f"--texts: {read:,} records{left_out}")
@@ -156,6 +168,22 @@ def task_texts(data: TaskSection, config: ModelConfig) -> Texts:
     return Texts(task, **texts, labelled=dev, answers={}, read=len(train) + len(dev))
 
 
+def with_prompts(texts: Texts, prompts: Mapping[str, str]) -> Texts:
+    """The texts as an embedding model reads them: after its prompts in turn, labelled ones after the default.
+
+    Args:
+      prompts: see `TaskInfo`.
+    """
+    default = prompts.get("", "")
+    befores = list(dict.fromkeys([default, *prompts.values()]))
+    parts: dict[str, Any] = {
+        name: [f"{before}{text}" for before, text in zip(itertools.cycle(befores), getattr(texts, name))]
+        for name in _SHARES
+    }
+    labelled = [dataclasses.replace(e, text=(default + e.text[0], default + e.text[1])) for e in texts.labelled]
+    return dataclasses.replace(texts, **parts, labelled=labelled)
+
+
 def _task(config: ModelConfig, columns: tuple[str, ...], metric: str) -> Task:
     """What a model does."""
     kind = config.task_kind
@@ -221,6 +249,10 @@ def _read(
             for record in records:
                 count += 1
                 text = formats.to_text(record, source.columns, words)
+                if config.head == "embedding":
+                    for piece in [text] if isinstance(text, str) else text:
+                        parts.add(piece)
+                    continue
                 if words:
                     text = split_words(text) if isinstance(text, str) else text
                     if not text:

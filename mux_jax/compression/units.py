@@ -37,7 +37,7 @@ def fit_units(
 
 
 def fit_head(config: ModelConfig, params: Params, count: int, found: jax.Array, states: jax.Array) -> Params:
-    """The head of a model with fewer dimensions, which gives about the full model's logits.
+    """The head of a model with fewer dimensions, which gives about the full model's logits or embeddings.
 
     Args:
       config: of the full model.
@@ -46,6 +46,10 @@ def fit_head(config: ModelConfig, params: Params, count: int, found: jax.Array, 
       found: what the head is to read, an example a row: the states of tokens, or the first ones of texts.
       states: what the full model's reads.
     """
+    if config.head == "embedding":  # a projection to as many dimensions comes first, as pooling is linear, but for max
+        theirs = params.get("embedding_head", {})
+        later = {f"projection_{i + 1}": theirs[f"projection_{i}"] for i in range(len(theirs))}
+        return {"embedding_head": {"projection_0": Regression(found, states).solve()} | later}
     classifier = params["classifier"]
     if not (config.has_pooler or "dense" in classifier):
         return {"classifier": {"output": Regression(found, linear(classifier["output"], states)).solve()}}

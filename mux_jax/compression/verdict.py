@@ -8,6 +8,7 @@ from mux_jax.data.metrics import CORRELATIONS
 
 METRICS = {
     "agreement": "agreement",
+    "neighbours": "nearest neighbours in common",
     "accuracy": "accuracy",
     "f1": "F1",
     "macro_f1": "macro F1",
@@ -20,7 +21,7 @@ METRICS = {
     "spearman": "Spearman's correlation",
 }
 _MOST_LOST = 0.02  # of the score: what we would give up
-_LEAST_AGREEMENT = 0.9
+_LEAST_AGREEMENT, _LEAST_NEIGHBOURS = 0.9, 0.7
 _SLOWEST = 1.5  # times as fast: less is not worth a model of its own
 # What agreement below and above the least means, with the full model or a file of answers.
 _DIFFERS = {
@@ -28,18 +29,21 @@ _DIFFERS = {
     "multi_label": "answers more than one text in ten otherwise than {}",
     "token": "tags more than one word in ten otherwise than {}",
     "regression": "correlates with {} at less than 0.9",
+    "embedding": "finds fewer than seven in ten of {}'s nearest neighbours",
 }
 _SAME = {
     "sequence": "answers nine in ten or more of the judged texts as {} does",
     "multi_label": "answers nine in ten or more of the judged texts as {} does",
     "token": "tags nine in ten or more of the judged words as {} does",
     "regression": "correlates with {} at 0.9 or more",
+    "embedding": "finds seven in ten or more of {}'s nearest neighbours",
 }
 _AGREES = {
     "sequence": "gives the full model's label to {} of the texts",
     "multi_label": "gives exactly the full model's labels to {} of the texts",
     "token": "gives the full model's tag to {} of the words",
     "regression": "gives numbers that correlate with the full model's at {}",
+    "embedding": "finds {} of the full model's ten nearest neighbours of a text",
 }
 
 
@@ -86,7 +90,7 @@ def points(value: float, metric: str, unit: bool = True) -> str:
 
 def agreement_metric(kind: str) -> str:
     """What agreement is for a kind of task, as a key of `METRICS`."""
-    return "pearson" if kind == "regression" else "agreement"
+    return {"regression": "pearson", "embedding": "neighbours"}.get(kind, "agreement")
 
 
 def source(result: dict[str, Any]) -> str:
@@ -177,7 +181,8 @@ def _advice(result: dict[str, Any]) -> str:
     elif lost and lost["high"] > _MOST_LOST:
         doubts.append(f"may cost more than {most}")
     as_good = of_full is not None and agreed >= of_full
-    if agreed < _LEAST_AGREEMENT and not as_good:
+    least = _LEAST_NEIGHBOURS if kind == "embedding" else _LEAST_AGREEMENT
+    if agreed < least and not as_good:
         # labels say whether the other answers are worse
         (doubts if lost else bad).append(_DIFFERS[kind].format(source(result)))
     if bad:
@@ -185,7 +190,7 @@ def _advice(result: dict[str, Any]) -> str:
     if doubts:
         return f"We would take it only where this is acceptable: it {' and '.join(doubts)}. {_alternatives(result)}"
     good = f"costs less than {most}, by the interval" if lost else _SAME[kind].format(source(result))
-    if agreed < _LEAST_AGREEMENT and not lost:
+    if agreed < least and not lost:
         good = f"agrees with {source(result)} no less than the full model does"
     return f"We would take it: it {good}."
 
@@ -213,8 +218,10 @@ def _alternatives(result: dict[str, Any]) -> str:
 
 def _certainty(result: dict[str, Any]) -> str:
     count, labelled = result["texts"]["judge"], result["texts"]["labelled"]
-    some = "" if labelled in (0, count) else f", and over {labelled:,} labelled ones for the score"
-    unit = "sentences" if result["task"]["kind"] == "token" else "texts"
+    kind = result["task"]["kind"]
+    ones = "labelled pairs" if kind == "embedding" else "labelled ones"
+    some = "" if labelled in (0, count) else f", and over {labelled:,} {ones} for the score"
+    unit = "sentences" if kind == "token" else "texts"
     return (
         f"The intervals are of a paired bootstrap over {count:,} judged {unit}{some}. One training seed was run; what "
         "another would change is not in them."
@@ -222,16 +229,21 @@ def _certainty(result: dict[str, Any]) -> str:
 
 
 def _row_mates(result: dict[str, Any]) -> str:
-    found = result["row_mates"]
+    found, word = result["row_mates"], "embedding" if result["task"]["kind"] == "embedding" else "answer"
     if not found:
-        return "An answer depends on its own text alone."
+        return f"An {word} depends on its own text alone."
     metric = result["task"]["metric"] if result["made"]["lost"] else agreement_metric(result["task"]["kind"])
     parts = []
-    if found["changed"] is not None:
+    if found.get("changed") is not None:
         parts.append(f"{show(found['changed'], 'agreement')} of the judged texts changed their answer")
     if found["score_std"] is not None:
         parts.append(f"the standard deviation of {METRICS[metric]} is {points(found['score_std'], metric)}")
     others = result["made"]["width"] - 1
     mates = "row-mate, the other text" if others == 1 else f"row-mates, the {others} other texts"
-    text = f"An answer depends on its {mates} in its row"
+    text = f"An {word} depends on its {mates} in its row"
+    if "cosine" in found:
+        parts.append(
+            f"the cosine of a text with itself is {found['cosine']:.3f}, of one text in a hundred below "
+            f"{found['rare']:.3f}; of a text alone in its row with one in company it is {found['alone']:.3f}"
+        )
     return f"{text}: over {found['compositions']} compositions {', and '.join(parts)}." if parts else f"{text}."

@@ -116,7 +116,9 @@ class FinetuneConfig:
     def task_model(self, init: ModelConfig, labels: tuple[str, ...]) -> ModelConfig:
         """The model to fine-tune: `init` with the head of the task."""
         kind = get_task(self.data).kind
-        head = dict(head="token" if kind == "token" else "sequence", labels=labels, multi_label=kind == "multi_label")
+        name = kind if kind in ("token", "embedding") else "sequence"
+        head = dict(head=name, labels=labels, multi_label=kind == "multi_label")
+        head |= dict(labels=()) if kind == "embedding" else dict(projections=())
         kept, width = init.to_flat(), self.model.width
         if (init.multiplexer, init.demultiplexer) != (self.model.multiplexer, self.model.demultiplexer):
             kept = {name: value for name, value in kept.items() if name not in dict(init.options)}

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mux_jax.data.neighbours import NEIGHBOURS, common_neighbours
+
 # Of two classes, the one that F1 is of.
 _POSITIVE = ("1", "equivalent", "duplicate")
 # What span F1 is of: BIO, IOE, BIOES, BILOU and BMES, with types of spans or without.
@@ -61,6 +63,14 @@ def _pearson_spearman(gold: Sequence, predicted: Sequence, labels: Sequence[str]
     return {"pearson_spearman": (pearson + spearman) / 2, "pearson": pearson, "spearman": spearman}
 
 
+def _spearman(gold: Sequence, predicted: Sequence, labels: Sequence[str]) -> dict[str, float]:
+    """Of the cosines of pairs of texts; 0 if they are constant."""
+    from scipy.stats import spearmanr
+
+    constant = np.ptp(predicted) == 0 or np.ptp(gold) == 0
+    return {"spearman": 0.0 if constant else float(spearmanr(gold, predicted)[0])}
+
+
 def _span_f1(gold: Sequence, predicted: Sequence, labels: Sequence[str]) -> dict[str, float]:
     """F1 of whole spans, as `conlleval` counts them; a word without a prediction is outside of all."""
     import seqeval.metrics as seqeval
@@ -76,8 +86,11 @@ def _span_f1(gold: Sequence, predicted: Sequence, labels: Sequence[str]) -> dict
 def equal_counts(kind: str, ours: Sequence, theirs: Sequence) -> tuple[np.ndarray, np.ndarray]:
     """Of each text its equal predictions, and all of them: 1, or as many as it has words; int [texts] each.
 
-    Of texts with several labels the sets must be equal.
+    Of texts with several labels the sets must be equal. Of embeddings it is the nearest neighbours among all the texts.
     """
+    if kind == "embedding":
+        common = common_neighbours(np.array(ours), np.array(theirs))
+        return common, np.full(len(common), min(NEIGHBOURS, len(common) - 1))
     if kind == "token":
         equal = [sum(x == y for x, y in zip(*pair)) for pair in zip(ours, theirs)]
         return np.array(equal, int), np.array([len(tags) for tags in ours], int)
@@ -134,6 +147,7 @@ OF_KIND = {
     "sequence": {"accuracy": _accuracy, "f1": _f1, "macro_f1": _macro_f1, "matthews": _matthews},
     "multi_label": {"micro_f1": _micro_f1_of_sets, "macro_f1": _macro_f1_of_sets},
     "regression": {"pearson_spearman": _pearson_spearman},
+    "embedding": {"spearman": _spearman},
     "token": {"accuracy": _accuracy, "f1": _f1, "macro_f1": _macro_f1, "span_f1": _span_f1},
 }
 # Figures from -1 to 1. The others are shares, from 0 to 1.

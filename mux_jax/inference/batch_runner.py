@@ -70,7 +70,7 @@ def compile_logits(model: MuxModel, mesh: Mesh, pad_id: int, sharding: NamedShar
 
 
 class BatchRunner:
-    """A model with the head `sequence` or `token`, compiled for rows of a few lengths."""
+    """A model with the head `sequence`, `token` or `embedding`, compiled for rows of a few lengths."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class BatchRunner:
         report: Callable[[float], None] | None = None,
         copies: bool = True,
     ) -> list[np.ndarray]:
-        """float32 [C] of each window; for the head `token` [words, C], NaN for words without a place.
+        """float32 [C] of each window, [E] of embeddings; of tags [words, C], NaN for words without a place.
 
         `params` are those that `split_layers` gives. Each window (`Encoded`) is in `ensemble` slots, drawn at random,
         and its logits are averaged over them; and over its `copies` in slots that are left over.
@@ -188,9 +188,12 @@ def join_windows(logits: list[np.ndarray], windows: list[int], words: bool) -> l
 def labels_from_logits(logits: list[np.ndarray], config: ModelConfig, threshold: float) -> list[Any]:
     """Labels by name; numbers of a model with one label; lists of tags, None for words without logits.
 
-    Of a model with several labels a text lists of those whose probability is the `threshold` or more.
+    Of a model with several labels a text lists of those whose probability is the `threshold` or more. Embeddings are
+    what they are.
     """
     labels = config.labels
+    if config.head == "embedding":
+        return logits
     if config.head == "token":
         return [
             [None if missing else labels[best] for missing, best in zip(np.isnan(x[:, 0]), _argmax(x))] for x in logits

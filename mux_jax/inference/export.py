@@ -88,7 +88,7 @@ def export(
     columns = tuple(name for name in text_columns.split(",") if name)
     vocabulary, task = (
         found.tokenizer(tokenizer),
-        TaskInfo(_lengths(found, lengths), columns or found.text_columns(), found.task.prompts if found.task else {}),
+        TaskInfo(_lengths(found, lengths), columns or found.text_columns(), found.prompts()),
     )
     if calibrate:
         texts = _read(calibrate, task.text_columns, columns, found.config)

@@ -90,8 +90,7 @@ def load(found: ModelSource, dtype: str = "auto") -> LoadedModel:
     if found.config.head == "token":
         say_if_words_are_joined(tokenizer)
     params = None if program else found.params(make_mesh(devices=jax.local_devices()))
-    prompts = found.task.prompts if found.task else {}
-    return LoadedModel(MuxModel(config), params, tokenizer, lengths, found.text_columns(), prompts, program)
+    return LoadedModel(MuxModel(config), params, tokenizer, lengths, found.text_columns(), found.prompts(), program)
 
 
 def check(config: ModelConfig, rows: int, ensemble: int, threshold: float, where: str = "") -> None:

@@ -241,9 +241,9 @@ class ModelConfig(ModelSettings):
 
     @property
     def task_kind(self) -> str:
-        """What a model with labels does: `sequence`, `multi_label`, `regression` or `token`."""
-        if self.head == "token":
-            return "token"
+        """What a fine-tuned model does: `sequence`, `multi_label`, `regression`, `token` or `embedding`."""
+        if self.head in ("token", "embedding"):
+            return self.head
         if self.multi_label:
             return "multi_label"
         return "regression" if len(self.labels) == 1 else "sequence"

@@ -93,8 +93,7 @@ class MuxModel(nn.Module):
         if config.head == "none":
             return self.demultiplex(hidden_BLD).astype(jnp.float32)
         if config.head == "embedding":
-            states_BNLD = self.demultiplex(hidden_BLD)[:, :, config.prefix_length :]
-            return self.embedding_head(states_BNLD, mask_BNL)
+            return self.embed(hidden_BLD, mask_BNL)
         return self.class_logits(hidden_BLD, mask_BNL)
 
     @property
@@ -194,6 +193,16 @@ class MuxModel(nn.Module):
             states_BND = jnp.tanh(self.pooler(states_BND))
         return self.classifier(states_BND)
 
+    def embed(
+        self, hidden_BLD: Float[Array, "B L D"], mask_BNL: Bool[ArrayLike, "#B N _"] | None = None
+    ) -> Float[Array, "B N E"]:
+        """The embedding of each instance, of the head `embedding`: [B, N, E].
+
+        mask_BNL: as in a call; of the instances' tokens, without the prefix.
+        """
+        states_BNLD = self.demultiplex(hidden_BLD)[:, :, self.config.prefix_length :]
+        return self.embedding_head(states_BNLD, None if mask_BNL is None else jnp.asarray(mask_BNL))
+
     def init_all(self, tokens_BNL: jax.Array) -> None:
         """Touches every part, so that `model.init(rng, tokens, method="init_all")` makes them all."""
         hidden_BLD = self.encode(tokens_BNL)
@@ -205,7 +214,7 @@ class MuxModel(nn.Module):
             if self.config.generator == "learned":
                 self.generator.init_all(tokens_BNL)
         if self.config.head == "embedding":
-            self.embedding_head(self.demultiplex(hidden_BLD), None)
+            self.embed(hidden_BLD)
         if self.config.labels:
             self.class_logits(hidden_BLD)
         elif self.config.has_pooler:

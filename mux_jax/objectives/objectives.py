@@ -19,6 +19,7 @@ from mux_jax.models.model import MuxModel, truncate_for_prefix
 from mux_jax.objectives import corruption
 from mux_jax.objectives.classification import classification
 from mux_jax.objectives.cross_entropy import most_probable, vocabulary_cross_entropy
+from mux_jax.objectives.embedding import embedding
 from mux_jax.objectives.retrieval import draw_instances, retrieval_loss, with_retrieval
 from mux_jax.objectives.stages import PretrainStage, Stage
 
@@ -157,6 +158,7 @@ OBJECTIVES: dict[str, Callable[..., tuple[jax.Array, Outputs]]] = {
     "mlm": masked_lm,
     "rtd": replaced_token_detection,
     "classification": classification,
+    "embedding": embedding,
 }
 
 
