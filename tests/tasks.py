@@ -4,7 +4,9 @@ import numpy as np
 from etils import epath
 
 from mux_jax import configuration
-from mux_jax.checkpoints import huggingface
+from mux_jax.checkpoints import huggingface, sentence_transformers
+from mux_jax.checkpoints.source import open_model
+from mux_jax.checkpoints.task_info import TaskInfo
 from mux_jax.data.encoding import Encoder
 from mux_jax.data.rows import pad
 from mux_jax.data.tokenizer import save_tokenizer
@@ -31,6 +33,18 @@ def write_model(folder, sharpen=False, **changes):
     folder.mkdir(parents=True)
     huggingface.write(epath.Path(folder), model.config, params)
     save_tokenizer(tokenizer, epath.Path(folder))
+    return folder
+
+
+def write_embedder(folder, pooling="mean", projections=(), normalize=True, prompts=None, limit=32, **changes):
+    """A folder as sentence-transformers saves it, with a BERT of random weights."""
+    write_model(folder, width=1, head="none", **changes)
+    found = open_model(str(folder))
+    config = small_model(head="embedding", pooling=pooling, projections=projections, normalize=normalize, width=1)
+    _, params = init(config, seed=4)
+    task = TaskInfo((limit,), ("text",), prompts or {})
+    sentence_transformers.write(epath.Path(folder), config, params, task)
+    assert open_model(str(folder)).config.vocab_size == found.config.vocab_size
     return folder
 
 

@@ -40,6 +40,7 @@ from mux_jax.compression.sublayers import attend, embed, relative_bias, sublayer
 from mux_jax.compression.units import fit_head, fit_units
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.encoder import split_layers
+from mux_jax.models.heads import pool
 from mux_jax.models.layers import gelu
 from mux_jax.models.model import MuxModel
 from mux_jax.parallel.mesh import make_mesh
@@ -299,6 +300,10 @@ class _Reduction:
             return kept | {"demultiplexer": found}
         if self.same:
             return kept
-        of_tokens = self.config.head == "token" or self.config.head == "embedding" and self.config.pooling != "cls"
-        read, wanted = (self._tokens(x) if of_tokens else x[:, 0] for x in (mixed_BLD, state_SLD))
+        head = self.config.head
+        pooling = self.config.pooling if head == "embedding" else "cls"
+        read, wanted = (
+            self._tokens(x) if head == "token" else pool(pooling, x[:, None], self.mask_SL[:, None])[:, 0]
+            for x in (mixed_BLD, state_SLD)
+        )
         return fit_head(self.full, self.params, self.config.hidden_size, read, wanted)

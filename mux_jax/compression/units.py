@@ -43,10 +43,10 @@ def fit_head(config: ModelConfig, params: Params, count: int, found: jax.Array, 
       config: of the full model.
       params: its parameters.
       count: of the units that a hidden layer of the head has.
-      found: what the head is to read, an example a row: the states of tokens, or the first ones of texts.
+      found: what the head is to read, an example a row: the states of tokens, or the first or pooled ones of texts.
       states: what the full model's reads.
     """
-    if config.head == "embedding":  # a projection to as many dimensions comes first, as pooling is linear, but for max
+    if config.head == "embedding":  # whose first projection is to as many dimensions as the full model's states have
         theirs = params.get("embedding_head", {})
         later = {f"projection_{i + 1}": theirs[f"projection_{i}"] for i in range(len(theirs))}
         return {"embedding_head": {"projection_0": Regression(found, states).solve()} | later}

@@ -69,22 +69,24 @@ class EmbeddingHead(nn.Module):
 
     @nn.compact
     def __call__(self, states_BNLD: jax.Array, mask_BNL: jax.Array | None) -> jax.Array:
-        x = self._pooled(states_BNLD.astype(jnp.float32), mask_BNL)
+        x = pool(self.pooling, states_BNLD.astype(jnp.float32), mask_BNL)
         for i, (size, activation, bias) in enumerate(self.projections):
             x = dense(size, ("embed", None), "float32", f"projection_{i}", use_bias=bias)(x)
             x = PROJECTIONS[activation](x)
         return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12) if self.normalize else x
 
-    def _pooled(self, states_BNLD: jax.Array, mask_BNL: jax.Array | None) -> jax.Array:
-        if self.pooling == "cls":
-            return states_BNLD[:, :, 0]
-        own = jnp.ones(states_BNLD.shape[:-1], bool) if mask_BNL is None else mask_BNL
-        own_BNLD = own[..., None]
-        if self.pooling == "max":
-            return jnp.where(own_BNLD, states_BNLD, -1e9).max(axis=2)
-        count_BND = own_BNLD.sum(axis=2).astype(jnp.float32)
-        count_BND = jnp.sqrt(count_BND) if self.pooling == "mean_sqrt_length" else count_BND
-        return jnp.where(own_BNLD, states_BNLD, 0).sum(axis=2) / jnp.maximum(count_BND, 1e-9)
+
+def pool(pooling: str, states_BNLD: jax.Array, mask_BNL: jax.Array | None) -> jax.Array:
+    """One state of those of an instance's own tokens, [B, N, D], in a way that `EmbeddingHead` lists."""
+    if pooling == "cls":
+        return states_BNLD[:, :, 0]
+    own = jnp.ones(states_BNLD.shape[:-1], bool) if mask_BNL is None else mask_BNL
+    own_BNLD = own[..., None]
+    if pooling == "max":
+        return jnp.where(own_BNLD, states_BNLD, -1e9).max(axis=2)
+    count_BND = own_BNLD.sum(axis=2).astype(jnp.float32)
+    count_BND = jnp.sqrt(count_BND) if pooling == "mean_sqrt_length" else count_BND
+    return jnp.where(own_BNLD, states_BNLD, 0).sum(axis=2) / jnp.maximum(count_BND, 1e-9)
 
 
 class ClassificationHead(nn.Module):

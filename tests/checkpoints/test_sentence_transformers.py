@@ -12,33 +12,19 @@ from huggingface_hub.errors import EntryNotFoundError
 
 import mux_jax
 from mux_jax.checkpoints import hub
-from mux_jax.checkpoints import sentence_transformers as st
 from mux_jax.checkpoints.convert import convert
 from mux_jax.checkpoints.source import open_model
-from mux_jax.checkpoints.task_info import TaskInfo
 from mux_jax.errors import InputError
 from mux_jax.inference import files
 from tests.conftest import apply, draw_tokens, init, small_model
-from tests.tasks import sentences, write_model
+from tests.tasks import sentences, write_embedder, write_model
 
 TEXTS = [*sentences(30), "", "time " * 100]
 PROMPTS = {"query": "river: ", "passage": "stone: "}
 
 
-def write_folder(folder, pooling="mean", projections=(), normalize=True, prompts=None, limit=32, **changes):
-    """A folder as the library saves it, with a BERT of random weights."""
-    write_model(folder, width=1, head="none", **changes)
-    found = open_model(str(folder))
-    config = small_model(head="embedding", pooling=pooling, projections=projections, normalize=normalize, width=1)
-    _, params = init(config, seed=4)
-    task = TaskInfo((limit,), ("text",), prompts or {})
-    st.write(epath.Path(folder), config, params, task)
-    assert open_model(str(folder)).config.vocab_size == found.config.vocab_size
-    return folder
-
-
 def test_a_folder_gives_embeddings_of_any_number_of_texts(tmp_path, one_device):
-    folder = write_folder(tmp_path / "m", projections=((12, "tanh", True), (8, "", False)))
+    folder = write_embedder(tmp_path / "m", projections=((12, "tanh", True), (8, "", False)))
     found = open_model(str(folder))
     assert (found.config.head, found.config.dimensions, found.bucket_lengths()[-1]) == ("embedding", 8, 32)
     predictor = mux_jax.Predictor(str(folder))
@@ -52,9 +38,9 @@ def test_a_folder_gives_embeddings_of_any_number_of_texts(tmp_path, one_device):
 
 
 def test_a_prompt_stands_before_the_text(tmp_path, one_device):
-    folder = write_folder(tmp_path / "m", prompts=PROMPTS | {"": PROMPTS["passage"]})
+    folder = write_embedder(tmp_path / "m", prompts=PROMPTS | {"": PROMPTS["passage"]})
     predictor = mux_jax.Predictor(str(folder))
-    plain = mux_jax.Predictor(str(write_folder(tmp_path / "plain")))
+    plain = mux_jax.Predictor(str(write_embedder(tmp_path / "plain")))
     np.testing.assert_allclose(predictor.embed(["time"], "query"), plain.embed(["river: time"]), atol=1e-6)
     np.testing.assert_allclose(predictor.embed(["time"]), plain.embed(["stone: time"]), atol=1e-6)
     with pytest.raises(InputError, match="prompt=title does not exist; the model's prompts are: query, passage"):
@@ -91,7 +77,7 @@ def test_a_multiplexed_model_pools_each_instances_own_tokens(demultiplexer):
 
 @pytest.mark.parametrize("end", ["npy", "jsonl", "parquet"])
 def test_files_of_embeddings(tmp_path, end, one_device):
-    predictor = mux_jax.Predictor(str(write_folder(tmp_path / "m")))
+    predictor = mux_jax.Predictor(str(write_embedder(tmp_path / "m")))
     (tmp_path / "in.jsonl").write_text('{"text": "time river"}\n{"text": 3}\n{"text": "stone"}\n')
     output = files.check_output(str(tmp_path / f"out.{end}"), "", False)
     source, columns = files.check_input(str(tmp_path / "in.jsonl"), predictor.text_columns, ())
@@ -114,7 +100,7 @@ def test_files_of_embeddings(tmp_path, end, one_device):
 
 
 def test_what_does_not_go_together_is_said_before_work(tmp_path, one_device):
-    predictor = mux_jax.Predictor(str(write_folder(tmp_path / "m")))
+    predictor = mux_jax.Predictor(str(write_embedder(tmp_path / "m")))
     classifier = mux_jax.Predictor(str(write_model(tmp_path / "c", width=1, head="sequence", labels=("a", "b"))))
     (tmp_path / "in.txt").write_text("time\n")
     for asked, output, options, message in (
@@ -162,14 +148,14 @@ def change(folder, file, change):
     ],
 )
 def test_modules_that_are_not_known_are_named(tmp_path, file, change_it, message):
-    folder = write_folder(tmp_path / "m")
+    folder = write_embedder(tmp_path / "m")
     change(folder, file, change_it)
     with pytest.raises(InputError, match=message):
         open_model(str(folder))
 
 
 def test_an_embedding_model_is_converted_both_ways(tmp_path, one_device):
-    folder = write_folder(tmp_path / "m", "max", ((8, "tanh", True),), prompts=PROMPTS)
+    folder = write_embedder(tmp_path / "m", "max", ((8, "tanh", True),), prompts=PROMPTS)
     expected = mux_jax.Predictor(str(folder)).embed(TEXTS, "query")
     convert(str(folder), str(tmp_path / "native"))
     convert(str(tmp_path / "native"), str(tmp_path / "back"))
@@ -179,7 +165,7 @@ def test_an_embedding_model_is_converted_both_ways(tmp_path, one_device):
 
 
 def test_a_program_of_an_embedding_model_gives_its_embeddings(tmp_path, one_device):
-    folder = write_folder(tmp_path / "m", prompts=PROMPTS)
+    folder = write_embedder(tmp_path / "m", prompts=PROMPTS)
     found = mux_jax.export(str(folder), str(tmp_path / "x"), "stablehlo")
     assert found["difference"] < 1e-5 and found["agreement"] > 0.99999
     ours, theirs = (mux_jax.Predictor(str(path)).embed(TEXTS, "query") for path in (folder, tmp_path / "x"))
@@ -187,14 +173,14 @@ def test_a_program_of_an_embedding_model_gives_its_embeddings(tmp_path, one_devi
 
 
 def test_a_module_without_its_settings_is_missing(tmp_path):
-    folder = write_folder(tmp_path / "m")
+    folder = write_embedder(tmp_path / "m")
     (folder / "1_Pooling/config.json").unlink()
     with pytest.raises(InputError, match="1_Pooling/config.json is missing, which says how an embedding is made"):
         open_model(str(folder))
 
 
 def test_all_modules_of_a_model_of_the_hub_are_fetched(tmp_path, monkeypatch, one_device):
-    source, cache = write_folder(tmp_path / "m", projections=((8, "tanh", True),)), tmp_path / "0123"
+    source, cache = write_embedder(tmp_path / "m", projections=((8, "tanh", True),)), tmp_path / "0123"
 
     def download(_, file, revision):
         if not (source / file).exists():
@@ -209,7 +195,7 @@ def test_all_modules_of_a_model_of_the_hub_are_fetched(tmp_path, monkeypatch, on
 
 
 def test_weights_of_a_projection_are_missing_or_of_another_shape(tmp_path):
-    folder = write_folder(tmp_path / "m", projections=((8, "tanh", True),))
+    folder = write_embedder(tmp_path / "m", projections=((8, "tanh", True),))
     change(folder, "2_Dense/config.json", lambda x: x.update(out_features=9))
     with pytest.raises(InputError, match=r"2_Dense/model.safetensors: must have .*\(9, 32\)"):
         mux_jax.Predictor(str(folder))
@@ -231,7 +217,7 @@ def test_weights_of_a_projection_are_missing_or_of_another_shape(tmp_path):
 def test_embeddings_are_those_of_the_library(tmp_path, pooling, projections, normalize, one_device):
     from sentence_transformers import SentenceTransformer
 
-    folder = write_folder(tmp_path / "m", pooling, projections, normalize, PROMPTS, limit=24)
+    folder = write_embedder(tmp_path / "m", pooling, projections, normalize, PROMPTS, limit=24)
     theirs = SentenceTransformer(str(folder), device="cpu")
     ours = mux_jax.Predictor(str(folder))
     for prompt in (None, "query"):

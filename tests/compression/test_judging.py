@@ -16,6 +16,7 @@ from mux_jax.errors import InputError
         ("token", [["O", None], ["B", "I", None]], [["O", None], ["B", "O", "I"]], 0.6),
         ("regression", [1.0, 2.0, 4.0], [1.0, 3.0, 2.0], (3 / 28) ** 0.5),
         ("regression", [1.0, 2.0], [3.0, 3.0], 0.0),
+        ("embedding", np.eye(12), 2 * np.eye(12), 1.0),
     ],
 )
 def test_agreement_is_of_labels_sets_words_or_a_correlation(kind, ours, theirs, expected):

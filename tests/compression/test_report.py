@@ -21,6 +21,7 @@ KINDS = [
         "correlate with the full model's at 0.950 (95 % interval 0.940 to 0.959)",
         "0.872",
     ),
+    ("embedding", "spearman", "finds 95.0 % of the full model's ten nearest neighbours", "0.858"),
 ]
 
 
@@ -33,7 +34,7 @@ def test_a_report_of_each_kind_has_its_figures(tmp_path, capsys, kind, metric, a
     assert agreement in text
     assert (score in text) == labelled and ("The texts have no labels" in text) != labelled
     assert "5.4 times as fast in float32, 4.9 times in bfloat16, 5.1 times" in text and "You asked for 5 times" in text
-    assert "over 2,000 judged" in text and "An answer depends on its own text alone." in text
+    assert "over 2,000 judged" in text and "depends on its own text alone." in text
     assert "| hidden 192, trial | 6 | 192 | 1 | 6,100,000 | 3.1 |" in text
     assert "| full | bfloat16 | 32 | 345.6 | 1.0 |" in text and "| hidden 128 | bfloat16 | 32 | 1,762.6 | 4.9 |" in text
     assert "| the rest | 2.0 |" in text
@@ -56,9 +57,11 @@ def test_a_multiplexed_model_depends_on_its_row_mates(tmp_path, kind, metric):
     report.write_report(found, epath.Path(tmp_path))
     text = (tmp_path / "report.md").read_text()
     assert "row-mates, the 4 other texts in its row: over 5 compositions" in text and "own text alone" not in text
-    assert ("3.1 % of the judged texts changed their answer" in text) == (kind != "regression")
+    assert ("3.1 % of the judged texts changed their answer" in text) == (kind not in ("regression", "embedding"))
+    several = "the cosine of a text with itself is 0.981, of one text in a hundred below 0.912; of a text alone" in text
+    assert (several and "| 5 | 1.0 | 97.0 % | 0.861 |" in text) == (kind == "embedding")
     assert f"the standard deviation of {METRICS[metric]} is " in text
-    assert (" is 0.004." if kind == "regression" else " is 0.4 points.") in text
+    assert (" is 0.004" if kind in ("regression", "embedding") else " is 0.4 points.") in text
     assert "launch/convert.py" not in text and not re.search(r"\bNone\b|\bnan\b", text)
 
 
