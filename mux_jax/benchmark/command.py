@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from mux_jax.benchmark import other_runtimes
+from mux_jax.benchmark import embedding, other_runtimes
 from mux_jax.benchmark.cases import VOCABULARY, Settings, end_to_end, inference, training
 from mux_jax.benchmark.measure import measure, save, show
 from mux_jax.checkpoints.source import open_model
@@ -37,6 +37,9 @@ def run(
     Raises:
       InputError: an argument that is out of range, by its name.
     """
+    if kind == "embed":
+        _embed(_split(model or ""), texts, json_file, options["rows"], options["dtype"], options["repeats"])
+        return
     known = ("sequence", "token") if kind == "inference" else ("priming", "mlm")
     tasks = _split(task) or known[: 1 if kind == "inference" else 2]
     multiplexers = _split(multiplexer) or ("gaussian",)
@@ -81,8 +84,7 @@ def run(
     settings = Settings(model=shape, multiplexers=multiplexers, tasks=tasks, **numbers, **options)
     say(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}")
     if texts:
-        source, columns = check_input(texts, (), ("text",))
-        found: list[Any] = [formats.to_text(r, columns, words=False) for r in formats.read(source, used=columns)]
+        found = _texts(texts)
         cases, what = end_to_end(settings, found), f"{len(found):,} texts of {texts}"
     else:
         cases = inference(settings) if kind == "inference" else training(settings)
@@ -91,6 +93,28 @@ def run(
     show(f"{kind}: {model or settings.size}, {what}, {settings.rows} rows, {settings.dtype}", rows)
     if json_file:
         save(rows, json_file)
+
+
+def _embed(
+    models: tuple[str, ...], file: str | None, json_file: str | None, rows: int, dtype: str, repeats: int
+) -> None:
+    """The same of embeddings: real models on the texts of a file."""
+    first = embedding.check(models)
+    if not file:
+        raise InputError("embed needs --texts=FILE")
+    dtype = in_dtype(first.config, dtype).dtype
+    texts = _texts(file)
+    cases = list(embedding.embedding(models, texts, rows or 32, dtype))
+    table = measure(cases, dtype, repeats)
+    show(f"embed: {len(texts):,} texts of {file}, {rows or 32} rows, ours in {dtype}", table)
+    if json_file:
+        save(table, json_file)
+
+
+def _texts(file: str) -> list[Any]:
+    """Those of the column `text`."""
+    source, columns = check_input(file, (), ("text",))
+    return [formats.to_text(r, columns, words=False) for r in formats.read(source, used=columns)]
 
 
 def _split(names: str) -> tuple[str, ...]:

@@ -10,8 +10,9 @@ from mux_jax.benchmark import processes
 
 
 def torch_baseline(kind: str, settings: dict[str, Any]) -> Callable[[], float] | None:
-    """A function that runs `kind` (inference, training, pipeline) once; None if PyTorch is not installed."""
-    if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
+    """A function that runs `kind` (inference, training, pipeline, embedding) once; None if PyTorch is not installed."""
+    needed = ("sentence_transformers",) if kind == "embedding" else ("torch", "transformers")
+    if not all(importlib.util.find_spec(name) for name in needed):
         return None
     return processes.start("mux_jax.benchmark.torch_baseline", kind, settings)
 
@@ -27,9 +28,12 @@ def _main(kind: str, settings: dict[str, Any]) -> None:
     keep_freed_memory()  # as our own process does
     transformers.logging.set_verbosity_error()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[settings["dtype"]]
     if device == "cpu":
         torch.set_num_threads(os.cpu_count() or 1)
+    if kind == "embedding":
+        processes.serve(_embedding(settings, device))
+        return
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[settings["dtype"]]
     names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
     dimensions = {name: settings["model"][name] for name in names}
     config = transformers.BertConfig(vocab_size=30522, num_labels=2, attn_implementation="sdpa", **dimensions)
@@ -98,6 +102,19 @@ def _pipeline(model: Any, settings: dict[str, Any], device: str, dtype: Any) -> 
 
     def run() -> None:
         classify(texts, batch_size=settings["rows"], truncation=True, max_length=settings["length"])
+
+    return run
+
+
+def _embedding(settings: dict[str, Any], device: str) -> Callable[[], None]:
+    import sentence_transformers
+
+    model = sentence_transformers.SentenceTransformer(settings["folder"], device=device)
+    with open(settings["texts"], encoding="utf-8") as f:
+        texts = json.load(f)
+
+    def run() -> None:
+        model.encode(texts, batch_size=settings["rows"], show_progress_bar=False)
 
     return run
 

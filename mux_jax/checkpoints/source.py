@@ -247,8 +247,9 @@ def _task_of_run(run: dict[str, Any] | None, folder: epath.Path) -> TaskInfo | N
     if not run or "task" not in run["data"]:
         return None
     config = from_mapping(FinetuneConfig, run)
-    prompts = sentence_transformers.read_prompts(folder)
-    return TaskInfo(config.bucket_lengths(), get_task(config.data).text, prompts)
+    task, prompts = get_task(config.data), sentence_transformers.read_prompts(folder)
+    columns = ("text",) if task.kind == "embedding" else task.text
+    return TaskInfo(config.bucket_lengths(), columns, prompts)
 
 
 def load_pretrained(path: str) -> tuple[MuxModel, Any]:

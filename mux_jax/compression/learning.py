@@ -168,9 +168,6 @@ def configuration(
     mesh, every = make_mesh(), steps if is_trial else -1
     if width > 1:  # whose padding is mixed in: it is used as it was trained
         data = dataclasses.replace(data, bucket_lengths=",".join(map(str, lessons.lengths)))
-    stage = FinetuneStage(steps=steps, learning_rate=rate, distillation_coefficient=1.0, temperature=_TEMPERATURE)
-    if get_task(data).kind == "embedding":
-        stage.objective = "embedding"
     return FinetuneConfig(
         seed=seed,
         rows=rows_of_a_step(width, mesh),
@@ -183,7 +180,9 @@ def configuration(
             scan_layers=mesh.devices.flat[0].platform != "cpu",
         ),
         data=data,
-        finetuning=stage,
+        finetuning=FinetuneStage(
+            steps=steps, learning_rate=rate, distillation_coefficient=1.0, temperature=_TEMPERATURE
+        ),
         log_every=max(20, steps // 100),
         eval=EvalSection(every=every),
         checkpoint=CheckpointSection(every=every, keep=1),

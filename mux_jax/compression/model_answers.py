@@ -9,7 +9,7 @@ import numpy as np
 
 from mux_jax.checkpoints.source import ModelSource
 from mux_jax.data.encoding import Encoder, Text
-from mux_jax.data.neighbours import unit
+from mux_jax.data.neighbours import cosines
 from mux_jax.inference.batch_runner import BatchRunner, labels_from_logits
 from mux_jax.inference.deferral import sure_logits
 from mux_jax.models.config import ModelConfig
@@ -26,9 +26,7 @@ def answers(config: ModelConfig, run: Callable[[list[Any]], list[np.ndarray]], t
     """
     if config.head != "embedding" or not texts or isinstance(texts[0], str):
         return labels_from_logits(run(texts), config, _THRESHOLD)
-    embeddings = run([text for place in zip(*texts) for text in place])  # all first ones, then all second ones
-    first_TE, second_TE = np.split(unit(np.array(embeddings)), 2)
-    return (first_TE * second_TE).sum(-1).tolist()
+    return cosines(run([text for pair in texts for text in pair]))
 
 
 class ModelAnswers:

@@ -246,11 +246,12 @@ def _time(result: dict[str, Any]) -> str:
 
 
 def _next(result: dict[str, Any]) -> list[str]:
-    """Commands: predict; and export for transformers, which has ordinary models alone."""
-    folder = shlex.quote(result["made"]["path"])
-    lines = [f"python launch/predict.py --model={folder} --texts=FILE --output=predictions.jsonl"]
+    """Commands: predict; and convert for others, who have ordinary models alone."""
+    folder, embeds = shlex.quote(result["made"]["path"]), result["task"]["kind"] == "embedding"
+    output, others = ("embeddings.npy", "sentence-transformers") if embeds else ("predictions.jsonl", "transformers")
+    lines = [f"python launch/predict.py --model={folder} --texts=FILE --output={output}"]
     if result["made"]["width"] == 1:
-        lines.append(f"python launch/convert.py --model={folder} --output=FOLDER  # for transformers")
+        lines.append(f"python launch/convert.py --model={folder} --output=FOLDER  # for {others}")
     return lines
 
 

@@ -16,7 +16,7 @@ from mux_jax.data.examples import Example
 from mux_jax.data.metrics import OF_KIND
 from mux_jax.data.sections import TaskSection
 from mux_jax.data.task_data import check_labels
-from mux_jax.data.tasks import TASKS, Task, describe, get_task
+from mux_jax.data.tasks import Task, describe, get_task, judged_by
 from mux_jax.errors import InputError
 from mux_jax.inference.evaluation import check_head
 from mux_jax.inference.files import check_input
@@ -91,7 +91,7 @@ def read_texts(
     found: list[Example] = []
     if config.head == "embedding":
         if labelled:
-            found = examples.read_file(TASKS["stsb"], absolute(labelled), delimiter)
+            found = examples.read_file(judged_by(task), absolute(labelled), delimiter)
         without = {text_key(text) for example in found for text in example.text}
     else:
         beside = [_open(absolute(labelled), config, columns, wanted, delimiter)] if labelled else []
@@ -180,7 +180,7 @@ def with_prompts(texts: Texts, prompts: Mapping[str, str]) -> Texts:
         name: [f"{before}{text}" for before, text in zip(itertools.cycle(befores), getattr(texts, name))]
         for name in _SHARES
     }
-    labelled = [dataclasses.replace(e, text=(default + e.text[0], default + e.text[1])) for e in texts.labelled]
+    labelled = [dataclasses.replace(e, text=tuple(default + text for text in e.text)) for e in texts.labelled]
     return dataclasses.replace(texts, **parts, labelled=labelled)
 
 

@@ -73,18 +73,36 @@ def _check_pretraining(config: PretrainConfig) -> None:
         )
 
 
+def _check_pairs(config: FinetuneConfig) -> None:
+    if config.grad_accumulation_steps > 1:
+        raise InputError(
+            f"grad_accumulation_steps={config.grad_accumulation_steps}: texts are told from all others of their batch, "
+            "which cannot be taken in parts"
+        )
+    if config.data.unlabelled:
+        raise InputError(
+            f"data.unlabelled={config.data.unlabelled}: launch/compress.py teaches embeddings by such texts"
+        )
+
+
 def _check_task(config: FinetuneConfig) -> None:
     task = get_task(config.data)
     check_place(config.data)
     if task.metric not in OF_KIND[task.kind]:
-        raise InputError(f"data.metric={task.metric!r}: a {task.kind} task has {', '.join(OF_KIND[task.kind])}")
+        raise InputError(f"data.metric={task.metric!r}: a task of kind {task.kind} has {', '.join(OF_KIND[task.kind])}")
     parse_delimiter(config.data.delimiter, "data.delimiter")
-    if parse_names(config.data.labels) and task.kind == "regression":
-        raise InputError(f"data.labels={config.data.labels!r}: a regression task has numbers, no labels")
+    if parse_names(config.data.labels) and task.kind in ("regression", "embedding"):
+        raise InputError(f"data.labels={config.data.labels!r}: a task of kind {task.kind} has no labels")
+    if (task.kind == "embedding") != (config.finetuning.objective == "embedding"):
+        raise InputError(f"finetuning.objective={config.finetuning.objective!r} is not for a task of kind {task.kind}")
+    if task.kind == "embedding":
+        _check_pairs(config)
     config.bucket_lengths()
     config.class_weights()
-    if config.finetuning.class_weights and task.kind == "regression":
-        raise InputError(f"finetuning.class_weights={config.finetuning.class_weights!r}: a regression has no classes")
+    if config.finetuning.class_weights and task.kind in ("regression", "embedding"):
+        raise InputError(
+            f"finetuning.class_weights={config.finetuning.class_weights!r}: a task of kind {task.kind} has no classes"
+        )
     if task.kind == "multi_label" and config.finetuning.class_weights:
         raise InputError(
             f"finetuning.class_weights={config.finetuning.class_weights!r}: a multi_label task has none; "

@@ -8,6 +8,7 @@ from mux_jax.configuration.check import check
 from mux_jax.configuration.conversion import from_mapping
 from mux_jax.configuration.finetune import FinetuneConfig
 from mux_jax.configuration.pretrain import PretrainConfig
+from mux_jax.data.tasks import get_task
 from mux_jax.errors import InputError
 from mux_jax.models.config import ModelConfig
 from mux_jax.models.families import FAMILIES
@@ -83,6 +84,8 @@ def _resolve_finetuning(config: FinetuneConfig, init: ModelConfig) -> None:
             raise InputError(f"model.{name}={value}, but init_from={config.init_from} has {name} {kept[name]}")
     if not muxed and config.model.demultiplexer == "rsa":
         config.model.options = _ORDINARY_OPTIONS | config.model.options
+    if get_task(config.data).kind == "embedding" and config.finetuning.objective == "classification":
+        config.finetuning.objective = "embedding"
     tenth = max(1, config.finetuning.steps // 10)
     for section, name in ((config.finetuning, "warmup_steps"), (config.eval, "every"), (config.checkpoint, "every")):
         if getattr(section, name) == -1:

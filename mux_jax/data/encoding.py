@@ -13,7 +13,7 @@ from mux_jax.errors import InputError
 from mux_jax.progress import say
 
 WORD = r"[^ \t\r\n]+"  # what spaces, tabs and ends of lines separate; no-break spaces do not
-Text = str | tuple[str, str] | list[str]  # a text, a pair of texts, or the words of a sentence
+Text = str | tuple[str, ...] | list[str]  # a text, a pair of texts (or what belongs together), or a sentence's words
 
 
 def split_words(text: str) -> list[str]:

@@ -13,7 +13,7 @@ from mux_jax.data.encoding import Text
 from mux_jax.data.labels import NO_AGREEMENT, is_inference, is_one, name_of, parse_names, to_label, to_labels
 from mux_jax.data.sections import TaskSection
 from mux_jax.data.sources import open_tfds
-from mux_jax.data.tasks import Task
+from mux_jax.data.tasks import Task, judged_by
 from mux_jax.errors import InputError
 from mux_jax.paths import absolute
 from mux_jax.progress import say
@@ -31,7 +31,7 @@ class Example:
     """A text with its label.
 
     Attributes:
-      text: a text, a pair of texts or the words of a sentence.
+      text: a text, a pair of texts or the words of a sentence; of embeddings, texts that belong together.
       label: the name of its class, a number, or a list: of tags, or of the labels that it has; None where there are no
         labels.
       where: file and line.
@@ -62,7 +62,15 @@ def read(task: Task, data: TaskSection, splits: tuple[str, ...], labelled: bool 
         names = parse_names(data.labels)
 
         def read_split(split: str) -> list[Example]:
-            return read_file(task, _find(folder, task, split), data.delimiter, names, labelled)
+            file = _find(folder, task, split)
+            if task.kind == "embedding" and split == "train":  # texts that belong together are all that it has
+                if len(task.text) < 2:
+                    raise InputError(
+                        f"data.text_columns={task.text[0]!r}: embeddings learn from pairs or triples, in two or three "
+                        "columns"
+                    )
+                return read_file(task, file, data.delimiter, labelled=False)
+            return read_file(judged_by(task), file, data.delimiter, names, labelled)
 
         return {split: read_split(split) for split in splits}
     return _from_tfds(task, data, splits, labelled)

@@ -158,7 +158,7 @@ def check_names(where: object, names: Sequence[str]) -> None:
 
 
 def to_text(record: Record, columns: tuple[str, ...], words: bool) -> Text:
-    """The text or pair in the columns of a record, or with `words` the list of words that may be there.
+    """The text in the columns of a record, or the texts; with `words` the list of words that may be there.
 
     Raises:
       InputError: a line that cannot be read, a value that is no text.
@@ -172,7 +172,7 @@ def to_text(record: Record, columns: tuple[str, ...], words: bool) -> Text:
             if not isinstance(part, str):
                 raise InputError(f"{record.where}: no text in column {name!r}, but {part!r}")
         values.append(value)
-    return values[0] if len(values) == 1 else (values[0], values[1])
+    return values[0] if len(values) == 1 else tuple(values)
 
 
 def _checked(record: Record, used: Collection[str] | None) -> Record:

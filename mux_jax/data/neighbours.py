@@ -1,5 +1,7 @@
 """Nearest neighbours of texts by the cosine of their embeddings: exact, by matrix products."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 NEIGHBOURS = 10  # of a text, that two models are compared by
@@ -29,3 +31,9 @@ def common_neighbours(ours_TE: np.ndarray, theirs_TE: np.ndarray) -> np.ndarray:
     """How many of the nearest neighbours of each text are the same by two models: int [T]."""
     pairs = zip(nearest(ours_TE), nearest(theirs_TE))
     return np.array([len(np.intersect1d(x, y, assume_unique=True)) for x, y in pairs], int)
+
+
+def cosines(embeddings: Sequence[np.ndarray]) -> list[float]:
+    """The cosine of each pair of embeddings: of the first two, of the next two."""
+    pairs = unit(np.array(embeddings)).reshape(-1, 2, np.shape(embeddings)[-1])
+    return (pairs[:, 0] * pairs[:, 1]).sum(-1).tolist()

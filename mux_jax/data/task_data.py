@@ -9,7 +9,7 @@ from mux_jax.data.examples import Example, read, read_file
 from mux_jax.data.labels import alike, parse_names, shown
 from mux_jax.data.metrics import SPAN_TAG
 from mux_jax.data.sections import TaskSection
-from mux_jax.data.tasks import Task, describe, get_task
+from mux_jax.data.tasks import Task, describe, get_task, judged_by
 from mux_jax.data.tokenizer import ModelTokenizer, SpecialTokens
 from mux_jax.errors import InputError
 from mux_jax.paths import absolute
@@ -18,7 +18,7 @@ from mux_jax.progress import say
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Examples with their encoded texts."""
+    """Examples with their encoded texts; of embeddings each text of an example by itself, one after the other."""
 
     examples: list[Example]
     encoded: Encoded
@@ -59,7 +59,7 @@ def text_digest(text: str) -> str:
 def load_task(
     data: TaskSection,
     tokenizer: ModelTokenizer,
-    labels: tuple[str, ...] = (),
+    labels: tuple[str, ...] | None = None,
     split: str = "dev",
     texts: str = "",
     labelled: bool = True,
@@ -67,7 +67,7 @@ def load_task(
     """Reads a task's examples; what was read is printed.
 
     Args:
-      labels: of a model to evaluate, for which no training data are read. Empty: those in `data.labels`, or else of the
+      labels: of a model to evaluate, for which no training data are read. None: those in `data.labels`, or else of the
         training data.
       split: `dev` or `test`: the splits to evaluate on, which the result's `task.dev` names.
       texts: a file to evaluate on in their place.
@@ -80,12 +80,12 @@ def load_task(
     if texts:
         file = absolute(texts)
         task = dataclasses.replace(task, dev=(file.name,))
-        examples = {file.name: read_file(task, file, data.delimiter, names)}
+        examples = {file.name: read_file(judged_by(task), file, data.delimiter, names)}
     else:
         task = dataclasses.replace(task, dev=tuple(name.replace("dev", split) for name in task.dev))
-        examples = read(task, data, task.dev if labels else ("train", *task.dev), labelled)
-    among = "data.labels" if names and not labels else "those trained on"
-    labels = labels or _training_labels(task, examples["train"], names)
+        examples = read(task, data, task.dev if labels is not None else ("train", *task.dev), labelled)
+    among = "data.labels" if names and labels is None else "those trained on"
+    labels = _training_labels(task, examples["train"], names) if labels is None else labels
     for part in examples.values() if labelled else ():
         check_labels(task, part, labels, among)
     if task.metric == "span_f1":
@@ -93,9 +93,14 @@ def load_task(
     if task.kind == "token":
         say_if_words_are_joined(tokenizer)
     encode = Encoder(tokenizer, data.sequence_length)
-    splits = {name: Split(part, encode([e.text for e in part])) for name, part in examples.items()}
+    apart = task.kind == "embedding"  # whose texts are each encoded
+    splits = {
+        name: Split(part, encode([text for e in part for text in e.text] if apart else [e.text for e in part]))
+        for name, part in examples.items()
+    }
     counts = ", ".join(f"{len(part):,} {name}" for name, part in examples.items())
-    say(f"{data.task}: {counts} examples from {texts or describe(data)}; {len(labels)} labels: {shown(labels)}")
+    known = "" if apart else f"; {len(labels)} labels: {shown(labels)}"
+    say(f"{data.task}: {counts} examples from {texts or describe(data)}{known}")
     for name, found in splits.items():
         if found.encoded.truncated:
             say(f"{name}: {found.encoded.truncated:,} texts are longer than {data.sequence_length} tokens; cut")
@@ -108,6 +113,8 @@ def _labels_of(task: Task, example: Example) -> list[str]:
 
 def _training_labels(task: Task, examples: list[Example], names: tuple[str, ...]) -> tuple[str, ...]:
     """The classes, which are `names` if there are any; what may be wrong with them is printed."""
+    if task.kind == "embedding":
+        return ()
     if task.kind == "regression":
         return (task.label,)
     found = sorted({label for example in examples for label in _labels_of(task, example)})
@@ -140,7 +147,7 @@ def check_labels(task: Task, examples: list[Example], labels: tuple[str, ...], a
 
     So it does if the columns of 0 and 1 of a task are not these labels. `among` is what messages call them.
     """
-    if task.kind == "regression":
+    if task.kind in ("regression", "embedding"):
         return
     if task.label_columns and set(task.label_columns) != set(labels):
         columns = ",".join(task.label_columns)

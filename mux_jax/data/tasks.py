@@ -98,11 +98,18 @@ def get_task(data: TaskSection) -> Task:
     text, label = data.text_columns, data.label_column
     if data.kind == "token":  # whose columns are called otherwise, unless they are named
         text, label = ("words" if text == "text" else text), ("tags" if label == "label" else label)
+    if data.kind == "embedding" and text == "text":
+        text = "anchor,positive"
     columns = tuple(text.split(","))  # as they are written: a name may begin with a blank
-    most = 1 if data.kind == "token" else 2
+    most = {"token": 1, "embedding": 3}.get(data.kind, 2)
     if len(columns) > most:
-        raise InputError(f"data.text_columns={text!r}: a {data.kind} task has at most {most}")
+        raise InputError(f"data.text_columns={text!r}: a task of kind {data.kind} has at most {most}")
     return Task(data.kind, metric, columns, label, label_columns=_label_columns(data))
+
+
+def judged_by(task: Task) -> Task:
+    """How the splits to evaluate on are read: of embeddings pairs with numbers, as STS-B has them."""
+    return TASKS["stsb"] if task.kind == "embedding" else task
 
 
 def check_place(data: TaskSection) -> None:

@@ -198,8 +198,10 @@ def _deferred(found: ModelSource, full: Predictor, deferral: Deferral, data: Tas
 def check_head(model: str, config: ModelConfig, data: Any) -> None:
     """Raises `InputError` if a model, which messages call `model`, has no head for the task of a section `data`."""
     task = get_task(data)
-    if config.head != ("token" if task.kind == "token" else "sequence"):
+    if config.head != (task.kind if task.kind in ("token", "embedding") else "sequence"):
         raise InputError(f"{model}: its head is {config.head!r}; task={data.task} is a {task.kind} task")
+    if task.kind == "embedding":
+        return
     if config.multi_label != (task.kind == "multi_label"):
         gives = "several labels a text or none" if config.multi_label else "one label a text"
         raise InputError(f"{model} gives {gives}; task={data.task} is a {task.kind} task")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from mux_jax.data import metrics
+from mux_jax.data.neighbours import cosines
 from mux_jax.data.task_data import Split, TaskData
 from mux_jax.inference.batch_runner import BatchRunner, labels_from_logits
 from mux_jax.inference.deferral import agreement_after, sure_logits
@@ -120,6 +121,8 @@ class Scorer:
     def _figures(self, split: Split, logits: list[np.ndarray]) -> dict[str, float]:
         gold, predicted = [e.label for e in split.examples], self._predicted(logits)
         task = self.data.task
+        if task.kind == "embedding":
+            predicted = cosines(predicted)
         return metrics.compute(task.kind, task.metric, gold, predicted, self.data.labels)
 
     def _labelled(self, split: Split, logits: list[np.ndarray]) -> tuple[list, list]:

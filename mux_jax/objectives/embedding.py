@@ -1,4 +1,4 @@
-"""Embeddings as a teacher gives them: the vectors themselves, and which texts of a batch are near each other."""
+"""Embeddings: texts that belong together are near each other, or all are where a teacher puts them."""
 
 from typing import Any
 
@@ -12,7 +12,6 @@ from mux_jax.objectives.retrieval import with_retrieval
 from mux_jax.objectives.stages import FinetuneStage
 
 _TEMPERATURE = 0.05  # that divides cosines
-_SIMILARITIES = 1.0  # weight of the second part of the loss
 
 
 def embedding(
@@ -24,15 +23,23 @@ def embedding(
     stage: FinetuneStage,
     special: SpecialTokens,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """How far embeddings are from a teacher's, and how far their similarities within the batch.
+    """Texts that belong together are near each other; or embeddings are those of a teacher.
 
-      mean_i |x_i - y_i|^2 / (2 mean_j |y_j|^2)  +  mean_i KL(p_i || q_i)
+    The batch holds `tokens` int32[B, N, L], padded, and:
 
-      p_ij = softmax_j(cos(y_i, y_j) / 0.05)    q_ij = softmax_j(cos(x_i, x_j) / 0.05)
+    `columns` int32[B, N]: 0 of an anchor, 1 of what is near it, 2 of what is not, -1 of what does not count; and
+    `labels` int32[B, N]: of an anchor a number of the text that is near it, of others that of the text itself. The
+    loss is multiple negatives ranking (arXiv 1705.00652), over all rows of the batch:
 
-    x are the model's, y the teacher's; j runs over the other texts of the batch. Of embeddings of length 1 the first
-    part is 1 - cos(x_i, y_i). The batch holds `tokens` int32[B, N, L], padded, and `teacher` float32
-    [B, N, E]. With a `retrieval_coefficient` the retrieval of all tokens that are no padding is an auxiliary loss.
+      pair_loss = mean_a -log(sum_j [label_j = label_a] p_aj)    p_aj = softmax_j(cos(x_a, x_j) / 0.05)
+
+    a runs over the anchors, j over what is none. Or, beside it, `teacher` float32[B, N, E], embeddings y:
+
+      teacher_loss    = mean_i |x_i - y_i|^2 / (2 mean_j |y_j|^2)    which is 1 - cos(x_i, y_i) at length 1
+      similarity_loss = mean_i KL(softmax_j(cos(y_i, y_j) / 0.05) || softmax_j(cos(x_i, x_j) / 0.05))
+
+    where j runs over the other texts. `distillation_coefficient` is the part of these two in the sum of all. With a
+    `retrieval_coefficient` the retrieval of all tokens that are no padding is an auxiliary loss.
     """
     tokens = batch["tokens"]
     rngs = jax.random.split(rng)
@@ -40,11 +47,26 @@ def embedding(
     real = tokens != special.pad
     hidden_BLD = bound.encode(tokens, real, model.config.states_read)
     found_TE = bound.embed(hidden_BLD, real).reshape(-1, model.config.dimensions)
-    wanted_TE = batch["teacher"].reshape(found_TE.shape)
-    outputs = {"teacher_loss": distance(found_TE, wanted_TE).mean()}
-    outputs["similarity_loss"] = similarity_distance(found_TE, wanted_TE)
-    outputs["task_loss"] = outputs["teacher_loss"] + _SIMILARITIES * outputs["similarity_loss"]
+    outputs: dict[str, jax.Array] = {}
+    if "columns" in batch:
+        outputs["pair_loss"] = pair_distance(found_TE, batch["columns"].ravel(), batch["labels"].ravel())
+    if "teacher" in batch:
+        wanted_TE = batch["teacher"].reshape(found_TE.shape)
+        outputs["teacher_loss"] = distance(found_TE, wanted_TE).mean()
+        outputs["similarity_loss"] = similarity_distance(found_TE, wanted_TE)
+    zero, part = jnp.zeros(()), stage.distillation_coefficient if "teacher" in batch else 0.0
+    taught = outputs.get("teacher_loss", zero) + outputs.get("similarity_loss", zero)
+    outputs["task_loss"] = (1 - part) * outputs.get("pair_loss", zero) + part * taught
     return with_retrieval(bound, outputs["task_loss"], hidden_BLD, tokens, rngs[1], stage, outputs, real), outputs
+
+
+def pair_distance(found_TE: jax.Array, columns_T: jax.Array, labels_T: jax.Array) -> jax.Array:
+    """The mean over anchors of how little of its probability goes to what is near, in nats; see `embedding`."""
+    near_TT = (labels_T[:, None] == labels_T[None]) & (columns_T >= 1)[None]
+    logits_TT = jnp.where((columns_T >= 1)[None], _cosines(found_TE) / _TEMPERATURE, -jnp.inf)
+    apart_T = jax.nn.logsumexp(logits_TT, axis=-1) - jax.nn.logsumexp(logits_TT, axis=-1, where=near_TT)
+    anchors_T = columns_T == 0
+    return jnp.where(anchors_T, apart_T, 0.0).sum() / anchors_T.sum()
 
 
 def distance(found_TE: jax.Array, wanted_TE: jax.Array) -> jax.Array:
@@ -54,11 +76,13 @@ def distance(found_TE: jax.Array, wanted_TE: jax.Array) -> jax.Array:
 
 def similarity_distance(found_TE: jax.Array, wanted_TE: jax.Array) -> jax.Array:
     """The mean KL divergence of what is near each text, among the others, from what it is by `wanted_TE`, in nats."""
-    ours_TT, theirs_TT = (jax.nn.log_softmax(_cosines_of_others(x) / _TEMPERATURE) for x in (found_TE, wanted_TE))
+    itself = jnp.eye(len(found_TE), dtype=bool)
+    cosines = (jnp.where(itself, -2.0, _cosines(x)) for x in (found_TE, wanted_TE))  # far below any
+    ours_TT, theirs_TT = (jax.nn.log_softmax(x / _TEMPERATURE) for x in cosines)
     return optax.losses.kl_divergence_with_log_targets(ours_TT, theirs_TT).mean()
 
 
-def _cosines_of_others(x_TE: jax.Array) -> jax.Array:
-    """[T, T]; far below any cosine of a text with itself."""
+def _cosines(x_TE: jax.Array) -> jax.Array:
+    """Of each text with each: [T, T]."""
     x_TE = x_TE / jnp.maximum(jnp.linalg.norm(x_TE, axis=-1, keepdims=True), 1e-12)
-    return jnp.where(jnp.eye(len(x_TE), dtype=bool), -2.0, x_TE @ x_TE.T)
+    return x_TE @ x_TE.T

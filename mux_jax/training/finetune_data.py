@@ -11,10 +11,12 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
+from mux_jax.checkpoints import sentence_transformers
 from mux_jax.checkpoints.source import ModelSource
 from mux_jax.configuration import FinetuneConfig
 from mux_jax.data.encoding import Encoded, Encoder
 from mux_jax.data.examples import read_unlabelled
+from mux_jax.data.pair_batches import PairBatches
 from mux_jax.data.task_batches import TaskBatches
 from mux_jax.data.task_data import TaskData, load_task, text_digest
 from mux_jax.data.tokenizer import ModelTokenizer, SpecialTokens, tokenizer_files
@@ -63,15 +65,17 @@ class FinetuneData:
         model = self.config.task_model(init.config, self.examples.labels)
         return model if init.config.width > 1 else dataclasses.replace(model, cls_token_id=self.special.cls)
 
-    def batches(self, mine: np.ndarray) -> TaskBatches:
+    def batches(self, mine: np.ndarray) -> TaskBatches | PairBatches:
         """The rows `mine` of each batch, by step."""
         config = self.config
+        shape: dict[str, Any] = dict(
+            rows=config.rows, width=config.model.width, lengths=config.bucket_lengths(), seed=config.seed
+        )
+        if self.examples.task.kind == "embedding":
+            return PairBatches(self.examples, **shape, mine=mine)
         return TaskBatches(
             self.examples,
-            rows=config.rows,
-            width=config.model.width,
-            lengths=config.bucket_lengths(),
-            seed=config.seed,
+            **shape,
             mine=mine,
             taught=self.teacher is not None,
             unlabelled=self.unlabelled,
@@ -128,7 +132,10 @@ def load_finetune_data(
         if known and known[name] != digest:
             raise InputError(f"{name} of {config.data.task} changed since the run in {workdir} began; take another")
     hosts.agree(digests)
-    for name, text in tokenizer_files(tokenizer).items():
+    files = tokenizer_files(tokenizer)
+    if examples.task.kind == "embedding":
+        files |= sentence_transformers.prompt_files(init.prompts())
+    for name, text in files.items():
         hosts.write_text(workdir / name, text)
     hosts.write_text(workdir / "data.json", json.dumps(digests))
     return data
@@ -149,7 +156,7 @@ def _class_weights(config: FinetuneConfig, data: TaskData) -> np.ndarray | None:
     """
     given, labels = config.finetuning.class_weights, data.labels
     if not given:
-        if data.task.kind != "regression":
+        if labels and data.task.kind != "regression":
             say(f"labels: {', '.join(labels)}")
         return None
     weights = config.class_weights()

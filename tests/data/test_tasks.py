@@ -212,7 +212,7 @@ def test_unknown_tasks_and_folders(tmp_path):
         examples(tmp_path / "nothing", "sst2")
     with pytest.raises(InputError, match="data.kind='words' does not exist"):
         examples(tmp_path, "custom", kind="words")
-    with pytest.raises(InputError, match="data.text_columns='a,b,c': a sequence task has at most 2"):
+    with pytest.raises(InputError, match="data.text_columns='a,b,c': a task of kind sequence has at most 2"):
         examples(tmp_path, "custom", text_columns="a,b,c")
 
 

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from mux_jax.objectives import objectives
-from mux_jax.objectives.embedding import distance, similarity_distance
+from mux_jax.objectives.embedding import distance, pair_distance, similarity_distance
 from mux_jax.objectives.stages import FinetuneStage
 from tests.conftest import SPECIAL, apply, draw_tokens, init, small_model
 
-STAGE = FinetuneStage(objective="embedding")
+STAGE = FinetuneStage(objective="embedding", distillation_coefficient=1.0)
 
 
 def by_loops(x_TE, y_TE):
@@ -34,6 +34,18 @@ def test_both_parts_are_the_formula():
     first, second = by_loops(x_TE, y_TE)
     assert float(distance(x_TE, y_TE).mean()) == pytest.approx(first, rel=1e-5)
     assert float(similarity_distance(x_TE, y_TE)) == pytest.approx(second, rel=1e-4)
+
+
+def test_the_loss_of_pairs_is_the_formula():
+    """Anchors 0 and 1, what is near them, a negative of anchor 0 that is a text near anchor 1, and one that is not."""
+    x_TE = np.random.default_rng(3).normal(size=(7, 5))
+    columns, labels = np.array([0, 0, 1, 1, 2, 2, -1]), np.array([8, 9, 8, 9, 9, 4, 8])
+    unit = x_TE / np.linalg.norm(x_TE, axis=-1, keepdims=True)
+    losses = []
+    for anchor, near in ((0, [2]), (1, [3, 4])):
+        weight = {j: np.exp(unit[anchor] @ unit[j] / 0.05) for j in range(2, 6)}
+        losses.append(-np.log(sum(weight[j] for j in near) / sum(weight.values())))
+    assert float(pair_distance(x_TE, columns, labels)) == pytest.approx(np.mean(losses), rel=1e-4)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])

@@ -86,8 +86,8 @@ def test_a_run_with_weights_learns_something_else_and_continues_to_the_same(mode
         ("1,-1", "sequence", "class_weights='1,-1' must be balanced"),
         ("0,0", "sequence", "class_weights='0,0' must be .* not all of them 0"),
         ("1,inf", "sequence", "class_weights='1,inf' must be balanced"),
-        ("balanced", "regression", "class_weights='balanced': a regression has no classes"),
-        ("1", "regression", "class_weights='1': a regression has no classes"),
+        ("balanced", "regression", "class_weights='balanced': a task of kind regression has no"),
+        ("1", "regression", "class_weights='1': a task of kind regression has no"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused_before_training(weights, kind, message, model, tmp_path, one_device):

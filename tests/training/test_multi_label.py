@@ -185,7 +185,7 @@ def test_what_several_labels_do_not_have_is_refused(finished, plain, tmp_path, o
     single = write_model(tmp_path / "single", width=1, head="sequence", labels=NAMES)
     for fields, message in (
         ({"finetuning.class_weights": "balanced"}, "class_weights='balanced': a multi_label task has none"),
-        ({"data.metric": "accuracy"}, "data.metric='accuracy': a multi_label task has micro_f1, macro_f1"),
+        ({"data.metric": "accuracy"}, "data.metric='accuracy': a task of kind multi_label has micro_f1, macro_f1"),
         ({"threshold": 1.0}, r"threshold=1.0 must be in \(0, 1\)"),
         ({"teacher": str(single)}, "the task has several labels a text or none; it gives one"),
     ):
