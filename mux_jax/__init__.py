@@ -20,6 +20,8 @@ Everything else may change from one version to the next.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from mux_jax.version import VERSION
+
 if TYPE_CHECKING:
     from mux_jax.analysis.analyze import analyze
     from mux_jax.checkpoints.source import load_pretrained
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from mux_jax.models.multiplexers import MULTIPLEXERS, Multiplexer
     from mux_jax.training.loop import train
 
-__version__ = "0.2.0.dev0"
+__version__ = VERSION
 
 # Where each name is defined. It is imported when it is asked for: JAX is slow to import.
 _PUBLIC = {

@@ -70,7 +70,14 @@ def compile_logits(model: MuxModel, mesh: Mesh, pad_id: int, sharding: NamedShar
 
 
 class BatchRunner:
-    """A model with the head `sequence`, `token` or `embedding`, compiled for rows of a few lengths."""
+    """A model with the head `sequence`, `token` or `embedding`, compiled for rows of a few lengths.
+
+    Attributes:
+      config: the model's.
+      counts: the numbers of rows that batches have, ascending: 1, 2, 4, ... times the devices, and the most.
+      lengths: those that rows may have, ascending.
+      pad_id: the padding token.
+    """
 
     def __init__(
         self,
@@ -88,8 +95,10 @@ class BatchRunner:
         program: of another runtime, which runs in place of the model; parameters are then of no account.
         """
         self._multiple = multiple = rows_multiple(mesh) if mesh else 1
-        self.config, self._mesh, self._lengths, self._pad = model.config, mesh, lengths, pad_id
+        self.config, self._mesh, self.lengths, self.pad_id = model.config, mesh, lengths, pad_id
         self._rows = -(-rows // multiple) * multiple
+        powers = (multiple << i for i in range(self._rows.bit_length()))
+        self.counts = (*(count for count in powers if count < self._rows), self._rows)
         self.logits: Callable[..., Any]
         if mesh:
             self.logits = compile_logits(model, mesh, pad_id)
@@ -134,20 +143,23 @@ class BatchRunner:
         self, encoded: Encoded, rng: np.random.Generator, ensemble: int = 1
     ) -> Iterator[tuple[Slots, list[np.ndarray]]]:
         """Batches in which each window is in `ensemble` slots, with what `logits` takes: tokens int32[B, N, L], and
-        their types where there are others than 0.
+        their types where there are others than 0. They have all rows, or as few as it takes where texts are few.
 
         A slot's example is a window's number plus a multiple of the number of windows.
         """
         ids, width = encoded.ids, self.config.width
         sizes = np.array([len(x) for x in ids] * ensemble)
-        for batch in compose(sizes, self._lengths, self._rows * width, rng):
+        few = 2 * len(sizes) <= self._rows * width  # of a file the last batch alone would be: not worth compiling for
+        for batch in compose(sizes, self.lengths, self._rows * width, rng):
             # Slots that are left over hold copies, not the other examples that `compose` puts there.
             batch = dataclasses.replace(batch, examples=np.resize(batch.examples[batch.real], len(batch.examples)))
             for slots in batch.split(self._rows_of(batch.length) * width):
                 if not slots.real[0]:
                     break  # copies alone
+                if few:
+                    slots = self._with_few_rows(slots)
                 examples = slots.examples % len(ids)
-                arrays = [pad(ids, examples, slots.length, width, self._pad)]
+                arrays = [pad(ids, examples, slots.length, width, self.pad_id)]
                 if encoded.types is not None and self.config.takes_token_types:
                     arrays.append(pad(encoded.types, examples, slots.length, width, 0))
                 yield slots, arrays
@@ -158,6 +170,18 @@ class BatchRunner:
         while rows * length > self._rows * _LONG and rows % (2 * self._multiple) == 0:
             rows //= 2
         return rows
+
+    def _with_few_rows(self, slots: Slots) -> Slots:
+        """The first rows, which have all real slots."""
+        width = self.config.width
+        rows = next(count for count in self.counts if count * width >= slots.real.sum())
+        return next(slots.split(min(rows * width, len(slots.examples))))
+
+    def run(self, params: Any, arrays: list[np.ndarray]) -> np.ndarray:
+        """The logits of one batch, as `batches` gives it: float32 [slots, ...]."""
+        given = split_batch(arrays, self._mesh) if self._mesh else arrays
+        found = np.asarray(jax.device_get(self.logits(params, *given)), np.float32)
+        return found.reshape(-1, *found.shape[2:])
 
     def _run(
         self, params: Any, batches: Iterator[tuple[Slots, list[np.ndarray]]]

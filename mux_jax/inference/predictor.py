@@ -11,10 +11,19 @@ import numpy as np
 
 from mux_jax.checkpoints.source import ModelSource, open_model
 from mux_jax.data.encoding import Encoder, Text, find_problem, split_words
+from mux_jax.data.neighbours import unit
 from mux_jax.errors import InputError
 from mux_jax.inference.answers import predictions
 from mux_jax.inference.batch_runner import BatchRunner, join_windows
-from mux_jax.inference.deferral import Deferral, check_labels, find_deferral, open_full, parse_aim, sure_logits
+from mux_jax.inference.deferral import (
+    Deferral,
+    check_labels,
+    confidence,
+    find_deferral,
+    open_full,
+    parse_aim,
+    sure_logits,
+)
 from mux_jax.inference.loaded_model import LoadedModel, check, load
 from mux_jax.inference.spans import require_tags
 from mux_jax.models.encoder import split_layers
@@ -42,6 +51,8 @@ class Predictor:
       truncated: texts that were cut at the limit, over all calls.
       deferred: texts that the full model was asked for, over all calls.
       models: the addresses of the model and of those that it asks, one after the other.
+      encode, runner, params: what makes tokens of texts, runs the model on them, and its parameters.
+      full: what answers texts that are deferred; None: none are.
     """
 
     def __init__(
@@ -97,20 +108,20 @@ class Predictor:
         check(self.config, rows, ensemble, threshold)
         lengths, pad_id = loaded.bucket_lengths, loaded.tokenizer.special.pad
         mesh = None if loaded.program else jax.tree.leaves(loaded.params)[0].sharding.mesh
-        self._encode = Encoder(loaded.tokenizer, lengths[-1])
+        self.encode = Encoder(loaded.tokenizer, lengths[-1])
         self._encode_windows = Encoder(loaded.tokenizer, lengths[-1], stride) if stride else None
-        self._runner = BatchRunner(loaded.model, mesh, rows, lengths, pad_id, loaded.program)
-        self._params = loaded.params and split_layers(loaded.params, self.config.compute_dtype)
-        self._ensemble, self._seed, self._threshold = ensemble, seed, threshold
+        self.runner = BatchRunner(loaded.model, mesh, rows, lengths, pad_id, loaded.program)
+        self.params = loaded.params and split_layers(loaded.params, self.config.compute_dtype)
+        self._ensemble, self.seed, self._threshold = ensemble, seed, threshold
         self.deferred = 0
         self.models: tuple[str, ...] = (self._path or "",)
-        self._full: Predictor | None = None
+        self.full: Predictor | None = None
         if deferral:
-            self._full = full_predictor(deferral, found, rows, seed, stride, dtype)
-            self._places = check_labels(self.config, self._full.config, deferral.full)
+            self.full = full_predictor(deferral, found, rows, seed, stride, dtype)
+            self._places = check_labels(self.config, self.full.config, deferral.full)
             self._share, self._temperature = deferral.share_for(aim), deferral.temperature
             self._limit = deferral.threshold(self._share)
-            self.models += self._full.models
+            self.models += self.full.models
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What pickle keeps: the path, with the commit of a model of the hub, and the options."""
@@ -174,10 +185,8 @@ class Predictor:
         before = self.prompts.get(prompt or "", "")
         found = self._own([f"{before}{text}" for text in self.checked(texts)], 0, report)
         embeddings = np.stack(found) if found else np.zeros((0, self.config.dimensions), np.float32)
-        if dimensions is None:
-            return embeddings
-        cut = embeddings[:, :dimensions]
-        return cut / np.maximum(np.linalg.norm(cut, axis=-1, keepdims=True), 1e-12)
+        # The mean over slots is shorter than what it is of.
+        return unit(embeddings[:, :dimensions]) if dimensions or self.config.normalize else embeddings
 
     def check_embedding(self, prompt: str | None, dimensions: int | None) -> None:
         """Raises what `embed` raises for its options."""
@@ -217,14 +226,14 @@ class Predictor:
         """What keeps a text from being predicted on, or nothing."""
         if found := find_problem(text, self.config.head):
             return found
-        if self._encode_windows and isinstance(text, tuple) and self._encode([text]).truncated:
+        if self._encode_windows and isinstance(text, tuple) and self.encode([text]).truncated:
             return "a pair over the limit on the length; with a stride only single texts may be"
         return ""
 
     def _answer(self, texts: list[Any], report: Callable[[float], None] | None) -> tuple[list[np.ndarray], np.ndarray]:
         """The logits of each text, and the place in `models` of the one that gave them."""
         by = np.zeros(len(texts), int)
-        if self._full is None:
+        if self.full is None:
             return self._own(texts, 0, report), by
         first = 1 / (1 + self._share)  # of the progress, whatever the models' speeds
 
@@ -235,11 +244,22 @@ class Predictor:
         unsure = np.flatnonzero(sure < self._limit)
         with self._lock:
             self.deferred += len(unsure)
-        found, asked = self._full._answer([texts[i] for i in unsure], show(first, 1))
+        found, asked = self.full._answer([texts[i] for i in unsure], show(first, 1))
         for i, full, model in zip(unsure, found, asked):
-            own, full = logits[i], full[..., self._places]
-            logits[i], by[i] = np.where(np.isnan(full), own, full), model + 1
+            logits[i], by[i] = self.merged(logits[i], full), model + 1
         return logits, by
+
+    def unsure(self, logits: list[np.ndarray]) -> np.ndarray:
+        """Which texts the full model is to answer, by this one's logits of them: int [texts deferred].
+
+        Not for numbers, which are unsure where two compositions differ.
+        """
+        return np.flatnonzero(confidence(logits, self.config, self._temperature, self._threshold) < self._limit)
+
+    def merged(self, own: np.ndarray, full: np.ndarray) -> np.ndarray:
+        """The logits of a text that the full model was asked for; this one's of words that it has none of."""
+        full = full[..., self._places]
+        return np.where(np.isnan(full), own, full)
 
     def sure_logits(
         self, texts: list[Any], temperature: float = 1.0, report: Callable[[float], None] | None = None
@@ -266,13 +286,13 @@ class Predictor:
         for pairs in sorted(set(kinds)):
             places = [i for i, kind in enumerate(kinds) if kind == pairs]
             part = [split_words(x) if self._words and isinstance(x, str) else x for x in (texts[i] for i in places)]
-            encode = self._encode_windows if self._encode_windows and not pairs else self._encode
+            encode = self._encode_windows if self._encode_windows and not pairs else self.encode
             encoded = encode(part)
             if not composition:
                 with self._lock:
                     self.truncated += encoded.truncated
-            rng = np.random.default_rng([self._seed, composition] if composition else self._seed)
-            logits = self._runner(self._params, encoded, rng, self._ensemble, report, copies)
+            rng = np.random.default_rng([self.seed, composition] if composition else self.seed)
+            logits = self.runner(self.params, encoded, rng, self._ensemble, report, copies)
             for i, x in zip(places, join_windows(logits, encoded.windows, self._words)):
                 found[i] = x
         return found

@@ -48,11 +48,11 @@ def installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def require(what: str, *packages: str) -> None:
-    """Raises `InputError` if a package is not installed that something needs."""
+def require(what: str, *packages: str, extra: str = "export") -> None:
+    """Raises `InputError` if a package is not installed that something needs, with the extra that brings it."""
     missing = [name for name in packages if not installed(name)]
     if missing:
-        raise InputError(f"{what} needs {' and '.join(missing)}: pip install 'mux_jax[export]'")
+        raise InputError(f"{what} needs {' and '.join(missing)}: pip install 'mux_jax[{extra}]'")
 
 
 def import_openvino() -> Any:

@@ -102,8 +102,9 @@ def test_a_multiplexed_one_says_what_row_mates_change(root):
     assert [found["slots"] for found in mates["ensembles"]] == [2]
     text = (root / "shared" / "report.md").read_text()
     assert "An embedding depends on its row-mate" in text and "## Texts in several slots" in text
-    embeddings = mux_jax.Predictor(str(root / "shared")).embed(sentences(9, seed=3))
+    embeddings = mux_jax.Predictor(str(root / "shared"), ensemble=2).embed(sentences(9, seed=3))
     assert embeddings.shape == (9, 12)
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=-1), 1, atol=1e-6)  # of a mean of two, too
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "max", "mean_sqrt_length"])

@@ -91,7 +91,9 @@ def models(tmp_path_factory):
     "model, given, message",
     [
         ("two", dict(width=2), "two has width 2; it must be an ordinary model, of width 1"),
-        pytest.param("headless", dict(hidden=16), "headless has no head for labels of texts or words; name a model"),
+        pytest.param(
+            "headless", dict(hidden=16), "headless has no head for labels of texts or words, and no embeddings; name"
+        ),
         ("plain", dict(hidden=17), "--hidden=17 must be a multiple of 4"),
         ("plain", dict(layers=3), "--layers=3 must be from 1 to 2"),
         ("plain", dict(width=9), "--width=9 must be from 1 to 8, the heads"),

@@ -30,7 +30,7 @@ def labels_of(folder, name, text, **fields):
     return [example.label for example in read(get_task(data), data, ("train",))["train"]]
 
 
-def load(folder, of_model=(), **fields):
+def load(folder, of_model=None, **fields):
     return load_task(section(folder, **fields), train_tokenizer([" ".join(WORDS)] * 20, 150), of_model)
 
 

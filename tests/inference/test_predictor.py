@@ -54,6 +54,18 @@ def predictor(double):
         yield mux_jax.Predictor(str(double), rows=4)
 
 
+@pytest.mark.parametrize("devices", [1, 4])
+def test_few_texts_run_in_few_rows(devices):
+    """Of 16 rows of two texts; more than half of the slots fill all."""
+    model = MuxModel(small_model(**SEQUENCE))
+    runner = BatchRunner(model, make_mesh(devices=jax.devices()[:devices]), 16, (8,), pad_id=0)
+    for texts, slots, rows in ((1, 1, 1), (2, 1, 1), (3, 1, 2), (1, 2, 1), (9, 1, 8), (16, 1, 8), (17, 1, 16)):
+        encoded = Encoded([np.full(5, i + 1, np.int32) for i in range(texts)], None, 0, [1] * texts)
+        (batch,) = runner.batches(encoded, np.random.default_rng(0), slots)
+        assert batch[1][0].shape == (max(rows, devices), 2, 8)
+        assert set(batch[1][0][..., 0].ravel()) == set(range(1, texts + 1))  # each is there, and copies
+
+
 def test_long_rows_run_in_smaller_batches():
     model = MuxModel(small_model(architecture="modernbert", width=1, max_position_embeddings=4096))
     mesh = make_mesh(devices=jax.devices()[:1])

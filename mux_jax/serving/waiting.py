@@ -1,0 +1,185 @@
+"""What waits for a model, and the batches in which it leaves: which texts share rows, and whose turn it is.
+
+A batch leaves when it is full, or when its oldest text has waited long enough. Its rows have one length. A row holds
+texts of one group alone: of anybody, of one client, or of one request, as the server mixes them. Slots that are left
+over hold copies of the row's own texts.
+
+Clients take turns by start-time fair queueing: a text's turn is one after its client's last text, or after the text
+that left last, whichever is later. So who sends a thousand texts waits for them, and who sends one does not.
+"""
+
+import concurrent.futures
+import dataclasses
+from collections.abc import Hashable, Iterable, Iterator
+
+import numpy as np
+
+from mux_jax.data.encoding import Encoded
+
+
+class Call:
+    """Texts that were sent together, of one kind (single, pairs, words), and what is known of their logits.
+
+    Attributes:
+      encoded: the texts, one window each.
+      client: whose they are.
+      group: of those that may share rows.
+      arrived: when, in seconds.
+      future: gets the logits of each text, as `BatchRunner` gives them.
+    """
+
+    def __init__(self, encoded: Encoded, client: Hashable, group: Hashable, arrived: float):
+        self.encoded, self.client, self.group, self.arrived = encoded, client, group, arrived
+        self.future: concurrent.futures.Future[list[np.ndarray]] = concurrent.futures.Future()
+        self._sums: list[np.ndarray | float] = [0.0] * len(encoded.ids)
+        self._times = np.zeros(len(encoded.ids), int)
+        self._slots = 0  # that were not run yet
+
+    def expects(self, slots: int) -> None:
+        """Says in how many more slots its texts are going to be."""
+        self._slots += slots
+
+    def take(self, text: int, logits: np.ndarray, is_copy: bool) -> None:
+        """Adds the logits of a slot; with those of the last one that was expected the call is answered."""
+        if self.encoded.places is not None:
+            places = self.encoded.places[text]
+            logits = np.where(places[:, None] < 0, np.nan, logits[places])
+        self._sums[text] = self._sums[text] + logits
+        self._times[text] += 1
+        self._slots -= not is_copy
+        if not self._slots and self.future.set_running_or_notify_cancel():
+            self.future.set_result([np.asarray(total / n) for total, n in zip(self._sums, self._times.tolist())])
+
+    def fail(self, error: Exception) -> None:
+        """Ends the call with an error, unless it has ended."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Piece:
+    """A text, or the texts of a whole row, of a call.
+
+    Attributes:
+      texts: their numbers in the call; of a whole row one for each slot.
+      length: of the shortest row that holds them.
+      turn: the smaller, the sooner.
+    """
+
+    call: Call
+    texts: tuple[int, ...]
+    length: int
+    turn: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Rows of one length.
+
+    Attributes:
+      rows: the (call, text) in each slot of each row; at most as many as one of the counts of rows.
+      copies: bool[rows, N], which only repeat a text of their row.
+      waited: seconds, of each call in it.
+    """
+
+    length: int
+    rows: list[list[tuple[Call, int]]]
+    copies: np.ndarray
+    waited: list[float]
+
+
+class Waiting:
+    """The pieces that wait for a model. Its user holds a lock.
+
+    Attributes:
+      texts: how many wait, each in one slot or, of whole rows, in several.
+    """
+
+    def __init__(self, lengths: tuple[int, ...], counts: tuple[int, ...], width: int, max_wait: float):
+        """Args:
+        lengths: those that rows may have, ascending.
+        counts: the numbers of rows that a batch may have, ascending.
+        width: N.
+        max_wait: seconds that a text may wait for others to share its batch.
+        """
+        self._lengths, self._counts, self._width, self._max_wait = lengths, counts, width, max_wait
+        self._pieces: list[Piece] = []
+        self._last: dict[Hashable, float] = {}  # turn, of each client's last text
+        self._now = 0.0  # the turn that left last
+
+    @property
+    def texts(self) -> int:
+        return sum(len(piece.texts) for piece in self._pieces)
+
+    def add(self, call: Call, rows: Iterable[tuple[tuple[int, ...], int]] | None = None) -> None:
+        """Puts the texts of a call in the queue; as whole rows, if these are given: each one's texts and length."""
+        if rows is None:
+            places = np.searchsorted(self._lengths, [len(ids) for ids in call.encoded.ids])
+            rows = (((text,), self._lengths[place]) for text, place in enumerate(places))
+        turn = max(self._last.get(call.client, 0.0), self._now)
+        for texts, length in rows:
+            turn += 1.0
+            self._pieces.append(Piece(call, texts, length, turn))
+            call.expects(len(texts))
+        self._last[call.client] = turn
+
+    def next_batch(self, now: float, closing: bool = False) -> tuple[Batch | None, float]:
+        """A batch that is to leave now, or None; and in how many seconds to ask again, infinite if nothing waits.
+
+        closing: whether nothing more is going to come, so that there is nothing to wait for.
+        """
+        self._pieces = [piece for piece in self._pieces if not piece.call.future.cancelled()]
+        if not self._pieces:
+            self._last.clear()
+            return None, float("inf")
+        due = [p for p in self._pieces if closing or now - p.call.arrived >= self._max_wait]
+        head = min(due or self._full(), key=lambda piece: piece.turn, default=None)
+        if head is None:
+            oldest = min(piece.call.arrived for piece in self._pieces)
+            return None, max(0.0, oldest + self._max_wait - now)
+        return self._batch(head.length, now), 0.0
+
+    def _full(self) -> list[Piece]:
+        """Pieces of a length of which there are enough to fill a batch."""
+        found = []
+        for length in {piece.length for piece in self._pieces}:
+            same = [piece for piece in self._pieces if piece.length == length]
+            if sum(len(piece.texts) for piece in same) >= self._counts[-1] * self._width:
+                found += same
+        return found
+
+    def _batch(self, length: int, now: float) -> Batch:
+        """As many pieces of a length as there is room for; shorter ones where there is room that costs nothing."""
+        rows: list[list[Piece]] = []
+        open_rows: dict[Hashable, list[Piece]] = {}  # of each group, one in which slots are free
+        taken: set[Piece] = set()
+
+        def place(piece: Piece, most: int) -> None:
+            row = open_rows.get(piece.call.group) if len(piece.texts) == 1 else None
+            if row is None:
+                if len(rows) >= most:
+                    return
+                row = []
+                rows.append(row)
+                if len(piece.texts) == 1:
+                    open_rows[piece.call.group] = row
+            row.append(piece)
+            taken.add(piece)
+            if len(row) == self._width:
+                open_rows.pop(piece.call.group, None)
+
+        for piece in sorted((p for p in self._pieces if p.length == length), key=lambda p: p.turn):
+            place(piece, self._counts[-1])
+        free = next(count for count in self._counts if count >= len(rows))
+        for piece in sorted((p for p in self._pieces if p.length < length), key=lambda p: (-p.length, p.turn)):
+            place(piece, free)
+        self._pieces = [piece for piece in self._pieces if piece not in taken]
+        self._now = max(self._now, max(piece.turn for piece in taken))
+        filled = [[(piece.call, text) for piece in row for text in piece.texts] for row in rows]
+        copies = np.arange(self._width)[None] >= np.array([len(row) for row in filled])[:, None]
+        whole = [list(_repeated(row, self._width)) for row in filled]
+        return Batch(length, whole, copies, [now - call.arrived for call in {piece.call for piece in taken}])
+
+
+def _repeated(row: list[tuple[Call, int]], width: int) -> Iterator[tuple[Call, int]]:
+    return (row[i % len(row)] for i in range(width))
