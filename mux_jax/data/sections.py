@@ -58,9 +58,10 @@ class TaskSection:
     folder: str = described("", "folder with files train and dev; empty: TensorFlow Datasets")
     tfds_dir: str = described("", "folder of TensorFlow Datasets; empty: ~/tensorflow_datasets")
     unlabelled: str = described("", "file of texts that the teacher labels; empty: training texts joined at random")
-    kind: str = described("sequence", "of task=custom: sequence, multi_label, regression or token")
+    kind: str = described("sequence", "of task=custom: sequence, multi_label, regression, token or embedding")
     text_columns: str = described(
-        "text", "of task=custom: the column of the text, or two of a pair: premise,hypothesis"
+        "text",
+        "of task=custom: the column of the text, or two of a pair: premise,hypothesis; of embeddings two or three",
     )
     label_column: str = described(
         "label", "of task=custom: the column of the label; of multi_label also one of 0 and 1 a label: toxic,insult"
@@ -70,7 +71,7 @@ class TaskSection:
         "the classes in order, such as O,B-PER,I-PER, also names of labels 0, 1, 2; empty: those of the training data",
     )
     delimiter: str = described("", "of .csv and .tsv: a character such as ;, or tab; empty: a comma, a tab")
-    metric: str = described("", "of task=custom: what it is judged by; empty: accuracy, micro_f1 or pearson_spearman")
+    metric: str = described("", "of task=custom: what it is judged by; empty: the first one of its kind")
     tokenizer: str = described("", "a tokenizer.json, a vocab.txt or their folder, for a model that has none")
     sequence_length: int = described(128, "tokens of the longest text; longer texts are cut", at_least=8)
     bucket_lengths: str = described(

@@ -117,7 +117,7 @@ class BatchRunner:
         """float32 [C] of each window, [E] of embeddings; of tags [words, C], NaN for words without a place.
 
         `params` are those that `split_layers` gives. Each window (`Encoded`) is in `ensemble` slots, drawn at random,
-        and its logits are averaged over them; and over its `copies` in slots that are left over.
+        and its logits are averaged over them; and over its `copies` in slots of a row that are left over.
         """
         count = len(encoded.ids)
         if not count:
@@ -126,7 +126,8 @@ class BatchRunner:
         times, done = np.zeros(count, int), 0
         copies = copies and self.config.width > 1  # a row of one text gives the same again
         for slots, logits in self._run(params, self.batches(encoded, rng, ensemble)):
-            used = slots.examples if copies else slots.examples[slots.real]  # real ones come first
+            real, width = int(slots.real.sum()), self.config.width
+            used = slots.examples[: -(-real // width) * width if copies else real]  # real ones come first
             for slot, example in enumerate(used % count):
                 found = logits[slot]
                 if encoded.places is not None:

@@ -132,6 +132,11 @@ def make_app(service: Callable[[], Service | None], limits: Limits, name: str) -
     async def not_finite(_: Any, e: NotFinite) -> Response:
         return JSONResponse({"error": str(e), "error_type": "Backend"}, 500)
 
+    @app.exception_handler(Exception)
+    async def failed(_: Any, e: Exception) -> Response:
+        """It is raised again, and `Guard` writes it to the log."""
+        return JSONResponse({"error": "the server failed to answer", "error_type": "Backend"}, 500)
+
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Any, e: RequestValidationError) -> Response:
         first = e.errors()[0]

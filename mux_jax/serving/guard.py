@@ -75,6 +75,7 @@ class Guard:
 
     def __init__(self, app: Any, limits: Limits, keys: Mapping[bytes, str], figures: Figures, log: bool):
         self._app, self._limits, self._keys, self._figures, self._log = app, limits, keys, figures, log
+        self._paths = {route.path for route in app.routes}
         self._active: Counter[str] = Counter()  # requests that are under way, by client
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -106,10 +107,10 @@ class Guard:
             if not sent:
                 await self._refuse(refusal, noted)
         seconds = time.monotonic() - began
-        self._figures.requests.labels(_known(scope), sent or 499).inc()
+        self._figures.requests.labels(self._known(scope), sent or 499).inc()
         self._figures.seconds.observe(seconds)
         if self._log:
-            line = {"method": scope["method"], "path": _known(scope), "status": sent or 499, "client": client}
+            line = {"method": scope["method"], "path": self._known(scope), "status": sent or 499, "client": client}
             print(json.dumps(line | {"seconds": round(seconds, 4)}), flush=True)
 
     def _client(self, scope: Any) -> str:
@@ -178,6 +179,11 @@ class Guard:
             if not message.get("more_body", False):
                 return bytes(body)
 
+    def _known(self, scope: Any) -> str:
+        """The path as it is declared; those that are not count together."""
+        declared = getattr(scope.get("route"), "path", scope["path"])
+        return declared if declared in self._paths else "other"
+
     def _too_large(self) -> Refusal:
         return Refusal(413, "Validation", f"a body of over {self._limits.payload:,} bytes")
 
@@ -193,8 +199,3 @@ class Guard:
 async def _disconnected(receive: Any) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _known(scope: Any) -> str:
-    """The path of an endpoint, as it is declared; others count together."""
-    return getattr(scope.get("route"), "path", None) or ("other" if scope["path"] not in OPEN else scope["path"])
