@@ -9,16 +9,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Times forward passes (inference) or training steps (train) of randomly initialised models, in "
         "turns, against width 1, the FLOPs, the best plain matrix product and, where torch and transformers are "
-        "installed, BERT in PyTorch. embed times whole models beside sentence-transformers.",
+        "installed, BERT in PyTorch. embed times whole models beside sentence-transformers, serving a server.",
     )
-    parser.add_argument("kind", choices=("inference", "train", "embed"))
+    parser.add_argument("kind", choices=("inference", "train", "embed", "serving"))
     parser.add_argument(
         "--size", default="base", choices=("tiny", "small", "base", "large"), help="of the models (base)"
     )
     parser.add_argument(
         "--model",
         metavar="MODEL",
-        help="inference: of the layers and dimensions of this model instead; embed: models that embed --texts, A,B",
+        help="inference: of the layers and dimensions of this model instead; embed: models that embed --texts, A,B; "
+        "serving: what is served",
     )
     parser.add_argument("--length", type=int, default=128, help="tokens of an instance (128)")
     parser.add_argument("--rows", type=int, default=0, help="muxed rows of a batch (8 on CPU, else 256)")

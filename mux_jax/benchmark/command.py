@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from mux_jax.benchmark import embedding, other_runtimes
+from mux_jax.benchmark import embedding, other_runtimes, serving
 from mux_jax.benchmark.cases import VOCABULARY, Settings, end_to_end, inference, training
 from mux_jax.benchmark.measure import measure, save, show
 from mux_jax.checkpoints.source import open_model
@@ -39,6 +39,11 @@ def run(
     """
     if kind == "embed":
         _embed(_split(model or ""), texts, json_file, options["rows"], options["dtype"], options["repeats"])
+        return
+    if kind == "serving":
+        if not (model and texts):
+            raise InputError("serving needs --model=DIR and --texts=FILE")
+        serving.run(model, _texts(texts), options["rows"] or 32, options["dtype"], json_file)
         return
     known = ("sequence", "token") if kind == "inference" else ("priming", "mlm")
     tasks = _split(task) or known[: 1 if kind == "inference" else 2]

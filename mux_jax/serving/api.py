@@ -4,6 +4,7 @@ import base64
 import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 import fastapi
 import numpy as np
@@ -114,7 +115,7 @@ def make_app(service: Callable[[], Service | None], limits: Limits, name: str) -
         return await found.answer(texts, state.client, state.with_keys, bool(truncate))
 
     def headers(response: Response, found: Service, answers: Answers) -> None:
-        response.headers["x-model"] = ",".join(sorted(set(answers.models)))
+        response.headers["x-model"] = ",".join(quote(name, ":/@") for name in sorted(set(answers.models)))
         response.headers["x-width"] = str(found.predictor.config.width)
         response.headers["x-rows-shared-with"] = found.mix
 

@@ -1,6 +1,7 @@
 """What waits for a model, and the batches in which it leaves: which texts share rows, and whose turn it is.
 
-A batch leaves when it is full, or when its oldest text has waited long enough. Its rows have one length. A row holds
+A batch leaves when it is full, or when its oldest text has waited long enough. Of several lengths the one with most
+texts goes first, for a few batches; its rows have that length. A row holds
 texts of one group alone: of anybody, of one client, or of one request, as the server mixes them. Slots that are left
 over hold copies of the row's own texts.
 
@@ -10,11 +11,14 @@ that left last, whichever is later. So who sends a thousand texts waits for them
 
 import concurrent.futures
 import dataclasses
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable
 
 import numpy as np
 
 from mux_jax.data.encoding import Encoded
+
+_PATIENCE = 4  # batches of other lengths that may leave before the one whose turn it is
+_MOSTLY = 0.75  # of the rows that are compiled: with fewer a batch takes the next smaller number
 
 
 class Call:
@@ -106,6 +110,7 @@ class Waiting:
         self._pieces: list[Piece] = []
         self._last: dict[Hashable, float] = {}  # turn, of each client's last text
         self._now = 0.0  # the turn that left last
+        self._passed_over = 0  # batches that left in place of the one whose turn it was
 
     @property
     def texts(self) -> int:
@@ -132,54 +137,68 @@ class Waiting:
         if not self._pieces:
             self._last.clear()
             return None, float("inf")
-        due = [p for p in self._pieces if closing or now - p.call.arrived >= self._max_wait]
-        head = min(due or self._full(), key=lambda piece: piece.turn, default=None)
-        if head is None:
+        by_length: dict[int, list[Piece]] = {}
+        for piece in sorted(self._pieces, key=lambda piece: piece.turn):
+            by_length.setdefault(piece.length, []).append(piece)
+        due = {p.length for p in self._pieces if closing or now - p.call.arrived >= self._max_wait}
+        sizes = {length: sum(len(piece.texts) for piece in pieces) for length, pieces in by_length.items()}
+        ready = due or {length for length, size in sizes.items() if size >= self._counts[-1] * self._width}
+        if not ready:
             oldest = min(piece.call.arrived for piece in self._pieces)
             return None, max(0.0, oldest + self._max_wait - now)
-        return self._batch(head.length, now), 0.0
+        # The length with most texts, but that whose turn it is if it was passed over some times.
+        first = min(ready, key=lambda length: by_length[length][0].turn)
+        length = max(ready, key=sizes.__getitem__) if self._passed_over < _PATIENCE else first
+        self._passed_over = 0 if length == first else self._passed_over + 1
+        shorter = [piece for n in sorted(by_length, reverse=True) if n < length for piece in by_length[n]]
+        return self._batch(length, by_length[length], shorter, now), 0.0
 
-    def _full(self) -> list[Piece]:
-        """Pieces of a length of which there are enough to fill a batch."""
-        found = []
-        for length in {piece.length for piece in self._pieces}:
-            same = [piece for piece in self._pieces if piece.length == length]
-            if sum(len(piece.texts) for piece in same) >= self._counts[-1] * self._width:
-                found += same
-        return found
-
-    def _batch(self, length: int, now: float) -> Batch:
-        """As many pieces of a length as there is room for; shorter ones where there is room that costs nothing."""
-        rows: list[list[Piece]] = []
-        open_rows: dict[Hashable, list[Piece]] = {}  # of each group, one in which slots are free
-        taken: set[Piece] = set()
-
-        def place(piece: Piece, most: int) -> None:
-            row = open_rows.get(piece.call.group) if len(piece.texts) == 1 else None
-            if row is None:
-                if len(rows) >= most:
-                    return
-                row = []
-                rows.append(row)
-                if len(piece.texts) == 1:
-                    open_rows[piece.call.group] = row
-            row.append(piece)
-            taken.add(piece)
-            if len(row) == self._width:
-                open_rows.pop(piece.call.group, None)
-
-        for piece in sorted((p for p in self._pieces if p.length == length), key=lambda p: p.turn):
-            place(piece, self._counts[-1])
-        free = next(count for count in self._counts if count >= len(rows))
-        for piece in sorted((p for p in self._pieces if p.length < length), key=lambda p: (-p.length, p.turn)):
-            place(piece, free)
+    def _batch(self, length: int, pieces: list[Piece], shorter: list[Piece], now: float) -> Batch:
+        """As many pieces of a length as make a good batch, and shorter ones where there is room that costs nothing."""
+        rows = _Rows(self._width)
+        for piece in pieces:
+            rows.place(piece, self._counts[-1])
+        count = next(count for count in self._counts if count >= len(rows.rows))
+        less = max((c for c in self._counts if c < count), default=0)
+        if len(rows.rows) <= _MOSTLY * count and less:  # what is left goes next, rather than rows of nothing now
+            rows.drop(less)
+            count = less
+        for piece in shorter:
+            rows.place(piece, count)
+        taken = {piece for row in rows.rows for piece in row}
         self._pieces = [piece for piece in self._pieces if piece not in taken]
         self._now = max(self._now, max(piece.turn for piece in taken))
-        filled = [[(piece.call, text) for piece in row for text in piece.texts] for row in rows]
+        filled = [[(piece.call, text) for piece in row for text in piece.texts] for row in rows.rows]
         copies = np.arange(self._width)[None] >= np.array([len(row) for row in filled])[:, None]
-        whole = [list(_repeated(row, self._width)) for row in filled]
+        whole = [[row[i % len(row)] for i in range(self._width)] for row in filled]
         return Batch(length, whole, copies, [now - call.arrived for call in {piece.call for piece in taken}])
 
 
-def _repeated(row: list[tuple[Call, int]], width: int) -> Iterator[tuple[Call, int]]:
-    return (row[i % len(row)] for i in range(width))
+class _Rows:
+    """Rows that are filled with pieces, each with those of one group."""
+
+    def __init__(self, width: int):
+        self._width = width
+        self.rows: list[list[Piece]] = []
+        self._open: dict[Hashable, list[Piece]] = {}  # of each group, a row in which slots are free
+
+    def place(self, piece: Piece, most: int) -> None:
+        """Puts a piece into a row, of which there may be so many; if there is no room nothing happens."""
+        whole, group = len(piece.texts) == self._width, piece.call.group
+        row = None if whole else self._open.get(group)
+        if row is None:
+            if len(self.rows) == most:
+                return
+            row = []
+            self.rows.append(row)
+        row.append(piece)
+        if whole or len(row) == self._width:
+            self._open.pop(group, None)
+        else:
+            self._open[group] = row
+
+    def drop(self, count: int) -> None:
+        """Keeps the first rows alone."""
+        gone = self.rows[count:]
+        self.rows = self.rows[:count]
+        self._open = {group: row for group, row in self._open.items() if not any(row is x for x in gone)}

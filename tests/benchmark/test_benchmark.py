@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mux_jax.benchmark import cases, command, other_runtimes
+from mux_jax.benchmark import cases, command, embedding, other_runtimes, serving
 from mux_jax.benchmark.measure import Case, measure
+from mux_jax.benchmark.torch_baseline import torch_baseline
 from mux_jax.checkpoints.source import open_model
 from mux_jax.errors import InputError
 from mux_jax.models import flops
+from tests.tasks import sentences, write_embedder, write_lines, write_model
 
 ARGUMENTS = dict(size="tiny", length=16, rows=8, dtype="float32", repeats=1, texts=None, model=None, json_file=None)
 ASKED = ("instances_per_second", "factor", "flop_factor", "fraction_of_limit", "peak_memory_bytes")
@@ -108,6 +110,8 @@ def test_factors_are_medians_of_the_ratios_within_a_turn():
         ("inference", dict(texts="/no/file.txt"), "/no/file.txt"),
         ("inference", dict(model="/no/model"), "/no/model: no model there"),
         ("train", dict(model="/no/model"), "--model is for inference"),
+        ("embed", dict(), "--model=A,B: name the models that embed"),
+        ("serving", dict(), "serving needs --model=DIR and --texts=FILE"),
     ],
 )
 def test_bad_arguments_are_named(kind, arguments, message, tmp_path):
@@ -131,6 +135,29 @@ def test_other_runtimes_take_turns_with_ours(tmp_path, one_device):
         for name in ("sequence gaussian N=2", "sequence transformers")
     ]
     assert all(row["instances_per_second"] > 0 for row in rows)
+
+
+@pytest.mark.extra
+def test_models_that_embed_stand_beside_sentence_transformers(tmp_path, one_device, monkeypatch):
+    monkeypatch.setattr(embedding, "torch_baseline", torch_baseline)
+    model = str(write_embedder(tmp_path / "model"))
+    file = write_lines(tmp_path / "texts.txt", sentences(50))
+    rows = run("embed", tmp_path, model=f"{model},{model}", texts=str(file))
+    assert [row["name"] for row in rows] == [model, model, "sentence-transformers"]
+    assert rows[2]["factor"] == 1 and all(row["instances_per_second"] > 0 for row in rows)
+
+
+@pytest.mark.extra
+def test_a_server_under_load_stands_beside_the_predictor_and_pytorch(tmp_path, one_device, monkeypatch, capfd):
+    for name, value in (("_SECONDS", 1.0), ("_LATENCY_SECONDS", 0.5), ("_CLIENTS", 4), ("_ACCEPTED", 8)):
+        monkeypatch.setattr(serving, name, value)
+    model = write_model(tmp_path / "model", head="sequence", labels=("a", "b"))
+    file = write_lines(tmp_path / "texts.txt", sentences(50))
+    found = run("serving", tmp_path, model=str(model), texts=str(file), rows=2)
+    for name in ("saturated", "single", "PyTorch"):
+        assert found[name]["texts_per_second"] > 0 and set(found[name]["statuses"]) == {"200"}
+    assert {"200", "429"} == set(found["overload"]["statuses"])  # four times as many clients as there may be
+    assert "one client, one text at a time: p50" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -351,6 +351,32 @@ def test_a_process_answers_what_it_accepted_and_ends_with_0(folder):
         process.stdout.close()
 
 
+def test_the_client_of_openai_gets_its_embeddings(folder):
+    import openai
+
+    command = [sys.executable, "launch/serve.py", "--model", str(folder / "embedder"), "--port", "0", "--rows", "1"]
+    command += ["--dtype", "float32"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "MUX_JAX_API_KEYS": "anna secret"}
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        lines = iter(process.stdout.readline, "")
+        address = next(line for line in lines if line.startswith("http://")).split(": ")[0]
+        next(line for line in lines if line.startswith("ready"))
+        texts = ["time river", "stone"]
+        expected = mux_jax.Predictor(str(folder / "embedder")).embed(texts)
+        with openai.OpenAI(base_url=f"{address}/v1", api_key="secret", max_retries=0) as client:
+            for form in ({}, {"encoding_format": "float"}):  # without one it asks for base64
+                found = client.embeddings.create(input=texts, model="embedder", **form)
+                np.testing.assert_allclose([x.embedding for x in found.data], expected, atol=1e-6)
+        with openai.OpenAI(base_url=f"{address}/v1", api_key="wrong", max_retries=0) as client:
+            with pytest.raises(openai.AuthenticationError):
+                client.embeddings.create(input=texts, model="embedder")
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
 @pytest.mark.parametrize(
     "options, words",
     [

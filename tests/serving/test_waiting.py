@@ -56,19 +56,36 @@ def test_texts_of_other_lengths_are_not_in_the_way():
 
 
 def test_room_that_costs_nothing_is_for_shorter_texts():
-    """Three long ones leave a slot of two rows. Five take three rows, and a fourth is computed anyway."""
-    waiting = queue(long=call([12] * 3, "a"), short=call([5] * 4, "b"))
+    """Three long ones leave a slot of two rows. Seven rows of eight: the last is computed anyway."""
+    waiting = queue(long=call([12] * 3, "a"), short=call([5] * 2, "b"))
     batch, _ = waiting.next_batch(1.0)
-    assert contents(batch) == [[("a", 0), ("a", 1)], [("a", 2), ("b", 0)]]
-    waiting = queue(long=call([12] * 5, "a"), short=call([5] * 6, "b"))
+    assert contents(batch) == [[("a", 0), ("a", 1)], [("a", 2), ("b", 0)]] and batch.length == 16
+    waiting = Waiting(LENGTHS, (1, 2, 4, 8), 2, WAIT)
+    waiting.add(call([12] * 13, "a"))
+    waiting.add(call([5] * 5, "b"))
     batch, _ = waiting.next_batch(1.0)
-    assert contents(batch)[2:] == [[("a", 4), ("b", 0)], [("b", 1), ("b", 2)]] and batch.length == 16
+    assert contents(batch)[6:] == [[("a", 12), ("b", 0)], [("b", 1), ("b", 2)]] and batch.length == 16
+
+
+def test_few_rows_over_a_number_that_is_compiled_wait_for_the_next():
+    """Three rows would be run as four; two are, and one."""
+    waiting = queue(width=1, some=call([5] * 3))
+    assert [len(waiting.next_batch(1.0)[0].rows) for _ in range(2)] == [2, 1]
+    waiting = Waiting(LENGTHS, (1, 2, 4, 8), 1, WAIT)
+    waiting.add(call([5] * 7))
+    assert len(waiting.next_batch(1.0)[0].rows) == 7  # of eight
+
+
+def test_the_length_with_most_texts_goes_first_but_no_text_waits_for_ever():
+    waiting = queue(width=1, rare=call([12], "rare"), many=call([5] * 40, "many"))
+    assert [waiting.next_batch(1.0)[0].length for _ in range(6)] == [8, 8, 8, 8, 16, 8]
 
 
 def test_rows_hold_texts_of_one_group():
     waiting = queue(a=call([5] * 3, "a", "x"), b=call([5] * 2, "b", "y"), c=call([5], "c", "x"))
     batch, _ = waiting.next_batch(1.0)
     rows = contents(batch)
+    rows += contents(waiting.next_batch(1.0)[0])
     assert rows == [[("a", 0), ("c", 0)], [("b", 0), ("b", 1)], [("a", 1), ("a", 2)]]  # in turns
     waiting = queue(a=call([5], "a", "x"), b=call([5], "b", "y"))
     batch, _ = waiting.next_batch(1.0)
