@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any
 
-_HEAD = b"POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+HEAD = b"POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 
 
 async def _drive(port: int, texts: list[str], clients: int, per_request: int, seconds: float) -> dict[str, Any]:
@@ -27,7 +27,7 @@ async def _drive(port: int, texts: list[str], clients: int, per_request: int, se
             at += clients * per_request
             body = json.dumps({"inputs": part, "truncate": True}).encode()
             begun = time.monotonic()
-            writer.write(_HEAD % len(body) + body)
+            writer.write(HEAD % len(body) + body)
             status = await _status(reader)
             took[status == 200].append(time.monotonic() - begun)
             statuses[status] = statuses.get(status, 0) + 1

@@ -1,5 +1,6 @@
 """A server under load: beside `Predictor` on the same texts, and a server as people write it with PyTorch."""
 
+import asyncio
 import contextlib
 import importlib.util
 import json
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from mux_jax.benchmark import rough
 from mux_jax.checkpoints.source import open_model
 from mux_jax.errors import InputError
 from mux_jax.inference.predictor import Predictor
@@ -24,6 +26,7 @@ from mux_jax.progress import say
 _PER_REQUEST, _CLIENTS, _SECONDS, _LATENCY_SECONDS = 8, 64, 20.0, 5.0
 _OVERLOAD = 4  # times as many clients as requests are accepted
 _ACCEPTED = 128
+_ROUGH, _TEXTS = 10_000, 200  # requests of rough clients, and their texts
 _START_SECONDS = 600.0
 _PROGRAM = Path(__file__).parents[2] / "launch" / "serve.py"
 
@@ -50,6 +53,10 @@ def run(model: str, texts: list[str], rows: int, dtype: str, json_file: str | No
             found["saturated"] = _load(load | {"clients": _CLIENTS, "seconds": _SECONDS})
             found["single"] = _load(load | {"clients": 1, "per_request": 1, "seconds": _LATENCY_SECONDS})
             found["overload"] = _load(load | {"clients": _OVERLOAD * _ACCEPTED, "seconds": _SECONDS})
+        exact = [*program, "--mix=request", f"--max_concurrent_requests={_ACCEPTED}"]
+        with _server(exact) as port:
+            expected = [predictor.predict([text])[0]["probabilities"] for text in texts[:_TEXTS]]
+            found["rough"] = asyncio.run(rough.drive(port, texts[:_TEXTS], expected, _CLIENTS, _ROUGH))
         if all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
             with _peer(model, folder) as port:
                 load["port"] = port
@@ -75,6 +82,7 @@ def _show(found: dict[str, Any]) -> None:
             if times
         )
     )
+    say(f"rough clients, {_ROUGH:,} requests: " + ", ".join(f"{x} {n:,}" for x, n in sorted(found["rough"].items())))
     if peer := found.get("PyTorch"):
         theirs = peer["texts_per_second"]
         say(f"FastAPI and PyTorch, width 1: {theirs:,.0f} texts/s; the server has {rate / theirs:.1f} times that")

@@ -149,13 +149,20 @@ def test_models_that_embed_stand_beside_sentence_transformers(tmp_path, one_devi
 
 @pytest.mark.extra
 def test_a_server_under_load_stands_beside_the_predictor_and_pytorch(tmp_path, one_device, monkeypatch, capfd):
-    for name, value in (("_SECONDS", 1.0), ("_LATENCY_SECONDS", 0.5), ("_CLIENTS", 4), ("_ACCEPTED", 8)):
+    for name, value in (
+        ("_SECONDS", 1.0),
+        ("_LATENCY_SECONDS", 0.5),
+        ("_CLIENTS", 4),
+        ("_ACCEPTED", 8),
+        ("_ROUGH", 50),
+    ):
         monkeypatch.setattr(serving, name, value)
     model = write_model(tmp_path / "model", head="sequence", labels=("a", "b"))
     file = write_lines(tmp_path / "texts.txt", sentences(50))
     found = run("serving", tmp_path, model=str(model), texts=str(file), rows=2)
     for name in ("saturated", "single", "PyTorch"):
         assert found[name]["texts_per_second"] > 0 and set(found[name]["statuses"]) == {"200"}
+    assert sum(found["rough"].values()) == 50 and not {"good wrong", "good none", "slow wrong"} & found["rough"].keys()
     assert {"200", "429"} == set(found["overload"]["statuses"])  # four times as many clients as there may be
     assert "one client, one text at a time: p50" in capfd.readouterr().out
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import mux_jax
+from mux_jax.benchmark import rough
 from mux_jax.errors import InputError
 from mux_jax.serving.api import make_app
 from mux_jax.serving.command import Options, load
@@ -345,6 +346,31 @@ def test_a_process_answers_what_it_accepted_and_ends_with_0(folder):
         for thread in threads:
             thread.join()
         assert [answer.status_code for answer in answers] == [200] * 6
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.stdout.close()
+
+
+def test_rough_clients_change_nothing_for_the_others(folder):
+    """And SIGTERM in the midst loses none that was accepted."""
+    texts = sentences(50, seed=10)
+    expected = [x["probabilities"] for x in (mux_jax.Predictor(str(folder / "double")).predict([t])[0] for t in texts)]
+    command = [sys.executable, "launch/serve.py", "--model", str(folder / "double"), "--port", "0", "--rows", "4"]
+    process = subprocess.Popen(
+        [*command, "--dtype", "float32"], cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ
+    )
+    try:
+        lines = iter(process.stdout.readline, "")
+        port = int(next(line for line in lines if line.startswith("http://")).split(": ")[0].rpartition(":")[2])
+        next(line for line in lines if line.startswith("ready"))
+        found = asyncio.run(rough.drive(port, texts, expected, clients=16, requests=400))
+        kinds = {kind: {x.removeprefix(f"{kind} ") for x in found if x.startswith(kind)} for kind in rough.KINDS}
+        assert kinds == {"good": {"right"}, "slow": {"right"}, "gone": {"left"}, "half": {"left"}} | {
+            "not json": {"422"}, "wrong type": {"422"}, "huge": {"413"}, "empty": {"400"}
+        }  # fmt: skip
+        assert found.total() == 400 and process.poll() is None
+        process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
     finally:
         process.kill()
