@@ -32,6 +32,8 @@ async def drive(
             try:
                 async with asyncio.timeout(_PATIENCE):
                     outcome = await _one(port, kind, texts[at], expected[at], rng)
+            except ConnectionRefusedError:
+                outcome = "refused"  # of a server that has ended
             except (TimeoutError, OSError, asyncio.IncompleteReadError):
                 outcome = "none"
             found[f"{kind} {outcome}"] += 1

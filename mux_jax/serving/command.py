@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import dataclasses
+import os
 import signal
+import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -22,7 +24,7 @@ from mux_jax.serving.figures import Figures
 from mux_jax.serving.guard import Guard, Limits, read_keys
 from mux_jax.serving.service import MIXES, Service
 
-_HEADER_SECONDS = 10.0
+_HEADER_SECONDS, _GRACE_SECONDS = 10.0, 0.5
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 
 
@@ -173,6 +175,28 @@ class _Server(uvicorn.Server):
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             say(f"http://{host}:{port}: {self._what}; /docs describes the endpoints")
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """Takes no more connections, and gives those that there are the time to say what they want."""
+        loop, config = asyncio.get_running_loop(), self.config
+        for server in self.servers:
+            taken = [connection for listening in server.sockets for connection in _accept_all(listening.fileno())]
+            server.close()
+            for connection in taken:
+                await loop.connect_accepted_socket(
+                    lambda: _Protocol(config, self.server_state, self.lifespan.state), connection
+                )
+        await asyncio.sleep(_GRACE_SECONDS)
+        await super().shutdown(sockets)
+
+
+def _accept_all(listening: int) -> list[socket.socket]:
+    """The connections that the system holds ready for a socket: to close it would reset them."""
+    found = []
+    with socket.socket(fileno=os.dup(listening)) as copy, contextlib.suppress(BlockingIOError):
+        while True:
+            found.append(copy.accept()[0])
+    return found
 
 
 class _Protocol(H11Protocol):

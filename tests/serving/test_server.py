@@ -370,7 +370,15 @@ def test_rough_clients_change_nothing_for_the_others(folder):
             "not json": {"422"}, "wrong type": {"422"}, "huge": {"413"}, "empty": {"400"}
         }  # fmt: skip
         assert found.total() == 400 and process.poll() is None
-        process.send_signal(signal.SIGTERM)
+
+        async def end_in_the_midst():
+            clients = asyncio.create_task(rough.drive(port, texts, expected, clients=16, requests=400, seed=1))
+            await asyncio.sleep(0.3)
+            process.send_signal(signal.SIGTERM)
+            return await clients
+
+        found = asyncio.run(end_in_the_midst())
+        assert found["good right"] and found["good refused"] and not {x for x in found if x.endswith(("none", "wrong"))}
         assert process.wait(30) == 0
     finally:
         process.kill()
