@@ -4,7 +4,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -38,7 +38,7 @@ class Predictor:
     Of an embedding model `embed` gives the embeddings. Texts of similar length share rows, drawn from `seed`; a
     prediction of a multiplexed model depends a little on which do.
 
-    Threads may share a predictor. Processes may not: JAX does not survive a fork, and `predict` says so instead of
+    Threads may share a predictor. `close`, or a `with` block, lets go of its memory. Processes may not: JAX does not survive a fork, and `predict` says so instead of
     hanging. Give them the path, or the predictor itself, which pickles to its path and options and is loaded anew:
 
         context = multiprocessing.get_context("spawn")
@@ -113,7 +113,7 @@ class Predictor:
         self.runner = BatchRunner(loaded.model, mesh, rows, lengths, pad_id, loaded.program)
         self.params = loaded.params and split_layers(loaded.params, self.config.compute_dtype)
         self._ensemble, self.seed, self._threshold = ensemble, seed, threshold
-        self.deferred = 0
+        self.deferred, self._closed = 0, False
         self.models: tuple[str, ...] = (self._path or "",)
         self.full: Predictor | None = None
         if deferral:
@@ -122,6 +122,18 @@ class Predictor:
             self._share, self._temperature = deferral.share_for(aim), deferral.temperature
             self._limit = deferral.threshold(self._share)
             self.models += self.full.models
+
+    def close(self) -> None:
+        """Lets go of the model's memory; it predicts no more."""
+        self.params, self._closed = None, True
+        if self.full:
+            self.full.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What pickle keeps: the path, with the commit of a model of the hub, and the options."""
@@ -212,6 +224,8 @@ class Predictor:
                 "this process was forked from the one that made the Predictor, and JAX does not work in it; make the "
                 'Predictor in the worker, and start workers by multiprocessing.get_context("spawn")'
             )
+        if self._closed:
+            raise InputError("this Predictor is closed; make another")
         one_dimension = isinstance(texts, Iterable) and getattr(texts, "ndim", 1) == 1  # a DataFrame has its columns
         if not one_dimension or isinstance(texts, str | bytes | bytearray | Mapping | set | frozenset):
             raise InputError(f"predict takes a list of texts, not {type(texts).__name__}; for one text predict([text])")

@@ -66,6 +66,13 @@ def test_few_texts_run_in_few_rows(devices):
         assert set(batch[1][0][..., 0].ravel()) == set(range(1, texts + 1))  # each is there, and copies
 
 
+def test_a_closed_predictor_says_so(double, one_device):
+    with mux_jax.Predictor(str(double), rows=2) as predictor:
+        assert len(predictor.predict(["time"])) == 1
+    with pytest.raises(InputError, match="this Predictor is closed; make another"):
+        predictor.predict(["time"])
+
+
 def test_long_rows_run_in_smaller_batches():
     model = MuxModel(small_model(architecture="modernbert", width=1, max_position_embeddings=4096))
     mesh = make_mesh(devices=jax.devices()[:1])
