@@ -38,8 +38,9 @@ class Predictor:
     Of an embedding model `embed` gives the embeddings. Texts of similar length share rows, drawn from `seed`; a
     prediction of a multiplexed model depends a little on which do.
 
-    Threads may share a predictor. `close`, or a `with` block, lets go of its memory. Processes may not: JAX does not survive a fork, and `predict` says so instead of
-    hanging. Give them the path, or the predictor itself, which pickles to its path and options and is loaded anew:
+    Threads may share a predictor. `close`, or a `with` block, lets go of its memory. Processes may not share it: JAX
+    does not survive a fork, and `predict` says so instead of hanging. Give them the path, or the predictor itself, which
+    pickles to its path and options and is loaded anew:
 
         context = multiprocessing.get_context("spawn")
         with concurrent.futures.ProcessPoolExecutor(2, context, initializer=load, initargs=(path,)) as pool: ...
