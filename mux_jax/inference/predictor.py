@@ -39,8 +39,8 @@ class Predictor:
     prediction of a multiplexed model depends a little on which do.
 
     Threads may share a predictor. `close`, or a `with` block, lets go of its memory. Processes may not share it: JAX
-    does not survive a fork, and `predict` says so instead of hanging. Give them the path, or the predictor itself, which
-    pickles to its path and options and is loaded anew:
+    does not survive a fork, and `predict` says so instead of hanging. Give them the path, or the predictor itself: it
+    pickles to its path and options, and is loaded anew:
 
         context = multiprocessing.get_context("spawn")
         with concurrent.futures.ProcessPoolExecutor(2, context, initializer=load, initargs=(path,)) as pool: ...

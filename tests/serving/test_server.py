@@ -323,6 +323,21 @@ def test_deferral_is_the_predictors(folder, tmp_path):
         assert client.figures.registry.get_sample_value("mux_jax_texts_deferred_total") == predictor.deferred > 0
 
 
+def test_the_full_model_answers_while_few_texts_wait(folder, tmp_path, monkeypatch):
+    full = dict(MODELS["single"], num_hidden_layers=3)
+    write_model(tmp_path / "full", sharpen=True, **full)
+    with Client(folder / "single", model_by_load=str(tmp_path / "full")) as client:
+        found = client("/predict", {"inputs": "river"})
+        (expected,) = mux_jax.Predictor(str(tmp_path / "full"), rows=4).predict(["river"])
+        assert found.headers["x-model"] == str(tmp_path / "full")
+        assert {x["label"]: x["score"] for x in found.json()} == pytest.approx(expected["probabilities"], abs=1e-6)
+        waiting, chosen = 0, []
+        monkeypatch.setattr(type(client.service.engine), "waiting", property(lambda self: waiting / 2))
+        for waiting in (0, 7, 9, 5, 3, 1, 5):  # of batches of four
+            chosen.append(client.service._chosen() is client.service.engine)
+        assert chosen == [False, False, True, True, True, False, False]
+
+
 def test_a_process_answers_what_it_accepted_and_ends_with_0(folder):
     """Requests are under way when SIGTERM comes."""
     command = [sys.executable, "launch/serve.py", "--model", str(folder / "double"), "--port", "0", "--rows", "4"]
