@@ -331,9 +331,10 @@ def test_the_full_model_answers_while_few_texts_wait(folder, tmp_path, monkeypat
         (expected,) = mux_jax.Predictor(str(tmp_path / "full"), rows=4).predict(["river"])
         assert found.headers["x-model"] == str(tmp_path / "full")
         assert {x["label"]: x["score"] for x in found.json()} == pytest.approx(expected["probabilities"], abs=1e-6)
-        waiting, chosen = 0, []
-        monkeypatch.setattr(type(client.service.engine), "waiting", property(lambda self: waiting / 2))
-        for waiting in (0, 7, 9, 5, 3, 1, 5):  # of batches of four
+        waiting, chosen = [0], []
+        monkeypatch.setattr(type(client.service.engine), "waiting", property(lambda self: waiting[-1] / 2))
+        for texts in (0, 7, 9, 5, 3, 1, 5):  # of both models; a batch has four
+            waiting.append(texts)
             chosen.append(client.service._chosen() is client.service.engine)
         assert chosen == [False, False, True, True, True, False, False]
 
