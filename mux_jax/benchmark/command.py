@@ -37,6 +37,12 @@ def run(
     Raises:
       InputError: an argument that is out of range, by its name.
     """
+    if json_file and not absolute(json_file).parent.is_dir():
+        raise InputError(f"--json={json_file}: no such folder")
+    if options["repeats"] < 1:
+        raise InputError(f"--repeats={options['repeats']} must be at least 1")
+    if kind in ("embed", "serving") and (runtimes or layers or task):
+        raise InputError(f"--runtimes, --layers and --task are not for {kind}")
     if kind == "embed":
         _embed(_split(model or ""), texts, json_file, options["rows"], options["dtype"], options["repeats"])
         return
@@ -84,8 +90,6 @@ def run(
     options["runtimes"] = _split(runtimes)
     if texts and (kind, tasks) != ("inference", ("sequence",)):
         raise InputError("--texts is for inference with --task=sequence")
-    if json_file and not absolute(json_file).parent.is_dir():
-        raise InputError(f"--json={json_file}: no such folder")
     settings = Settings(model=shape, multiplexers=multiplexers, tasks=tasks, **numbers, **options)
     say(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}")
     if texts:
@@ -104,14 +108,14 @@ def _embed(
     models: tuple[str, ...], file: str | None, json_file: str | None, rows: int, dtype: str, repeats: int
 ) -> None:
     """The same of embeddings: real models on the texts of a file."""
-    first = embedding.check(models)
+    first = embedding.check(models)[0]
     if not file:
         raise InputError("embed needs --texts=FILE")
-    dtype = in_dtype(first.config, dtype).dtype
     texts = _texts(file)
     cases = list(embedding.embedding(models, texts, rows or 32, dtype))
-    table = measure(cases, dtype, repeats)
-    show(f"embed: {len(texts):,} texts of {file}, {rows or 32} rows, ours in {dtype}", table)
+    chosen = in_dtype(first.config, dtype).dtype
+    table = measure(cases, chosen, repeats)
+    show(f"embed: {len(texts):,} texts of {file}, {rows or 32} rows, ours in {chosen}", table)
     if json_file:
         save(table, json_file)
 

@@ -1,4 +1,4 @@
-"""Embedding texts end to end: models of ours, and sentence-transformers with the first of them."""
+"""Embedding texts end to end: models of ours, and sentence-transformers with one of them."""
 
 import json
 import tempfile
@@ -13,8 +13,8 @@ from mux_jax.errors import InputError
 from mux_jax.inference.predictor import Predictor
 
 
-def check(models: tuple[str, ...]) -> ModelSource:
-    """The first of the models.
+def check(models: tuple[str, ...]) -> list[ModelSource]:
+    """The models.
 
     Raises:
       InputError: none is named, or one does not give embeddings.
@@ -25,20 +25,22 @@ def check(models: tuple[str, ...]) -> ModelSource:
     for source in found:
         if source.config.head != "embedding":
             raise InputError(f"--model={source.folder} has the head {source.config.head!r}, and gives no embeddings")
-    return found[0]
+    return found
 
 
 def embedding(models: tuple[str, ...], texts: list[str], rows: int, dtype: str) -> Iterator[Case]:
     """`Predictor.embed` of each model, tokenisation included, and the same by sentence-transformers, in float32.
 
-    Factors are over that, or over the first model where it is not installed, or does not read the folder.
+    That takes the first folder that is its own. Factors are over it, or over the first model where there is none, or
+    it is not installed.
     """
-    first, peer = check(models), None
-    with tempfile.TemporaryDirectory() as folder:
-        if sentence_transformers.is_folder(first.folder):
-            file = Path(folder) / "texts.json"
+    folders = [source.folder for source in check(models) if sentence_transformers.is_folder(source.folder)]
+    peer = None
+    with tempfile.TemporaryDirectory() as temporary:
+        if folders:
+            file = Path(temporary) / "texts.json"
             file.write_text(json.dumps(texts), encoding="utf-8")
-            peer = torch_baseline("embedding", {"folder": str(first.folder), "texts": str(file), "rows": rows})
+            peer = torch_baseline("embedding", {"folder": str(folders[0]), "texts": str(file), "rows": rows})
         name = "sentence-transformers"
         baseline = name if peer else models[0]
         for model in models:

@@ -28,12 +28,15 @@ async def _drive(port: int, texts: list[str], clients: int, per_request: int, se
             body = json.dumps({"inputs": part, "truncate": True}).encode()
             begun = time.monotonic()
             writer.write(HEAD % len(body) + body)
-            status = await _status(reader)
+            status, closed = await _status(reader)
             took[status == 200].append(time.monotonic() - begun)
             statuses[status] = statuses.get(status, 0) + 1
             answered += per_request * (status == 200)
             if status == 429:
                 await asyncio.sleep(0.05)
+            if closed:
+                writer.close()
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.close()
 
     begun = time.monotonic()
@@ -46,13 +49,13 @@ async def _drive(port: int, texts: list[str], clients: int, per_request: int, se
     }
 
 
-async def _status(reader: asyncio.StreamReader) -> int:
-    """The status of a response, which is read to its end."""
+async def _status(reader: asyncio.StreamReader) -> tuple[int, bool]:
+    """The status of a response, which is read to its end; and whether the connection ends with it."""
     head = await reader.readuntil(b"\r\n\r\n")
     lines = head.decode().lower().split("\r\n")
     size = next(int(line.partition(":")[2]) for line in lines if line.startswith("content-length:"))
     await reader.readexactly(size)
-    return int(lines[0].split()[1])
+    return int(lines[0].split()[1]), "connection: close" in lines
 
 
 def _percentiles(seconds: list[float]) -> dict[str, float]:

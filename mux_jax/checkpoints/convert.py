@@ -93,7 +93,9 @@ def save_model(
             else:
                 pad = vocabulary.special.pad if vocabulary else 0
                 huggingface.write(folder, config, params, task, pad)
-                if config.head == "embedding":
+                if config.head == "embedding" and config.width > 1:
+                    say(f"{target}: several texts a row, which sentence-transformers does not read; mux_jax does")
+                elif config.head == "embedding":
                     sentence_transformers.write(
                         folder, config, params, task or TaskInfo((config.max_length,), ("text",))
                     )

@@ -248,7 +248,8 @@ def _task_of_run(run: dict[str, Any] | None, folder: epath.Path) -> TaskInfo | N
         return None
     config = from_mapping(FinetuneConfig, run)
     task, prompts = get_task(config.data), sentence_transformers.read_prompts(folder)
-    columns = ("text",) if task.kind == "embedding" else task.text
+    several = task.kind == "embedding" and len(task.text) > 1  # each a text of its own
+    columns = ("text",) if several else task.text
     return TaskInfo(config.bucket_lengths(), columns, prompts)
 
 

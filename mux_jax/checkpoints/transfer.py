@@ -30,14 +30,15 @@ def transfer_params(init: ModelSource, config: ModelConfig, params: Any) -> Any:
     mesh = jax.tree.leaves(params)[0].sharding.mesh
     same_head = all(getattr(init.config, part) == getattr(config, part) for part in ("head", "labels", "multi_label"))
     beyond_backbone = init.config.width > 1 or config.width == 1
-    found = init.params(mesh, with_head=same_head and beyond_backbone)
+    embeds = same_head and config.head == "embedding"  # whose dense layers are of any width
+    found = init.params(mesh, with_head=same_head and (beyond_backbone or embeds))
     taken: list[str] = []
     new: list[str] = []
 
     def gives(part: str) -> bool:
         if part in ("multiplexer", "demultiplexer"):
             return getattr(init.config, part) == getattr(config, part) and init.config.width == config.width
-        if part == "classifier":
+        if part in ("classifier", "embedding_head"):
             return same_head
         return part in _BACKBONE or beyond_backbone
 

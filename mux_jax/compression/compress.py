@@ -199,8 +199,12 @@ class Compression:
 
     @property
     def joins(self) -> bool:
-        """Whether texts are joined to longer ones: not pairs, and none that only another model has answered."""
-        return not self.texts.answers and not isinstance(self.texts.learn[0], tuple)
+        """Whether texts are joined to longer ones: not pairs, and none that only another model has answered.
+
+        An embedding is of a text as it is: of these, joined ones only make up for few.
+        """
+        embeds = self.full.head == "embedding" and len(self.texts.learn) >= MOST_TEXTS // 2
+        return not (embeds or self.texts.answers or isinstance(self.texts.learn[0], tuple))
 
     def plan(self) -> Plan:
         """What to try, and how fast it is, as was measured once."""
@@ -231,7 +235,7 @@ class Compression:
     def lessons(self, plan: Plan) -> tuple[Lessons, float]:
         """The texts to learn from and to choose by, with answers, and the seconds that it took to get these."""
         given, seconds = self.texts.answers, 0.0
-        own = pool.first(self.own, plan.own(len(self.own.ids), self.joins and self.full.head != "embedding"))
+        own = pool.first(self.own, plan.own(len(self.own.ids), self.joins))
         learn = pool.with_joined(own, plan.pool, self.lengths[-1], self.request.seed) if self.joins else own
         encoded = {"learn": learn, "choose": self.encode(self.texts.choose)}
         if given:

@@ -50,7 +50,9 @@ class Quantised:
         dtype: of products that are not in int8.
         """
         if not folder.exists():
-            task = TaskInfo(found.bucket_lengths(), texts.task.text, found.prompts())
+            several = found.config.head == "embedding" and len(texts.task.text) > 1  # each a text of its own
+            columns = ("text",) if several else texts.task.text
+            task = TaskInfo(found.bucket_lengths(), columns, found.prompts())
             some = list(texts.calibrate[: most_texts(found.config)])
             write_export(found, folder, "openvino", True, some, vocabulary, task)
         made = open_model(str(folder), takes_export=True)

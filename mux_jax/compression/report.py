@@ -113,7 +113,7 @@ def _markdown(result: dict[str, Any]) -> str:
         "Hollow marks are trials, on the texts to choose by. The filled one is the trained model, on the texts to "
         "judge by; its bar is the 95 % interval.",
         "## Models",
-        f"Agreement is with {_taught_by(result)}; loss is what was learned by, the less the better."
+        f"Agreement is with {_taught_by(result)}; loss is {_loss(result)}, the less the better."
         + (f" {_PIECES}" if result["task"]["kind"] == "token" else ""),
         _models(result),
     ]
@@ -130,6 +130,11 @@ def _markdown(result: dict[str, Any]) -> str:
     blocks += ["## Time", _time(result)]
     blocks += ["## Next", "```\n" + "\n".join(_next(result)) + "\n```"]
     return "\n\n".join(blocks) + "\n"
+
+
+def _loss(result: dict[str, Any]) -> str:
+    embeds = result["task"]["kind"] == "embedding"
+    return "the mean squared distance of embeddings, halved" if embeds else "what was learned by"
 
 
 def _taught_by(result: dict[str, Any]) -> str:
@@ -224,9 +229,12 @@ def _texts(result: dict[str, Any]) -> str:
     counts = result["texts"]
     taught_by = f"the answers in {source(result)}" if result.get("learned_from") else "the full model's answers"
     pool = f"; {counts['pool']:,} were learned from, joined ones included" if counts.get("pool") else ""
+    purposes = dict(_PARTS)
+    if result["task"]["kind"] == "embedding":
+        purposes["calibrate"] = "calibrating int8, if that is asked for"
     rows = [
         [name, _number(counts[name]), purpose.format(taught_by, pool)]
-        for name, purpose in _PARTS.items()
+        for name, purpose in purposes.items()
         if counts.get(name)
     ]
     if counts["labelled"] not in (0, counts.get("judge")):

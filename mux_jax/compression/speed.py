@@ -85,7 +85,7 @@ class Speeds:
         """How fast models are, by dtype and name; those of a dtype take turns.
 
         Args:
-          models: with heads for `sequence` or `token` classification; factors are over the first.
+          models: with heads for labels or embeddings; factors are over the first.
           dtypes: of matrix products.
           repeats: turns.
         """

@@ -8,12 +8,13 @@ from mux_jax.configuration.pretrain import PretrainConfig
 from mux_jax.data.formats import parse_delimiter
 from mux_jax.data.labels import parse_names
 from mux_jax.data.metrics import OF_KIND
+from mux_jax.data.sections import TaskSection
 from mux_jax.data.tasks import check_place, get_task
 from mux_jax.errors import InputError
 from mux_jax.fields import check_fields
 from mux_jax.models.config import ModelSettings
 from mux_jax.objectives import objectives
-from mux_jax.objectives.stages import Stage
+from mux_jax.objectives.stages import FinetuneStage, Stage
 
 
 def stages(config: PretrainConfig | FinetuneConfig) -> list[tuple[str, Any]]:
@@ -62,6 +63,9 @@ def _check_sections(section: Any, prefix: str = "") -> None:
 
 
 def _check_pretraining(config: PretrainConfig) -> None:
+    for name, stage in stages(config):
+        if stage.objective in ("classification", "embedding"):
+            raise InputError(f"{name}.objective={stage.objective!r} is for fine-tuning: configs/finetune.py")
     model = config.model_config(vocab_size=config.data.vocab_size)
     length = config.data.sequence_length
     if length - model.prefix_length < 8:
@@ -73,7 +77,19 @@ def _check_pretraining(config: PretrainConfig) -> None:
         )
 
 
-def _check_pairs(config: FinetuneConfig) -> None:
+def _check_pairs(config: FinetuneConfig, columns: int) -> None:
+    texts, stage = config.rows * config.model.width, config.finetuning
+    if texts // columns < 2:
+        raise InputError(
+            f"rows={config.rows} of {config.model.width} texts hold {texts // columns} examples of {columns} texts; a "
+            "batch needs two or more"
+        )
+    for field, value, default in (
+        ("data.label_column", config.data.label_column, TaskSection.label_column),
+        ("finetuning.temperature", stage.temperature, FinetuneStage.temperature),
+    ):
+        if value != default:
+            raise InputError(f"{field}={value} is not for embeddings; leave it out")
     if config.grad_accumulation_steps > 1:
         raise InputError(
             f"grad_accumulation_steps={config.grad_accumulation_steps}: texts are told from all others of their batch, "
@@ -93,10 +109,13 @@ def _check_task(config: FinetuneConfig) -> None:
     parse_delimiter(config.data.delimiter, "data.delimiter")
     if parse_names(config.data.labels) and task.kind in ("regression", "embedding"):
         raise InputError(f"data.labels={config.data.labels!r}: a task of kind {task.kind} has no labels")
-    if (task.kind == "embedding") != (config.finetuning.objective == "embedding"):
-        raise InputError(f"finetuning.objective={config.finetuning.objective!r} is not for a task of kind {task.kind}")
+    wanted = "embedding" if task.kind == "embedding" else "classification"
+    if config.finetuning.objective != wanted:
+        raise InputError(
+            f"finetuning.objective={config.finetuning.objective!r} must be {wanted!r} for kind={task.kind}"
+        )
     if task.kind == "embedding":
-        _check_pairs(config)
+        _check_pairs(config, len(task.text))
     config.bucket_lengths()
     config.class_weights()
     if config.finetuning.class_weights and task.kind in ("regression", "embedding"):

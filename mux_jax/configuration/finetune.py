@@ -72,7 +72,7 @@ class FinetuneConfig:
     grad_accumulation_steps: int = described(1, "parts that a step's rows are taken in, to save memory", at_least=1)
     stages: tuple[str, ...] = described(("finetuning",), "sections to run: this one")
     init_from: str = described("", "a run, a Hugging Face folder or an id of its hub to start from")
-    teacher: str = described("", "an ordinary model fine-tuned on the task, to learn from (distillation)")
+    teacher: str = described("", "an ordinary model of the same kind to learn from (distillation)")
     model: FinetuneModelSettings = described(FinetuneModelSettings, "what changes of the model")
     data: TaskSection = described(TaskSection, "the task")
     finetuning: FinetuneStage = described(FinetuneStage, "the stage")

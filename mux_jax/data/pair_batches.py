@@ -7,9 +7,6 @@ import numpy as np
 
 from mux_jax.data.rows import Slots, compose, pad
 from mux_jax.data.task_data import TaskData
-from mux_jax.errors import InputError
-
-ANCHOR = 0  # the column of the text that the others of its example are near to, or, from the third on, are not
 
 
 class PairBatches:
@@ -21,12 +18,9 @@ class PairBatches:
 
     def __init__(self, data: TaskData, *, rows: int, width: int, lengths: tuple[int, ...], seed: int, mine: np.ndarray):
         """Args:
-          rows: those of the global batch, of which this host has `mine`.
-          width: N.
-          lengths: those that rows may have, ascending.
-
-        Raises:
-          InputError: a batch that does not hold two examples: others are what a text is told from.
+        rows: those of the global batch, of which this host has `mine`.
+        width: N.
+        lengths: those that rows may have, ascending.
         """
         split = data.splits["train"]
         self._ids, self._columns = split.encoded.ids, len(data.task.text)
@@ -35,13 +29,8 @@ class PairBatches:
         numbers = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         self._texts = np.array([numbers[text] for text in texts]).reshape(-1, self._columns)
         self._pad, self._seed, self._lengths, self._width = data.special.pad, seed, lengths, width
-        self._slots, self._examples = rows * width, rows * width // self._columns
+        self._examples = rows * width // self._columns
         self._mine = (mine[:, None] * width + np.arange(width)).ravel()
-        if self._examples < 2:
-            raise InputError(
-                f"rows={rows} of {width} texts hold {self._examples} examples of {self._columns} texts; a batch needs "
-                "two or more"
-            )
         self._epoch = functools.lru_cache(maxsize=2)(self._compose)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -60,21 +49,24 @@ class PairBatches:
         return 2**31  # as long as anybody trains
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        """`tokens` int32[B, N, L]; `columns` int32[B, N], of each text in its example, -1 of one that does not count;
-        `labels` int32[B, N]: of an anchor a number of the text that is near it, of others that of the text itself."""
+        """What the objective `embedding` takes."""
         epoch, position = divmod(int(step), self.per_epoch)
         slots = self._epoch(epoch)[position]
         columns = np.repeat(np.arange(self._columns), len(slots.examples))
         examples, real = np.tile(slots.examples, self._columns), np.tile(slots.real, self._columns)
-        labels = self._texts[examples, np.maximum(columns, ANCHOR + 1)]
-        texts = examples * self._columns + columns
-        mine = self._mine % len(texts)  # slots that are left over hold copies
-        columns = np.where(real[mine] & (self._mine < len(texts)), columns[mine], -1)
-        return {
-            "tokens": pad(self._ids, texts[mine], slots.length, self._width, self._pad),
-            "labels": labels[mine].reshape(-1, self._width).astype(np.int32),
-            "columns": columns.reshape(-1, self._width).astype(np.int32),
+        mine = self._mine % len(columns)  # slots that are left over hold copies, which do not count
+        columns, examples, real = columns[mine], examples[mine], real[mine]
+        ids = examples * self._columns + columns
+        # Of an example that only fills the batch the others are good to tell anchors from.
+        counts = (self._mine < self._columns * len(slots.examples)) & (real | (columns > 0))
+        numbers = {
+            "columns": np.where(counts, columns, -1),
+            "texts": self._texts[examples, columns],
+            "anchors": self._texts[examples, 0],
+            "positives": self._texts[examples, 1],
         }
+        batch = {name: x.reshape(-1, self._width).astype(np.int32) for name, x in numbers.items()}
+        return batch | {"tokens": pad(self._ids, ids, slots.length, self._width, self._pad)}
 
     def _compose(self, epoch: int) -> list[Slots]:
         rng = np.random.default_rng([self._seed, epoch])

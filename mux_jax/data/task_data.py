@@ -63,6 +63,7 @@ def load_task(
     split: str = "dev",
     texts: str = "",
     labelled: bool = True,
+    prompt: str = "",
 ) -> TaskData:
     """Reads a task's examples; what was read is printed.
 
@@ -72,6 +73,7 @@ def load_task(
       split: `dev` or `test`: the splits to evaluate on, which the result's `task.dev` names.
       texts: a file to evaluate on in their place.
       labelled: whether the examples to evaluate on have labels; those of GLUE's test sets have none.
+      prompt: what an embedding model puts before texts; those to train on are as they come.
 
     Raises:
       InputError: bad data, by file and line; a label that is not among these.
@@ -94,8 +96,9 @@ def load_task(
         say_if_words_are_joined(tokenizer)
     encode = Encoder(tokenizer, data.sequence_length)
     apart = task.kind == "embedding"  # whose texts are each encoded
+    before = {name: "" if name == "train" else prompt for name in examples}
     splits = {
-        name: Split(part, encode([text for e in part for text in e.text] if apart else [e.text for e in part]))
+        name: Split(part, encode([before[name] + x for e in part for x in e.text] if apart else [e.text for e in part]))
         for name, part in examples.items()
     }
     counts = ", ".join(f"{len(part):,} {name}" for name, part in examples.items())

@@ -74,7 +74,6 @@ class BatchRunner:
 
     Attributes:
       config: the model's.
-      counts: the numbers of rows that batches have, ascending: 1, 2, 4, ... times the devices, and the most.
       lengths: those that rows may have, ascending.
       pad_id: the padding token.
     """
@@ -97,8 +96,6 @@ class BatchRunner:
         self._multiple = multiple = rows_multiple(mesh) if mesh else 1
         self.config, self._mesh, self.lengths, self.pad_id = model.config, mesh, lengths, pad_id
         self._rows = -(-rows // multiple) * multiple
-        powers = (multiple << i for i in range(self._rows.bit_length()))
-        self.counts = (*(count for count in powers if count < self._rows), self._rows)
         self.logits: Callable[..., Any]
         if mesh:
             self.logits = compile_logits(model, mesh, pad_id)
@@ -165,6 +162,12 @@ class BatchRunner:
                     arrays.append(pad(encoded.types, examples, slots.length, width, 0))
                 yield slots, arrays
 
+    def counts(self, length: int) -> tuple[int, ...]:
+        """The numbers of rows that batches of a length have: 1, 2, 4, ... times the devices, and the most."""
+        most = self._rows_of(length)
+        powers = (self._multiple << i for i in range(most.bit_length()))
+        return (*(count for count in powers if count < most), most)
+
     def _rows_of(self, length: int) -> int:
         """Rows to run at once: long ones fewer, so that there are no more tokens than in rows of `_LONG`."""
         rows = self._rows
@@ -175,7 +178,7 @@ class BatchRunner:
     def _with_few_rows(self, slots: Slots) -> Slots:
         """The first rows, which have all real slots."""
         width = self.config.width
-        rows = next(count for count in self.counts if count * width >= slots.real.sum())
+        rows = next(count for count in self.counts(slots.length) if count * width >= slots.real.sum())
         return next(slots.split(min(rows * width, len(slots.examples))))
 
     def run(self, params: Any, arrays: list[np.ndarray]) -> np.ndarray:

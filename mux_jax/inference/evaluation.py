@@ -98,7 +98,8 @@ def evaluate(
     if checkpoint_folder(folder).exists():
         raise InputError(f"--workdir={workdir} holds a run, whose results stay; name a folder for this result")
     mesh = make_mesh(**dataclasses.asdict(resolved.mesh))
-    data = load_task(resolved.data, found.tokenizer(resolved.data.tokenizer), found.config.labels, split, texts)
+    vocabulary, prompt = found.tokenizer(resolved.data.tokenizer), found.prompts().get("", "")
+    data = load_task(resolved.data, vocabulary, found.config.labels, split, texts, prompt=prompt)
     scorer, params = _scorer(found, resolved, data, mesh, given)
     if deferral:
         full = full_predictor(deferral, found, resolved.rows, dtype=_dtype(resolved, given))

@@ -73,7 +73,9 @@ class EmbeddingHead(nn.Module):
         for i, (size, activation, bias) in enumerate(self.projections):
             x = dense(size, ("embed", None), "float32", f"projection_{i}", use_bias=bias)(x)
             x = PROJECTIONS[activation](x)
-        return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12) if self.normalize else x
+        if not self.normalize:
+            return x
+        return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-24))
 
 
 def pool(pooling: str, states_BNLD: jax.Array, mask_BNL: jax.Array | None) -> jax.Array:

@@ -29,7 +29,7 @@ class PretrainStage(Stage):
 
 @dataclasses.dataclass(kw_only=True)
 class FinetuneStage(Stage):
-    """Classification or regression, with a teacher or without."""
+    """Classification, regression or embeddings, with a teacher or without."""
 
     objective: str = described("classification", "what is learned: a name in OBJECTIVES")
     steps: int = described(10_000, "steps of the stage", at_least=1)
@@ -43,4 +43,4 @@ class FinetuneStage(Stage):
     distillation_coefficient: float = described(
         0.9, "part of the teacher's loss, if there is one; the labels' loss is the rest", at_least=0, at_most=1
     )
-    temperature: float = described(2.0, "what divides the logits in the teacher's loss", above=0)
+    temperature: float = described(2.0, "what divides the logits in the teacher's loss; not of embeddings", above=0)

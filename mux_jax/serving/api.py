@@ -1,6 +1,7 @@
 """The endpoints: as clients of text-embeddings-inference, OpenAI and KServe know them, described by OpenAPI."""
 
 import base64
+import dataclasses
 import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -84,7 +85,7 @@ class Failure(BaseModel):
 
 
 FAILURES: dict[int | str, dict[str, Any]] = {
-    status: {"model": Failure} for status in (400, 401, 408, 413, 415, 422, 424, 429, 500, 503, 504)
+    status: {"model": Failure} for status in (400, 401, 404, 408, 413, 415, 422, 424, 429, 500, 503, 504)
 }
 
 
@@ -115,8 +116,9 @@ def make_app(service: Callable[[], Service | None], limits: Limits, name: str) -
         return await found.answer(texts, state.client, state.with_keys, bool(truncate))
 
     def headers(response: Response, found: Service, answers: Answers) -> None:
-        response.headers["x-model"] = ",".join(quote(name, ":/@") for name in sorted(set(answers.models)))
-        response.headers["x-width"] = str(found.predictor.config.width)
+        engines = sorted(set(answers.engines), key=lambda engine: engine.name)
+        response.headers["x-model"] = ",".join(quote(engine.name) for engine in engines)
+        response.headers["x-width"] = ",".join(str(engine.predictor.config.width) for engine in engines)
         response.headers["x-rows-shared-with"] = found.mix
 
     @app.exception_handler(Refusal)
@@ -128,6 +130,11 @@ def make_app(service: Callable[[], Service | None], limits: Limits, name: str) -
     async def bad_input(_: Any, e: InputError) -> Response:
         status = 413 if isinstance(e, TooLarge) else 422
         return JSONResponse({"error": str(e), "error_type": "Validation"}, status)
+
+    @app.exception_handler(UnicodeEncodeError)
+    async def no_text(_: Any, e: UnicodeEncodeError) -> Response:
+        message = "half of a surrogate pair, which is no character"
+        return JSONResponse({"error": message, "error_type": "Validation"}, 422)
 
     @app.exception_handler(NotFinite)
     async def not_finite(_: Any, e: NotFinite) -> Response:
@@ -177,9 +184,9 @@ def make_app(service: Callable[[], Service | None], limits: Limits, name: str) -
 
     @app.post("/v1/embeddings")
     async def openai(body: OpenAIRequest, request: fastapi.Request, response: Response) -> dict[str, Any]:
-        """The embedding of each text; texts over the limit are cut."""
+        """The embedding of each text."""
         found = served("embedding")
-        embeddings, answers = await _embed(found, request, body.input, True, None, body.dimensions, True)
+        embeddings, answers = await _embed(found, request, body.input, False, None, body.dimensions, True)
         headers(response, found, answers)
         as_text = body.encoding_format == "base64"
         shown = [base64.b64encode(x.astype("<f4").tobytes()).decode() if as_text else x.tolist() for x in embeddings]
@@ -232,7 +239,7 @@ def make_app(service: Callable[[], Service | None], limits: Limits, name: str) -
         if config.head != "embedding":
             kind = {"classifier": {"id2label": id2label, "label2id": {x: int(i) for i, x in id2label.items()}}}
         return {
-            "model_id": found.predictor.models[0],
+            "model_id": name,
             "served_model_name": name,
             "model_type": kind,
             "model_dtype": config.dtype,
@@ -255,7 +262,17 @@ def make_app(service: Callable[[], Service | None], limits: Limits, name: str) -
         text = prometheus_client.generate_latest(found.figures.registry) if found else b""
         return Response(text, media_type=prometheus_client.CONTENT_TYPE_LATEST)
 
-    kserve.add(app, served, ask, headers, name)
+    async def answer(request: fastapi.Request, found: Service, texts: list[Any], truncate: bool) -> Answers:
+        """What KServe asks: embeddings as they are by default."""
+        if found.predictor.config.head != "embedding":
+            return await ask(request, found, texts, truncate)
+        if any(not isinstance(text, str) for text in texts):
+            raise InputError("an embedding is of one text")
+        normalize = found.predictor.config.normalize
+        embeddings, answers = await _embed(found, request, texts, truncate, None, None, normalize)
+        return dataclasses.replace(answers, logits=list(embeddings))
+
+    kserve.add(app, served, answer, headers, name)
     return app
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import math
 import os
 import signal
 import socket
@@ -12,17 +13,17 @@ from typing import Any
 
 import fastapi
 import uvicorn
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from mux_jax.checkpoints.source import open_model
 from mux_jax.errors import InputError, TrainingError
-from mux_jax.inference.deferral import check_labels
+from mux_jax.inference.deferral import check_kind, check_labels, find_deferral
 from mux_jax.inference.predictor import Predictor
 from mux_jax.progress import progress, say
 from mux_jax.serving.api import make_app
 from mux_jax.serving.figures import Figures
 from mux_jax.serving.guard import Guard, Limits, read_keys
-from mux_jax.serving.service import MIXES, Service
+from mux_jax.serving.service import MIXES, Service, name_of
 
 _HEADER_SECONDS, _GRACE_SECONDS = 10.0, 0.5
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
@@ -61,6 +62,10 @@ class Options:
             raise InputError(f"--max_wait_ms={self.max_wait_ms:g} must be from 0 to 10,000")
         if not self.request_timeout > 0:
             raise InputError(f"--request_timeout={self.request_timeout:g} must be above 0")
+        if self.max_requests_of_key < 0:
+            raise InputError(f"--max_requests_of_key={self.max_requests_of_key} must be at least 1")
+        if "/" in self.name:
+            raise InputError(f"--name={self.name} must have no /: it is a part of paths")
         if not 0 <= self.port < 65536:
             raise InputError(f"--port={self.port} must be from 0 to 65535")
         if self.mix == "client" and not read_keys(self.keys):
@@ -74,19 +79,12 @@ def load(options: Options, figures: Figures) -> Service:
       InputError: as `Predictor`; a full model that cannot stand for it.
     """
     predictor = Predictor(options.model, rows=options.rows, defer=options.defer, dtype=options.dtype)
-    name = options.name or options.model.rstrip("/").rpartition("/")[2]
+    name = options.name or name_of(options.model)
     if predictor.full and predictor.config.task_kind == "regression":
         raise InputError("--defer: numbers are unsure where two compositions differ, and a server runs one")
     by_load = None
     if options.model_by_load:
-        full = options.model_by_load
-        if full == "auto":
-            full = (Predictor(options.model, rows=1, defer="auto").models + ("",))[1]
-        other = Predictor(full, rows=options.rows, dtype=options.dtype)
-        if other.config.head != predictor.config.head or other.config.labels != predictor.config.labels:
-            check_labels(predictor.config, other.config, full)
-            raise InputError(f"--model_by_load={full}: its labels are in another order than those of {options.model}")
-        by_load = full, other
+        by_load = _full(options, predictor)
     return Service(
         predictor,
         name,
@@ -96,6 +94,20 @@ def load(options: Options, figures: Figures) -> Service:
         max_texts=options.max_client_batch_size,
         by_load=by_load,
     )
+
+
+def _full(options: Options, predictor: Predictor) -> tuple[str, Predictor]:
+    """The name of the model that answers while few texts wait, and it."""
+    full = options.model_by_load
+    if full == "auto":
+        full = find_deferral(open_model(options.model, takes_export=True)).full
+    known = predictor.full if predictor.full and predictor.full.models[0] == full else None
+    other = known or Predictor(full, rows=options.rows, dtype=options.dtype)
+    check_kind(predictor.config, f"--model_by_load={full}: ")
+    if check_labels(predictor.config, other.config, full) != list(range(len(other.config.labels))):
+        raise InputError(f"--model_by_load={full}: its labels are in another order than those of {options.model}")
+    name = name_of(full)
+    return (f"{name} (full)" if name == name_of(options.model) else name), other
 
 
 def serve(options: Options) -> None:
@@ -116,23 +128,25 @@ def serve(options: Options) -> None:
     )
     app = make_app(lambda: service, limits, service.engine.name)
     app.router.lifespan_context = _lifespan(service)
-    allowed = [*_LOOPBACK, options.host, *filter(None, options.hosts.split(","))]
-    guarded = TrustedHostMiddleware(Guard(app, limits, keys, figures, options.log_requests), allowed)
+    hosts = [*_LOOPBACK, options.host, *(name.strip() for name in options.hosts.split(","))]
+    try:
+        listening = socket.create_server((options.host, options.port), backlog=2048)
+    except OSError as e:
+        raise InputError(f"--host={options.host} --port={options.port}: {e.strerror or e}") from e
     config = uvicorn.Config(
-        guarded,
-        host=options.host,
-        port=options.port,
+        Guard(app, limits, keys, figures, hosts, options.log_requests),
         http=_Protocol,
         ws="none",
         log_level="warning",
         access_log=False,
         server_header=False,
         timeout_keep_alive=30,
+        timeout_graceful_shutdown=math.ceil(options.request_timeout) + 5,
         h11_max_incomplete_event_size=16_384,
     )
     server = _Server(config, f"{service.engine.name}, width {service.predictor.config.width}, rows of {service.mix}")
     service.on_failure = lambda: setattr(server, "should_exit", True)
-    server.run()
+    server.run([listening])
     if service.failure:
         raise TrainingError(f"the model failed, and the server ended: {service.failure}")
 
@@ -143,7 +157,8 @@ def _lifespan(service: Service) -> Any:
         def start() -> None:
             with progress("compiling") as report:
                 service.start(report)
-            say("ready")
+            if service.ready:
+                say("ready")
 
         loading = threading.Thread(target=start, daemon=True)  # meanwhile requests are refused with 503
         loading.start()
@@ -200,16 +215,28 @@ def _accept_all(listening: int) -> list[socket.socket]:
 
 
 class _Protocol(H11Protocol):
-    """Closes a connection whose first request does not come."""
+    """Closes a connection on which a request is begun and does not come."""
+
+    _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._first = self.loop.call_later(_HEADER_SECONDS, self._give_up)
+        self._watch()
 
-    def _give_up(self) -> None:
-        if self.cycle is None:
-            self.transport.close()
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._first.cancel()
+        if self._timer:
+            self._timer.cancel()
         super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        """Waits for the head of a request, unless one is under way: `Guard` watches that."""
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if answering and self._timer:
+            self._timer.cancel()
+            self._timer = None
+        elif not answering and self._timer is None:
+            self._timer = self.loop.call_later(_HEADER_SECONDS, self.transport.abort)

@@ -4,15 +4,18 @@ import concurrent.futures
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
+from typing import Any
 
 import numpy as np
 
 from mux_jax.data.encoding import Encoded
 from mux_jax.data.rows import pad
+from mux_jax.errors import InputError
 from mux_jax.inference.predictor import Predictor
 from mux_jax.serving.waiting import Batch, Call, Waiting
 
 Report = Callable[[float, str], None]
+Rows = list[tuple[tuple[int, ...], int]]  # the texts of each, and its length
 
 
 class Engine:
@@ -38,7 +41,8 @@ class Engine:
         """
         self.name, self.predictor = name, predictor
         runner = predictor.runner
-        self._waiting = Waiting(runner.lengths, runner.counts, runner.config.width, max_wait)
+        self._counts = {length: runner.counts(length) for length in runner.lengths}
+        self._waiting = Waiting(self._counts, runner.config.width, max_wait)
         self._wake, self._closing = threading.Condition(), False
         self._on_batch, self._on_failure = on_batch, on_failure
         self._thread = threading.Thread(target=self._work, name=f"engine {name}", daemon=True)
@@ -51,31 +55,34 @@ class Engine:
 
     @property
     def capacity(self) -> int:
-        """Texts of a full batch."""
-        return self.predictor.runner.counts[-1] * self.predictor.config.width
+        """Texts of a full batch of short rows."""
+        return max(counts[-1] for counts in self._counts.values()) * self.predictor.config.width
 
     def start(self, report: Report) -> None:
         """Compiles all shapes, and begins to answer."""
         runner, params = self.predictor.runner, self.predictor.params
-        shapes = [(count, length) for length in runner.lengths for count in runner.counts]
+        shapes = [(count, length) for length, counts in self._counts.items() for count in counts]
         for i, (count, length) in enumerate(shapes):
             report(i / len(shapes), f"{self.name}: {count} rows of {length}")
             for arrays in self._inputs(count, length):
                 runner.run(params, arrays)
         self._thread.start()
 
+    def prepare(self, texts: list[Any], alone: bool) -> tuple[Encoded, Rows | None]:
+        """The tokens of texts of one kind; and if they are to share rows with no others, the rows of `Predictor`."""
+        encoded = self.predictor.encode(texts)
+        return encoded, list(self._rows(encoded)) if alone else None
+
     def submit(
-        self, encoded: Encoded, client: Hashable, group: Hashable, alone: bool
+        self, encoded: Encoded, rows: Rows | None, client: Hashable, group: Hashable
     ) -> concurrent.futures.Future[list[np.ndarray]]:
         """The logits of each text, as `Predictor` has them, when they are known; whoever cancels it frees its slots.
 
         Args:
-          encoded: texts of one kind, one window each.
+          encoded, rows: as `prepare` gives them.
           client: whose turn it is; see `waiting`.
           group: of the texts that may share a row.
-          alone: whether no text of another call does; rows are then those that `Predictor` composes of these texts.
         """
-        rows = self._rows(encoded) if alone else None
         call = Call(encoded, client, group, time.monotonic())
         with self._wake:
             if self._closing:
@@ -96,7 +103,7 @@ class Engine:
         """What batches of a shape are made of: tokens, and of a model for pairs also with token types."""
         config = self.predictor.config
         tokens = np.ones((count, config.width, length), np.int32)
-        pairs = config.takes_token_types and len(self.predictor.text_columns) == 2
+        pairs = config.takes_token_types and (len(self.predictor.text_columns) == 2 or len(config.labels) == 1)
         return [[tokens]] + [[tokens, np.zeros_like(tokens)]] * pairs
 
     def _rows(self, encoded: Encoded) -> Iterator[tuple[tuple[int, ...], int]]:
@@ -112,8 +119,14 @@ class Engine:
                 begun = time.monotonic()
                 self._run(batch)
                 self._on_batch(self, batch, time.monotonic() - begun)
-            except Exception as e:  # of the device, or of a program: nothing more can be answered
+            except InputError as e:  # of a program that takes no pairs
                 for call in {call for row in batch.rows for call, _ in row}:
+                    call.fail(e)
+            except Exception as e:  # of the device: nothing more can be answered
+                with self._wake:
+                    self._closing = True
+                    calls = self._waiting.drain() | {call for row in batch.rows for call, _ in row}
+                for call in calls:
                     call.fail(e)
                 self._on_failure(e)
                 return
@@ -129,7 +142,7 @@ class Engine:
 
     def _run(self, batch: Batch) -> None:
         runner, width = self.predictor.runner, self.predictor.config.width
-        count = next(count for count in runner.counts if count >= len(batch.rows))
+        count = next(count for count in self._counts[batch.length] if count >= len(batch.rows))
         slots = [slot for row in batch.rows for slot in row]
         filled = np.resize(np.arange(len(slots)), count * width)
         ids = [call.encoded.ids[text] for call, text in slots]

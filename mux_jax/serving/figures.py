@@ -17,7 +17,6 @@ class Figures:
         self.registry = CollectorRegistry()
         made: Any = {"registry": self.registry, "namespace": "mux_jax"}
         self.requests = Counter("requests", "requests answered", ["path", "status"], **made)
-        self.failures = Counter("failures", "requests refused or failed", ["kind"], **made)
         self.seconds = Histogram("request_seconds", "from the first byte to the answer", buckets=_SECONDS, **made)
         self.texts = Counter("texts", "texts answered, by model and its width", ["model", "width"], **made)
         self.cut = Counter("texts_cut", "texts over the limit on the length", **made)
@@ -34,7 +33,7 @@ class Figures:
 
     def on_batch(self, engine: Engine, batch: Batch, seconds: float) -> None:
         """Counts a batch."""
-        width, real = engine.predictor.config.width, int((~batch.copies).sum())
+        width, real = engine.predictor.config.width, len({slot for row in batch.rows for slot in row})
         self.texts.labels(engine.name, width).inc(real)
         self.compute.observe(seconds)
         self.rows.observe(len(batch.rows))

@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from mux_jax.errors import InputError
@@ -71,10 +71,24 @@ class Refusal(Exception):
 
 
 class Guard:
-    """ASGI middleware. `scope["state"]` gets `client`, the name of the key, and `with_keys`."""
+    """ASGI middleware. `scope["state"]` gets `client`, the name of the key or the address, and `with_keys`."""
 
-    def __init__(self, app: Any, limits: Limits, keys: Mapping[bytes, str], figures: Figures, log: bool):
+    def __init__(
+        self,
+        app: Any,
+        limits: Limits,
+        keys: Mapping[bytes, str],
+        figures: Figures,
+        hosts: Collection[str] = ("*",),
+        log: bool = False,
+    ):
+        """Args:
+        keys: as `read_keys` gives them.
+        hosts: the names that clients may use for this server; *: any.
+        log: whether each request is written to standard output, without its body.
+        """
         self._app, self._limits, self._keys, self._figures, self._log = app, limits, keys, figures, log
+        self._hosts = set(hosts)
         self._paths = {route.path for route in app.routes}
         self._active: Counter[str] = Counter()  # requests that are under way, by client
 
@@ -89,9 +103,10 @@ class Guard:
                 sent = message["status"]
             await send(message)
 
-        refusal, client = None, ""
+        refusal, client = None, (scope.get("client") or ("",))[0]
         try:
-            client = self._client(scope)
+            self._check_host(scope)
+            client = self._client(scope) or client
             scope.setdefault("state", {}).update(client=client, with_keys=bool(self._keys))
             if scope["path"] in OPEN or scope["method"] == "GET":
                 await self._app(scope, receive, noted)
@@ -102,10 +117,8 @@ class Guard:
         except Exception as e:  # whatever it is, its traceback stays here
             say(f"{scope['method']} {scope['path']}: {type(e).__name__}: {e}")
             refusal = Refusal(500, "Backend", "the server failed to answer; its log says why")
-        if refusal:
-            self._figures.failures.labels(refusal.kind).inc()
-            if not sent:
-                await self._refuse(refusal, noted)
+        if refusal and not sent:
+            await self._refuse(refusal, noted)
         seconds = time.monotonic() - began
         self._figures.requests.labels(self._known(scope), sent or 499).inc()
         self._figures.seconds.observe(seconds)
@@ -113,8 +126,14 @@ class Guard:
             line = {"method": scope["method"], "path": self._known(scope), "status": sent or 499, "client": client}
             print(json.dumps(line | {"seconds": round(seconds, 4)}), flush=True)
 
+    def _check_host(self, scope: Any) -> None:
+        given = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+        name = given if given.endswith("]") else given.rpartition(":")[0] or given
+        if not self._hosts & {"*", name}:
+            raise Refusal(400, "Validation", "the request names another host; --hosts lists those that this one has")
+
     def _client(self, scope: Any) -> str:
-        """The name of the key that a request has."""
+        """The name of the key that a request has; empty where there are none."""
         if not self._keys or scope["path"] in OPEN:
             return ""
         given = dict(scope["headers"]).get(b"authorization", b"")
@@ -190,6 +209,7 @@ class Guard:
     async def _refuse(self, refusal: Refusal, send: Any) -> None:
         body = json.dumps({"error": refusal.message, "error_type": refusal.kind}).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        headers += [(b"connection", b"close")]  # the body may not have been read
         headers += [(b"retry-after", b"1")] if refusal.status in (429, 503) else []
         headers += [(b"www-authenticate", b"Bearer")] if refusal.status == 401 else []
         await send({"type": "http.response.start", "status": refusal.status, "headers": headers})

@@ -45,7 +45,7 @@ class InferRequest(BaseModel):
 def add(
     app: fastapi.FastAPI,
     served: Callable[[], Service],
-    ask: Callable[..., Awaitable[Answers]],
+    answer: Callable[[fastapi.Request, Service, list[Any], bool], Awaitable[Answers]],
     headers: Callable[..., None],
     name: str,
 ) -> None:
@@ -91,7 +91,7 @@ def add(
         """The answers to a tensor of texts."""
         found = known(model)
         texts = _texts(body.inputs)
-        answers = await ask(request, found, texts, body.parameters.get("truncate", False))
+        answers = await answer(request, found, texts, body.parameters.get("truncate") is True)
         headers(response, found, answers)
         asked = [output.name for output in body.outputs]
         outputs = [x for x in _answers(found.predictor.config, answers.logits) if not asked or x["name"] in asked]

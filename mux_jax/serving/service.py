@@ -16,8 +16,12 @@ from mux_jax.serving.engine import Engine, Report
 from mux_jax.serving.figures import Figures
 
 MIXES = ("all", "client", "request")
-_CHARACTERS = 64  # of a text, for each token of the limit; what comes after cannot be among the tokens
 _ENOUGH, _FEW = 2.0, 0.5  # batches that wait: from here on the cheaper model answers, from here on the full one again
+
+
+def name_of(model: str) -> str:
+    """What answers say of a model: the last part of its path."""
+    return model.rstrip("/").rpartition("/")[2]
 
 
 class TooLarge(InputError):
@@ -34,12 +38,12 @@ class Answers:
 
     Attributes:
       logits: of each, as `Predictor` has them.
-      models: the name of the one that gave each.
+      engines: which gave each.
       tokens: of all texts together.
     """
 
     logits: list[np.ndarray]
-    models: list[str]
+    engines: list[Engine]
     tokens: int
 
 
@@ -83,19 +87,24 @@ class Service:
         self.engine = engine(name, predictor)
         self._chain = [self.engine]  # each defers to the next
         while full := self._chain[-1].predictor.full:
-            self._chain.append(engine(full.models[0], full))
-        self._by_load = engine(*by_load) if by_load else None
+            self._chain.append(engine(name_of(full.models[0]), full))
+        known = [e for e in self._chain if by_load and e.predictor is by_load[1]]
+        self._by_load = known[0] if known else engine(*by_load) if by_load else None
         self._crowded = False
 
     @property
     def engines(self) -> list[Engine]:
-        return [*self._chain, *([self._by_load] if self._by_load else [])]
+        others = [self._by_load] if self._by_load and self._by_load not in self._chain else []
+        return [*self._chain, *others]
 
     def start(self, report: Report) -> None:
-        """Compiles everything."""
-        for engine in self.engines:
-            engine.start(report)
-        self.ready = True
+        """Compiles everything; what keeps it from that is a `failure`."""
+        try:
+            for engine in self.engines:
+                engine.start(report)
+            self.ready = True
+        except Exception as e:  # of the device, whatever it is
+            self._fail(e)
 
     def close(self) -> None:
         """Answers what was accepted, and ends."""
@@ -130,23 +139,28 @@ class Service:
           TooLarge: a text over the limit on the length, unless it may be cut.
           NotFinite: of a model.
         """
-        engine = self._chosen()
         group, alone = self.group(client, with_keys)
-        if engine is self._by_load:
-            logits, tokens = await self._ask(engine, texts, client, group, alone, truncate)
-            return Answers(logits, [engine.name] * len(texts), tokens)
-        logits, tokens = await self._ask(engine, texts, client, group, alone, truncate)
-        names, places, found = [engine.name] * len(texts), np.arange(len(texts)), logits
-        for cheap, full in itertools.pairwise(self._chain):
-            places = places[cheap.predictor.unsure(found)]
-            if not len(places):
-                break
-            self.figures.deferred.inc(len(places))
-            found, more = await self._ask(full, [texts[i] for i in places], client, group, alone, truncate)
-            tokens += more
-            for i, theirs in zip(places, found):
-                logits[i], names[i] = cheap.predictor.merged(logits[i], theirs), full.name
-        return Answers(logits, names, tokens)
+
+        async def ask(engine: Engine, texts: list[Any]) -> Answers:
+            return await self._ask(engine, texts, client, group, alone, truncate)
+
+        async def chained(place: int, texts: list[Any]) -> Answers:
+            """By a model of the chain and those after it, in the order of that one's labels."""
+            engine = self._chain[place]
+            found = await ask(engine, texts)
+            if place + 1 == len(self._chain):
+                return found
+            unsure = engine.predictor.unsure(found.logits)
+            if not len(unsure):
+                return found
+            self.figures.deferred.inc(len(unsure))
+            theirs = await chained(place + 1, [texts[i] for i in unsure])
+            for i, logits, name in zip(unsure, theirs.logits, theirs.engines):
+                found.logits[i], found.engines[i] = engine.predictor.merged(found.logits[i], logits), name
+            return dataclasses.replace(found, tokens=found.tokens + theirs.tokens)
+
+        chosen = self._chosen()
+        return await (chained(0, texts) if chosen is self.engine else ask(chosen, texts))
 
     def _chosen(self) -> Engine:
         """The full model while few texts wait, where there is one for that; it stays until very many do."""
@@ -158,47 +172,35 @@ class Service:
 
     async def _ask(
         self, engine: Engine, texts: list[Any], client: str, group: Hashable, alone: bool, truncate: bool
-    ) -> tuple[list[np.ndarray], int]:
-        """The logits of texts by one model, and the number of their tokens."""
-        loop, logits, tokens = asyncio.get_running_loop(), [np.empty(0)] * len(texts), 0
-        kinds = [isinstance(text, tuple) for text in texts]  # pairs are encoded apart
-        limit = engine.predictor.runner.lengths[-1]
-        calls = []
-        for kind in sorted(set(kinds)):
-            places = [i for i, pair in enumerate(kinds) if pair == kind]
-            part = [texts[i] for i in places]
-            if (longest := max(map(_size, part))) > _CHARACTERS * limit:
-                if not truncate:
-                    raise TooLarge(f"a text of {longest:,} characters is over the limit of {limit} tokens")
-                part = [_cut(text, _CHARACTERS * limit) for text in part]
-            if engine.predictor.config.head == "token":
-                part = [split_words(text) if isinstance(text, str) else text for text in part]
-            encoded = await loop.run_in_executor(self._pool, engine.predictor.encode, part)
+    ) -> Answers:
+        """The answers of one model."""
+        loop, limit = asyncio.get_running_loop(), engine.predictor.runner.lengths[-1]
+        tags = engine.predictor.config.head == "token"
+        pairs = [isinstance(text, tuple) for text in texts]  # they are encoded apart
+        prepared = []
+        for kind in sorted(set(pairs)):
+            places = [i for i, pair in enumerate(pairs) if pair == kind]
+            part = [split_words(x) if tags and isinstance(x, str) else x for x in (texts[i] for i in places)]
+            encoded, rows = await loop.run_in_executor(self._pool, engine.prepare, part, alone)
             if encoded.truncated:
                 if not truncate:
                     raise TooLarge(f"{encoded.truncated} of the texts are over the limit of {limit} tokens")
                 self.figures.cut.inc(encoded.truncated)
-            tokens += sum(map(len, encoded.ids))
-            calls.append((places, engine.submit(encoded, client, (group, kind), alone)))
+            prepared.append((places, encoded, rows))
+        logits = [np.empty(0)] * len(texts)
+        futures = [
+            engine.submit(encoded, rows, client, (group, kind)) for kind, (_, encoded, rows) in enumerate(prepared)
+        ]
         try:
-            for places, future in calls:
+            for (places, encoded, _), future in zip(prepared, futures):
                 answered: asyncio.Future[list[np.ndarray]] = asyncio.wrap_future(future)
-                for i, found in zip(places, await answered):
-                    logits[i] = found
+                for i, x, words in zip(places, await answered, encoded.places or itertools.repeat(None)):
+                    known = x if words is None else x[words >= 0]  # words beyond the limit have no logits
+                    if not np.isfinite(known).all():
+                        raise NotFinite(f"{engine.name} gave logits that are no numbers")
+                    logits[i] = x
         finally:
-            for _, future in calls:
+            for future in futures:
                 future.cancel()  # of a client that went away; those that are done stay so
-        tags = engine.predictor.config.head == "token"  # NaN: a word beyond the limit
-        if not all(np.isfinite(x).all() or tags and not np.isinf(x).any() for x in logits):
-            raise NotFinite(f"{engine.name} gave logits that are no numbers")
-        return logits, tokens
-
-
-def _size(text: Any) -> int:
-    """Characters of a text, a pair or words."""
-    return len(text) if isinstance(text, str) else sum(map(len, text))
-
-
-def _cut(text: Any, characters: int) -> Any:
-    """What of a text can be among its tokens."""
-    return text[:characters] if isinstance(text, str) else type(text)(part[:characters] for part in text)
+        tokens = sum(len(ids) for _, encoded, _ in prepared for ids in encoded.ids)
+        return Answers(logits, [engine] * len(texts), tokens)

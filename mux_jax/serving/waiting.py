@@ -10,8 +10,9 @@ that left last, whichever is later. So who sends a thousand texts waits for them
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 
 import numpy as np
 
@@ -55,8 +56,8 @@ class Call:
             self.future.set_result([np.asarray(total / n) for total, n in zip(self._sums, self._times.tolist())])
 
     def fail(self, error: Exception) -> None:
-        """Ends the call with an error, unless it has ended."""
-        if not self.future.done():
+        """Ends the call with an error, unless it has ended or was cancelled."""
+        with contextlib.suppress(concurrent.futures.InvalidStateError):
             self.future.set_exception(error)
 
 
@@ -96,17 +97,16 @@ class Waiting:
     """The pieces that wait for a model. Its user holds a lock.
 
     Attributes:
-      texts: how many wait, each in one slot or, of whole rows, in several.
+      texts: how many wait.
     """
 
-    def __init__(self, lengths: tuple[int, ...], counts: tuple[int, ...], width: int, max_wait: float):
+    def __init__(self, counts: Mapping[int, tuple[int, ...]], width: int, max_wait: float):
         """Args:
-        lengths: those that rows may have, ascending.
-        counts: the numbers of rows that a batch may have, ascending.
+        counts: the numbers of rows that a batch may have, ascending, by the lengths that rows may have, ascending.
         width: N.
         max_wait: seconds that a text may wait for others to share its batch.
         """
-        self._lengths, self._counts, self._width, self._max_wait = lengths, counts, width, max_wait
+        self._counts, self._width, self._max_wait = counts, width, max_wait
         self._pieces: list[Piece] = []
         self._last: dict[Hashable, float] = {}  # turn, of each client's last text
         self._now = 0.0  # the turn that left last
@@ -114,13 +114,14 @@ class Waiting:
 
     @property
     def texts(self) -> int:
-        return sum(len(piece.texts) for piece in self._pieces)
+        return sum(len(set(piece.texts)) for piece in self._pieces)
 
     def add(self, call: Call, rows: Iterable[tuple[tuple[int, ...], int]] | None = None) -> None:
         """Puts the texts of a call in the queue; as whole rows, if these are given: each one's texts and length."""
         if rows is None:
-            places = np.searchsorted(self._lengths, [len(ids) for ids in call.encoded.ids])
-            rows = (((text,), self._lengths[place]) for text, place in enumerate(places))
+            lengths = list(self._counts)
+            places = np.searchsorted(lengths, [len(ids) for ids in call.encoded.ids])
+            rows = (((text,), lengths[place]) for text, place in enumerate(places))
         turn = max(self._last.get(call.client, 0.0), self._now)
         for texts, length in rows:
             turn += 1.0
@@ -128,21 +129,28 @@ class Waiting:
             call.expects(len(texts))
         self._last[call.client] = turn
 
+    def drain(self) -> set[Call]:
+        """The calls of all that waits, which is dropped."""
+        calls = {piece.call for piece in self._pieces}
+        self._pieces = []
+        return calls
+
     def next_batch(self, now: float, closing: bool = False) -> tuple[Batch | None, float]:
         """A batch that is to leave now, or None; and in how many seconds to ask again, infinite if nothing waits.
 
         closing: whether nothing more is going to come, so that there is nothing to wait for.
         """
-        self._pieces = [piece for piece in self._pieces if not piece.call.future.cancelled()]
+        there = (piece for piece in self._pieces if not piece.call.future.cancelled())
+        self._pieces = sorted(there, key=lambda piece: piece.turn)
+        self._last = {piece.call.client: piece.turn for piece in self._pieces}  # what was cancelled costs no turn
         if not self._pieces:
-            self._last.clear()
             return None, float("inf")
         by_length: dict[int, list[Piece]] = {}
-        for piece in sorted(self._pieces, key=lambda piece: piece.turn):
+        for piece in self._pieces:
             by_length.setdefault(piece.length, []).append(piece)
         due = {p.length for p in self._pieces if closing or now - p.call.arrived >= self._max_wait}
         sizes = {length: sum(len(piece.texts) for piece in pieces) for length, pieces in by_length.items()}
-        ready = due or {length for length, size in sizes.items() if size >= self._counts[-1] * self._width}
+        ready = due or {length for length, size in sizes.items() if size >= self._counts[length][-1] * self._width}
         if not ready:
             oldest = min(piece.call.arrived for piece in self._pieces)
             return None, max(0.0, oldest + self._max_wait - now)
@@ -155,11 +163,11 @@ class Waiting:
 
     def _batch(self, length: int, pieces: list[Piece], shorter: list[Piece], now: float) -> Batch:
         """As many pieces of a length as make a good batch, and shorter ones where there is room that costs nothing."""
-        rows = _Rows(self._width)
+        rows, counts = _Rows(self._width), self._counts[length]
         for piece in pieces:
-            rows.place(piece, self._counts[-1])
-        count = next(count for count in self._counts if count >= len(rows.rows))
-        less = max((c for c in self._counts if c < count), default=0)
+            rows.place(piece, counts[-1])
+        count = next(count for count in counts if count >= len(rows.rows))
+        less = max((c for c in counts if c < count), default=0)
         if len(rows.rows) <= _MOSTLY * count and less:  # what is left goes next, rather than rows of nothing now
             rows.drop(less)
             count = less

@@ -19,7 +19,7 @@ from mux_jax.progress import say
 
 
 class Teacher:
-    """`teacher(batch)` adds `teacher`, its logits for every text: float32 [B, N, C], or [B, N, L, C] of tokens."""
+    """`teacher(batch)` adds `teacher`: logits for every text, float32 [B, N, C], [B, N, L, C] of tokens; embeddings."""
 
     def __init__(self, found: ModelSource, mesh: Mesh, pad_id: int):
         self._takes_types = found.has_token_types()
@@ -54,6 +54,8 @@ def check(found: ModelSource, model: ModelConfig, tokenizer: ModelTokenizer, seq
         problem = f"its labels are {shown(teacher.labels)}; the task's are {shown(model.labels)}"
         if set(teacher.labels) == set(model.labels):
             problem += f"; give their order: data.labels={','.join(teacher.labels)}"
+    elif model.head == "embedding" and teacher.dimensions != model.dimensions:
+        problem = f"its embeddings have {teacher.dimensions} dimensions, the model's {model.dimensions}"
     elif teacher.max_length < sequence_length:
         problem = f"it has {teacher.max_length} positions for data.sequence_length={sequence_length}"
     elif found.tokenizer().backend.get_vocab() != tokenizer.backend.get_vocab():

@@ -115,7 +115,7 @@ def load_finetune_data(
     tokenizer = _tokenizer(config, init, teacher)
     if known and not (workdir / "tokenizer_config.json").exists():  # of an older version, whose types were all 0
         tokenizer = dataclasses.replace(tokenizer, token_types=False)
-    examples = load_task(config.data, tokenizer)
+    examples = load_task(config.data, tokenizer, prompt=init.prompts().get("", ""))
     data = FinetuneData(config, examples, class_weights=_class_weights(config, examples))
     if teacher:
         data = dataclasses.replace(data, teacher=teacher)

@@ -7,7 +7,6 @@ import pytest
 
 from mux_jax.data.examples import Example
 from mux_jax.data.pair_batches import PairBatches
-from mux_jax.errors import InputError
 
 LENGTHS = (8, 16)
 
@@ -39,27 +38,27 @@ def test_an_epoch_holds_each_example_once(columns, width):
         batch = found[step]
         B, N, L = batch["tokens"].shape
         assert (B * N, N) == (8, width) and L in LENGTHS
-        first, column, label = (x.ravel() for x in (batch["tokens"][..., 0], batch["columns"], batch["labels"]))
+        first, column = batch["tokens"][..., 0].ravel(), batch["columns"].ravel()
+        own, anchor, positive = (batch[name].ravel() for name in ("texts", "anchors", "positives"))
         anchors = np.flatnonzero(column == 0)
         for slot in anchors:
-            (near,) = np.flatnonzero((column == 1) & (label == label[slot]) & (np.arange(8) > slot))[:1]
-            assert [str(first[slot]), str(first[near])] == next(x for x in texts if x[0] == str(first[slot]))[:2]
+            example = next(x for x in texts if x[0] == str(first[slot]))
+            assert own[slot] == anchor[slot]
+            assert example[1] in first[(column == 1) & (own == positive[slot])].astype(str)
+            for c in range(1, columns):
+                assert example[c] in first[(column == c) & (anchor == own[slot])].astype(str)
         met += [str(x) for x in first[anchors]]
-        for c in range(columns):
-            assert (column == c).sum() == len(anchors)
-        assert (column == -1).sum() == 8 - columns * len(anchors)
+        each = 8 // columns  # examples, of which some may only fill the batch: their anchors do not count
+        assert [(column == c).sum() for c in range(1, columns)] == [each] * (columns - 1)
+        assert (column == -1).sum() == 8 - columns * each + each - len(anchors)
     assert sorted(met) == sorted(x[0] for x in texts)
 
 
 def test_a_text_has_one_number_wherever_it_stands():
     found, texts = batches(2, rows=20, width=1)
     batch = found[0]
-    first, label, column = (x.ravel() for x in (batch["tokens"][..., 0], batch["labels"], batch["columns"]))
-    numbers = {}
-    for text, number in zip(first[column == 1], label[column == 1]):
-        assert numbers.setdefault(text, number) == number
-    assert len(numbers) == len(set(numbers.values())) == 9  # of ten pairs two have one in common
-    assert len(set(label[column == 0])) == 9
+    first, own = batch["tokens"][..., 0].ravel(), batch["texts"].ravel()
+    assert len(set(zip(first.tolist(), own.tolist()))) == len(set(first.tolist())) == len(set(own.tolist())) == 19
 
 
 def test_hosts_have_their_rows_of_one_batch():
@@ -74,8 +73,3 @@ def test_a_step_is_the_same_whatever_came_before():
     other, _ = batches(2)
     other[5]
     np.testing.assert_array_equal(one[2]["tokens"], other[2]["tokens"])
-
-
-def test_a_batch_of_one_example_is_refused():
-    with pytest.raises(InputError, match="rows=1 of 3 texts hold 1 examples of 3 texts; a batch needs two or more"):
-        batches(3, rows=1, width=3)

@@ -33,19 +33,75 @@ def test_both_parts_are_the_formula():
     x_TE, y_TE = np.random.default_rng(0).normal(size=(2, 7, 5)) + 1
     first, second = by_loops(x_TE, y_TE)
     assert float(distance(x_TE, y_TE).mean()) == pytest.approx(first, rel=1e-5)
-    assert float(similarity_distance(x_TE, y_TE)) == pytest.approx(second, rel=1e-4)
+    assert float(similarity_distance(x_TE, y_TE, np.eye(7, dtype=bool))) == pytest.approx(second, rel=1e-4)
 
 
 def test_the_loss_of_pairs_is_the_formula():
-    """Anchors 0 and 1, what is near them, a negative of anchor 0 that is a text near anchor 1, and one that is not."""
-    x_TE = np.random.default_rng(3).normal(size=(7, 5))
-    columns, labels = np.array([0, 0, 1, 1, 2, 2, -1]), np.array([8, 9, 8, 9, 9, 4, 8])
-    unit = x_TE / np.linalg.norm(x_TE, axis=-1, keepdims=True)
+    """Texts by number; 10 is an anchor twice, with two texts near it, and stands as a text near 11, too."""
+    examples = [(10, 20, 30), (11, 10, 31), (10, 21, 32), (12, 22, 33)]
+    x = {n: v for n, v in zip((10, 11, 12, 20, 21, 22, 30, 31, 32, 33), np.random.default_rng(3).normal(size=(10, 5)))}
+    columns = np.repeat([0, 1, 2], 4)
+    texts = np.array([example[c] for c in range(3) for example in examples])
+    anchors, positives = (np.tile([example[c] for example in examples], 3) for c in (0, 1))
+    columns = np.append(columns, -1)  # a copy of the last anchor, that does not count
+    texts, anchors, positives = np.append(texts, 12), np.append(anchors, 12), np.append(positives, 22)
     losses = []
-    for anchor, near in ((0, [2]), (1, [3, 4])):
-        weight = {j: np.exp(unit[anchor] @ unit[j] / 0.05) for j in range(2, 6)}
-        losses.append(-np.log(sum(weight[j] for j in near) / sum(weight.values())))
-    assert float(pair_distance(x_TE, columns, labels)) == pytest.approx(np.mean(losses), rel=1e-4)
+    for anchor, near in ((10, {20, 21}), (11, {10}), (10, {20, 21}), (12, {22})):
+        weight = 0.0, 0.0
+        for text in texts[4:12]:
+            cosine = x[anchor] @ x[text] / np.linalg.norm(x[anchor]) / np.linalg.norm(x[text])
+            if text in near:
+                weight = weight[0] + np.exp(cosine / 0.05), weight[1]
+            elif text != anchor:
+                weight = weight[0], weight[1] + np.exp(cosine / 0.05)
+        losses.append(-np.log(weight[0] / sum(weight)))
+    x_TE = np.array([x[text] for text in texts])
+    given = columns, texts, anchors, positives
+    assert float(pair_distance(x_TE, *given)) == pytest.approx(np.mean(losses), rel=1e-4)
+    gradient = jax.grad(lambda x: pair_distance(x, *given))(x_TE)
+    assert np.isfinite(gradient).all() and not gradient[-1].any()
+
+
+def test_pairs_and_a_teacher_have_their_parts_of_the_loss():
+    config = small_model(head="embedding", width=1)
+    model, params = init(config)
+    tokens = draw_tokens(config, rows=4)
+    numbers = {"columns": [0, 0, 1, 1], "texts": [0, 1, 2, 3], "anchors": [0, 1, 0, 1], "positives": [2, 3, 2, 3]}
+    batch = {name: np.array(x, np.int32)[:, None] for name, x in numbers.items()} | {"tokens": tokens}
+    batch["teacher"] = np.random.default_rng(2).normal(size=(4, 1, 32))
+    for part in (0.0, 0.25):
+        stage = FinetuneStage(objective="embedding", distillation_coefficient=part)
+        loss, found = objectives.make(stage, SPECIAL)(model, params, batch, jax.random.key(0))
+        taught = found["teacher_loss"] + found["similarity_loss"]
+        assert float(loss) == pytest.approx(float((1 - part) * found["pair_loss"] + part * taught), rel=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_retrieval_beside_it_is_of_all_positions(pooling):
+    """The same as of a classifier with the same parameters."""
+    stage = FinetuneStage(objective="embedding", distillation_coefficient=1.0, retrieval_coefficient=0.1)
+    losses = []
+    for head in (dict(head="embedding", pooling=pooling), dict(head="sequence", labels=("a", "b"))):
+        config = small_model(width=2, **head)
+        model, params = init(config)
+        tokens = draw_tokens(config, rows=4)
+        batch = {"tokens": tokens, "labels": np.zeros((4, 2), np.int32)}
+        if head["head"] == "embedding":
+            batch["teacher"] = np.random.default_rng(2).normal(size=(4, 2, 32))
+            shared = {name: params[name] for name in ("embeddings", "encoder", "multiplexer", "demultiplexer")}
+        else:
+            stage = FinetuneStage(retrieval_coefficient=0.1)
+            params = params | shared
+        found = objectives.make(stage, SPECIAL)(model, params, batch, jax.random.key(0))[1]
+        losses.append(float(found["retrieval_loss"]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_zero_embedding_has_a_finite_gradient():
+    x_TE, y_TE = np.zeros((3, 4)), np.random.default_rng(0).normal(size=(3, 4))
+    x_TE[1] = 1
+    gradient = jax.grad(lambda x: similarity_distance(x, y_TE, np.eye(3, dtype=bool)))(x_TE)
+    assert np.isfinite(gradient).all()
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])

@@ -62,7 +62,7 @@ class Client:
         self.figures = Figures()
         self.service = load(Options(model=str(model), rows=4, **options), self.figures)
         app = make_app(lambda: self.service, limits, self.service.engine.name)
-        self.app = Guard(app, limits, keys or {}, self.figures, log=False)
+        self.app = Guard(app, limits, keys or {}, self.figures)
 
     def __enter__(self):
         self.service.start(lambda *_: None)
@@ -215,7 +215,8 @@ def test_tensors_of_kserve(folder, clients):
         (b"{not json", 422),
         (b"", 422),
         ({"inputs": "time " * 40}, 413),
-        ({"inputs": "x" * 9_000}, 413),
+        ({"inputs": "\ud800"}, 422),
+        (b"\xff\xff", 400),
         ({"inputs": [["a"]] * 40}, 413),
         ({"inputs": "x" * 20_000}, 413),
     ],
@@ -230,7 +231,10 @@ def test_a_text_over_the_limit_may_be_cut(folder, clients):
     found = clients("single")("/predict", {"inputs": text, "truncate": True}).json()
     (expected,) = mux_jax.Predictor(str(folder / "single"), rows=4).predict([text])
     assert {x["label"]: x["score"] for x in found} == pytest.approx(expected["probabilities"], abs=1e-6)
-    assert clients("single")("/predict", {"inputs": "x" * 5_000, "truncate": True}).status_code == 200
+    blob = "x" * 5_000 + " river"  # an unknown word and a known one
+    found = clients("single")("/predict", {"inputs": blob}).json()
+    (expected,) = mux_jax.Predictor(str(folder / "single"), rows=4).predict([blob])
+    assert {x["label"]: x["score"] for x in found} == pytest.approx(expected["probabilities"], abs=1e-6)
 
 
 def test_other_paths_compressed_bodies_and_methods(clients):
@@ -241,6 +245,26 @@ def test_other_paths_compressed_bodies_and_methods(clients):
     assert client("/predict", {"inputs": "a"}, **gzip).status_code == 415
     assert client("/health").status_code == 200 and client("/info").json()["width"] == 1
     assert 'mux_jax_requests_total{path="/predict",status="415"}' in client("/metrics").text
+
+
+def test_another_host_is_refused(folder):
+    client = Client(folder / "single")
+    client.app = Guard(client.app._app, LIMITS, {}, client.figures, hosts=("server", "[::1]"))
+    with client:
+        assert client("/predict", {"inputs": "stone"}).status_code == 200
+        for host, status in (("evil", 400), ("server:8000", 200), ("[::1]:8000", 200), ("", 400)):
+            answer = client("/predict", {"inputs": "stone"}, headers={"host": host})
+            assert answer.status_code == status and answer.headers["content-type"] == "application/json"
+
+
+def test_tensors_of_embeddings_are_those_of_the_predictor(folder, clients, tmp_path):
+    write_embedder(tmp_path / "prompted", prompts={"query": "river ", "": "river "}, limit=16)
+    body = {"inputs": [{"name": "text", "shape": [2], "datatype": "BYTES", "data": ["stone", "time"]}]}
+    with Client(tmp_path / "prompted") as client:
+        (found,) = client("/v2/models/prompted/infer", body).json()["outputs"]
+        expected = mux_jax.Predictor(str(tmp_path / "prompted"), rows=4).embed(["stone", "time"])
+        np.testing.assert_allclose(np.reshape(found["data"], found["shape"]), expected, atol=1e-6)
+        np.testing.assert_allclose(client("/embed", {"inputs": ["stone", "time"]}).json(), expected, atol=1e-6)
 
 
 def test_keys_guard_all_but_health(folder, tmp_path, monkeypatch):
@@ -293,14 +317,30 @@ def test_a_model_that_fails_ends_the_server_and_its_requests(folder):
             raise RuntimeError("the device is gone")
 
         client.service.engine.predictor.runner.run = broken
-        answer = client("/predict", {"inputs": "stone"})
-        assert answer.status_code == 500 and ended == [True]
-        assert answer.json() == {"error": "the server failed to answer", "error_type": "Backend"}
+        asked = (("/predict", {"inputs": text}, {}) for text in sentences(9, seed=1))
+        for answer in asyncio.run(client.send(*asked)):  # some wait while others run
+            assert answer.status_code == 500
+            assert answer.json() == {"error": "the server failed to answer", "error_type": "Backend"}
+        assert ended == [True]
         assert client("/health").status_code == 503
 
 
-def test_what_is_no_number_is_an_error(folder):
-    with Client(folder / "single") as client:
+def test_a_model_that_cannot_be_compiled_ends_the_server(folder, monkeypatch):
+    client, ended = Client(folder / "single"), []
+    client.service.on_failure = lambda: ended.append(True)
+
+    def broken(*_):
+        raise MemoryError("too much")
+
+    client.service.engine.predictor.runner.run = broken
+    with client:
+        assert ended == [True] and isinstance(client.service.failure, MemoryError)
+        assert client("/health").status_code == 503
+
+
+@pytest.mark.parametrize("name", ["single", "tagger"])
+def test_what_is_no_number_is_an_error(name, folder):
+    with Client(folder / name) as client:
         runner = client.service.engine.predictor.runner
         run = runner.run
         runner.run = lambda *given: run(*given) * np.nan
@@ -319,7 +359,7 @@ def test_deferral_is_the_predictors(folder, tmp_path):
         answer = client("/predict", {"inputs": [[text] for text in texts[:30]]})
         for found, theirs in zip(answer.json(), expected, strict=True):
             assert {x["label"]: x["score"] for x in found} == pytest.approx(theirs["probabilities"], abs=1e-5)
-        assert str(tmp_path / "full") in answer.headers["x-model"]
+        assert answer.headers["x-model"] == "cheap,full" and answer.headers["x-width"] == "1,1"
         assert client.figures.registry.get_sample_value("mux_jax_texts_deferred_total") == predictor.deferred > 0
 
 
@@ -329,7 +369,7 @@ def test_the_full_model_answers_while_few_texts_wait(folder, tmp_path, monkeypat
     with Client(folder / "single", model_by_load=str(tmp_path / "full")) as client:
         found = client("/predict", {"inputs": "river"})
         (expected,) = mux_jax.Predictor(str(tmp_path / "full"), rows=4).predict(["river"])
-        assert found.headers["x-model"] == str(tmp_path / "full")
+        assert found.headers["x-model"] == "full"
         assert {x["label"]: x["score"] for x in found.json()} == pytest.approx(expected["probabilities"], abs=1e-6)
         waiting, chosen = [0], []
         monkeypatch.setattr(type(client.service.engine), "waiting", property(lambda self: waiting[-1] / 2))
@@ -433,6 +473,8 @@ def test_the_client_of_openai_gets_its_embeddings(folder):
         (dict(mix="some"), "--mix=some does not exist; there are: all, client, request"),
         (dict(mix="client"), "--mix=client needs --keys, which tell clients apart"),
         (dict(rows=0), "--rows=0 must be at least 1"),
+        (dict(name="a/b"), "--name=a/b must have no /"),
+        (dict(max_requests_of_key=-1), "--max_requests_of_key=-1 must be at least 1"),
         (dict(max_wait_ms=-1.0), "--max_wait_ms=-1 must be from 0"),
         (dict(request_timeout=0.0), "--request_timeout=0 must be above 0"),
     ],

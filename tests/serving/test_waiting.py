@@ -6,7 +6,7 @@ import pytest
 from mux_jax.data.encoding import Encoded
 from mux_jax.serving.waiting import Call, Waiting
 
-LENGTHS, COUNTS = (8, 16), (1, 2, 4)
+COUNTS = {8: (1, 2, 4), 16: (1, 2, 4)}
 WAIT = 1.0
 
 
@@ -17,7 +17,7 @@ def call(sizes, client="a", group="g", arrived=0.0):
 
 
 def queue(width=2, **calls):
-    waiting = Waiting(LENGTHS, COUNTS, width, WAIT)
+    waiting = Waiting(COUNTS, width, WAIT)
     for given in calls.values():
         waiting.add(given)
     return waiting
@@ -60,7 +60,7 @@ def test_room_that_costs_nothing_is_for_shorter_texts():
     waiting = queue(long=call([12] * 3, "a"), short=call([5] * 2, "b"))
     batch, _ = waiting.next_batch(1.0)
     assert contents(batch) == [[("a", 0), ("a", 1)], [("a", 2), ("b", 0)]] and batch.length == 16
-    waiting = Waiting(LENGTHS, (1, 2, 4, 8), 2, WAIT)
+    waiting = Waiting(dict.fromkeys(COUNTS, (1, 2, 4, 8)), 2, WAIT)
     waiting.add(call([12] * 13, "a"))
     waiting.add(call([5] * 5, "b"))
     batch, _ = waiting.next_batch(1.0)
@@ -71,7 +71,7 @@ def test_few_rows_over_a_number_that_is_compiled_wait_for_the_next():
     """Three rows would be run as four; two are, and one."""
     waiting = queue(width=1, some=call([5] * 3))
     assert [len(waiting.next_batch(1.0)[0].rows) for _ in range(2)] == [2, 1]
-    waiting = Waiting(LENGTHS, (1, 2, 4, 8), 1, WAIT)
+    waiting = Waiting(dict.fromkeys(COUNTS, (1, 2, 4, 8)), 1, WAIT)
     waiting.add(call([5] * 7))
     assert len(waiting.next_batch(1.0)[0].rows) == 7  # of eight
 
@@ -108,6 +108,25 @@ def test_who_has_waited_long_goes_before_a_full_batch():
     assert waiting.next_batch(1.0)[0].length == 16
 
 
+def test_what_is_cancelled_does_not_cost_its_client_a_turn():
+    waiting = queue(width=1, other=call([5] * 10, "other"))
+    gone = call([5] * 1000, "gone")
+    waiting.add(gone)
+    waiting.next_batch(0.0)
+    gone.future.cancel()
+    waiting.next_batch(0.0)
+    waiting.add(call([5], "gone"))
+    waiting.add(call([5] * 4, "other"))
+    batch, _ = waiting.next_batch(0.0)
+    assert ("gone", 0) in [text for row in contents(batch) for text in row]
+
+
+def test_long_rows_leave_in_smaller_batches():
+    waiting = Waiting({8: (1, 2, 4), 16: (1, 2)}, 1, WAIT)
+    waiting.add(call([12] * 4))
+    assert [len(waiting.next_batch(0.0)[0].rows) for _ in range(2)] == [2, 2]
+
+
 def test_what_is_cancelled_frees_its_slots():
     gone, stays = call([5] * 3, "gone"), call([5], "stays")
     waiting = queue(gone=gone, stays=stays)
@@ -118,7 +137,7 @@ def test_what_is_cancelled_frees_its_slots():
 
 def test_whole_rows_stay_whole():
     given = call([5, 5, 9, 4])
-    waiting = Waiting(LENGTHS, COUNTS, 2, WAIT)
+    waiting = Waiting(COUNTS, 2, WAIT)
     waiting.add(given, [((0, 3), 8), ((1, 2), 16)])
     first, _ = waiting.next_batch(1.0)
     second, _ = waiting.next_batch(1.0)
@@ -130,7 +149,7 @@ def test_whole_rows_stay_whole():
 def test_whatever_comes_each_text_leaves_once(seed):
     rng = np.random.default_rng(seed)
     width = int(rng.integers(1, 4))
-    waiting, met, now, calls = Waiting(LENGTHS, COUNTS, width, WAIT), [], 0.0, []
+    waiting, met, now, calls = Waiting(COUNTS, width, WAIT), [], 0.0, []
     for i in range(60):
         now += float(rng.exponential(0.2))
         if rng.random() < 0.7:
@@ -138,7 +157,7 @@ def test_whatever_comes_each_text_leaves_once(seed):
             calls.append(call(sizes, client=int(rng.integers(3)), group=int(rng.integers(2)), arrived=now))
             waiting.add(calls[-1])
         while (found := waiting.next_batch(now, closing=i == 59)[0]) is not None:
-            assert len(found.rows) <= COUNTS[-1] and all(len(row) == width for row in found.rows)
+            assert len(found.rows) <= 4 and all(len(row) == width for row in found.rows)
             for row in found.rows:
                 assert len({call.group for call, _ in row}) == 1
                 assert all(len(call.encoded.ids[text]) <= found.length for call, text in row)

@@ -7,6 +7,7 @@ import pytest
 
 import mux_jax
 from mux_jax.checkpoints.source import open_model
+from mux_jax.data import metrics
 from mux_jax.data.neighbours import unit
 from mux_jax.errors import InputError
 from mux_jax.training import loop
@@ -84,6 +85,9 @@ def test_an_ordinary_encoder_becomes_an_embedding_model(tmp_path, one_device):
         ({"grad_accumulation_steps": 2}, "grad_accumulation_steps=2: texts are told from all others of their batch"),
         ({"finetuning.class_weights": "1,2"}, "a task of kind embedding has no classes"),
         ({"data.labels": "a,b"}, "a task of kind embedding has no labels"),
+        ({"data.label_column": "score"}, "data.label_column=score is not for embeddings; leave it out"),
+        ({"finetuning.temperature": 1.0}, "finetuning.temperature=1.0 is not for embeddings; leave it out"),
+        ({"finetuning.objective": "mlm"}, "finetuning.objective='mlm' must be 'embedding' for kind=embedding"),
         ({"data.metric": "accuracy"}, "a task of kind embedding has spearman"),
         ({"data.text_columns": "a,b,c,d"}, "a task of kind embedding has at most 3"),
         ({"data.text_columns": "anchor"}, "pairs or triples"),
@@ -94,3 +98,30 @@ def test_what_pairs_cannot_be_is_said_before_training(fields, words, tmp_path, o
     data, model = write_pairs(tmp_path / "data"), write_embedder(tmp_path / "model")
     with pytest.raises(InputError, match=words):
         loop.train(finetuning(data, model, "embedding", **fields), str(tmp_path / "run"))
+    assert not (tmp_path / "run" / "config.json").exists()  # the folder takes other fields
+
+
+def test_a_model_that_is_multiplexed_keeps_its_dense_layers(tmp_path, one_device, capsys):
+    data = write_pairs(tmp_path / "data")
+    model = write_embedder(tmp_path / "model", projections=((6, "tanh", True),))
+    loop.train(finetuning(data, model, "embedding", **{"model.width": 2, "rows": 8}), str(tmp_path / "run"))
+    taken = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("init_from:"))
+    assert "embedding_head" in taken and open_model(str(tmp_path / "run")).config.projections == ((6, "tanh", True),)
+
+
+def test_a_teacher_of_other_dimensions_is_refused(tmp_path, one_device):
+    data, model = write_pairs(tmp_path / "data"), write_embedder(tmp_path / "model")
+    teacher = write_embedder(tmp_path / "teacher", projections=((6, "", False),))
+    with pytest.raises(InputError, match="its embeddings have 6 dimensions, the model's 32"):
+        loop.train(finetuning(data, model, "embedding", teacher=str(teacher)), str(tmp_path / "run"))
+
+
+def test_the_default_prompt_stands_before_the_texts_to_evaluate_on(tmp_path, one_device):
+    data, prompted = write_pairs(tmp_path / "data"), PROMPTS | {"": PROMPTS["query"]}
+    model = write_embedder(tmp_path / "model", prompts=prompted)
+    found = mux_jax.evaluate(finetuning(data, "", "embedding"), str(model), str(tmp_path / "score"))["score"]["mean"]
+    lines = [line.split("\t") for line in (data / "dev.tsv").read_text().splitlines()[1:]]
+    embed = mux_jax.Predictor(str(model)).embed
+    near = (embed([x[0] for x in lines]) * embed([x[1] for x in lines])).sum(-1)
+    expected = metrics.compute("embedding", "spearman", [float(x[2]) for x in lines], near.tolist(), ())
+    assert found == pytest.approx(expected["spearman"], abs=1e-6)
