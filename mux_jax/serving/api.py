@@ -2,7 +2,6 @@
 
 import base64
 import dataclasses
-import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -15,12 +14,10 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from mux_jax.data.encoding import WORD
 from mux_jax.data.neighbours import unit
 from mux_jax.errors import InputError
-from mux_jax.inference.batch_runner import labels_from_logits, probabilities
-from mux_jax.inference.spans import find_spans
 from mux_jax.serving import kserve
+from mux_jax.serving.answers import labels, relevance, tags
 from mux_jax.serving.guard import Limits, Refusal
 from mux_jax.serving.service import Answers, NotFinite, Service, TooLarge
 from mux_jax.version import VERSION
@@ -166,10 +163,11 @@ def make_app(service: Callable[[], Service | None], limits: Limits, name: str) -
         ]
         answers = await ask(request, found, texts, body.truncate)
         headers(response, found, answers)
-        if found.predictor.config.head == "token":
-            each: list[Any] = [_tags(found, text, x, body.aggregation) for text, x in zip(texts, answers.logits)]
+        config = found.predictor.config
+        if config.head == "token":
+            each: list[Any] = [tags(config, text, x, body.aggregation) for text, x in zip(texts, answers.logits)]
         else:
-            each = [_labels(found, x, body.raw_scores) for x in answers.logits]
+            each = [labels(config, x, body.raw_scores) for x in answers.logits]
         return each[0] if single else each
 
     @app.post("/embed")
@@ -218,7 +216,7 @@ def make_app(service: Callable[[], Service | None], limits: Limits, name: str) -
             raise Refusal(424, "Backend", "the model has more than two labels, which give no order")
         answers = await ask(request, found, [(body.query, text) for text in body.texts], body.truncate)
         headers(response, found, answers)
-        scores = _relevance(answers.logits, body.raw_scores)
+        scores = relevance(answers.logits, body.raw_scores)
         order = np.argsort(-scores, kind="stable").tolist()
         text = (lambda i: {"text": body.texts[i]}) if body.return_text else lambda _: {}
         return [{"index": i, "score": float(scores[i])} | text(i) for i in order]
@@ -274,37 +272,3 @@ def make_app(service: Callable[[], Service | None], limits: Limits, name: str) -
 
     kserve.add(app, served, answer, headers, name)
     return app
-
-
-def _labels(found: Service, logits: np.ndarray, raw: bool) -> list[dict[str, Any]]:
-    config = found.predictor.config
-    single = len(config.labels) == 1
-    scores = logits if raw or single else probabilities([logits], config)[0]
-    pairs = [{"label": label, "score": float(score)} for label, score in zip(config.labels, scores)]
-    return sorted(pairs, key=lambda pair: -pair["score"])
-
-
-def _tags(found: Service, text: str, logits: np.ndarray, spans: bool) -> list[dict[str, Any]]:
-    """Words or spans with their tags, scores and places in the text, as in Hugging Face's pipeline."""
-    config = found.predictor.config
-    if spans:
-        found_spans = find_spans(text, logits, config.labels)
-        places = {"start", "end", "score"}
-        return [
-            {"entity_group": span["label"], "word": span["text"]} | {name: span[name] for name in places}
-            for span in found_spans
-        ]
-    (tags,) = labels_from_logits([logits], config, 0.5)
-    words = enumerate(zip(tags, probabilities(list(logits), config), re.finditer(WORD, text)), start=1)
-    return [
-        {"entity": tag, "score": float(p.max()), "index": i, "word": word[0], "start": word.start(), "end": word.end()}
-        for i, (tag, p, word) in words
-        if tag is not None  # beyond the limit
-    ]
-
-
-def _relevance(logits: list[np.ndarray], raw: bool) -> np.ndarray:
-    """One number a pair: the model's own, or the log-odds of the second of two labels; as a probability, unless raw."""
-    x = np.array(logits, float)
-    scores = x[:, 0] if x.shape[1] == 1 else x[:, 1] - x[:, 0]
-    return scores if raw else 1 / (1 + np.exp(-scores))

@@ -274,7 +274,9 @@ def test_the_report_says_what_was_counted_and_what_was_not(kind, metric, tmp_pat
     assert (
         "| learn | 16,000 | learning: the full model's answers to these taught the others; 9,000 were learned " in text
     )
-    assert "| calibrate | 1,000 | setting when to ask the full model |" in text
+    purpose = "calibrating int8, if that is asked for" if kind == "embedding" else "setting when to ask the full model"
+    assert f"| calibrate | 1,000 | {purpose} |" in text
+    assert ("loss is the mean squared distance of embeddings, halved" in text) == (kind == "embedding")
 
 
 def test_a_report_that_was_read_again_says_the_same(tmp_path):
