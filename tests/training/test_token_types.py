@@ -75,7 +75,7 @@ def test_a_tokenizer_without_token_types_or_a_multiplexed_model_has_type_0(folde
 
     double = mux_jax.Predictor(str(folders / "classifier2"), rows=2)
     encoded = double.encode(PAIRS)
-    (_, arrays), *_ = double._runner.batches(encoded, np.random.default_rng(0))
+    (_, arrays), *_ = double.runner.batches(encoded, np.random.default_rng(0))
     assert encoded.types is not None and len(arrays) == 1  # the tokens alone
 
 
