@@ -172,7 +172,8 @@ class Waiting:
             rows.drop(less)
             count = less
         for piece in shorter:
-            rows.place(piece, count)
+            if self._width == 1 or len(piece.texts) < self._width:  # in whole rows of texts padding is mixed in, too
+                rows.place(piece, count)
         taken = {piece for row in rows.rows for piece in row}
         self._pieces = [piece for piece in self._pieces if piece not in taken]
         self._now = max(self._now, max(piece.turn for piece in taken))

@@ -145,6 +145,18 @@ def test_whole_rows_stay_whole():
     assert found == {8: [[("a", 0), ("a", 3)]], 16: [[("a", 1), ("a", 2)]]}
 
 
+def test_whole_rows_keep_their_length():
+    """Seven long rows of eight; a short one would fit, but its texts would get more padding than `Predictor` gives."""
+    waiting = Waiting(dict.fromkeys(COUNTS, (1, 2, 4, 8)), 2, WAIT)
+    long, short = call([12] * 14), call([5] * 2)
+    waiting.add(long, [((2 * i, 2 * i + 1), 16) for i in range(7)])
+    waiting.add(short, [((0, 1), 8)])
+    assert [(batch.length, len(batch.rows)) for batch, _ in (waiting.next_batch(1.0) for _ in range(2))] == [
+        (16, 7),
+        (8, 1),
+    ]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_comes_each_text_leaves_once(seed):
     rng = np.random.default_rng(seed)
