@@ -28,7 +28,7 @@ async def _drive(port: int, texts: list[str], clients: int, per_request: int, se
             body = json.dumps({"inputs": part, "truncate": True}).encode()
             begun = time.monotonic()
             writer.write(HEAD % len(body) + body)
-            status, closed = await _status(reader)
+            status, closed, _ = await response(reader)
             took[status == 200].append(time.monotonic() - begun)
             statuses[status] = statuses.get(status, 0) + 1
             answered += per_request * (status == 200)
@@ -49,13 +49,12 @@ async def _drive(port: int, texts: list[str], clients: int, per_request: int, se
     }
 
 
-async def _status(reader: asyncio.StreamReader) -> tuple[int, bool]:
-    """The status of a response, which is read to its end; and whether the connection ends with it."""
+async def response(reader: asyncio.StreamReader) -> tuple[int, bool, bytes]:
+    """The status of a response, whether the connection ends with it, and its body."""
     head = await reader.readuntil(b"\r\n\r\n")
     lines = head.decode().lower().split("\r\n")
     size = next(int(line.partition(":")[2]) for line in lines if line.startswith("content-length:"))
-    await reader.readexactly(size)
-    return int(lines[0].split()[1]), "connection: close" in lines
+    return int(lines[0].split()[1]), "connection: close" in lines, await reader.readexactly(size)
 
 
 def _percentiles(seconds: list[float]) -> dict[str, float]:

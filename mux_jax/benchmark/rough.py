@@ -4,9 +4,8 @@ import asyncio
 import collections
 import json
 import random
-from typing import Any
 
-from mux_jax.benchmark.load import HEAD
+from mux_jax.benchmark.load import HEAD, response
 
 KINDS = ("good", "good", "good", "slow", "gone", "half", "not json", "wrong type", "huge", "empty")
 _PATIENCE = 60.0  # seconds for an answer
@@ -59,13 +58,10 @@ async def _one(port: int, kind: str, text: str, expected: dict[str, float], rng:
         if kind in ("gone", "half"):
             await asyncio.sleep(rng.random() * 0.02)
             return "left"
-        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower().split("\r\n")
-        length = next(int(line.partition(":")[2]) for line in head if line.startswith("content-length:"))
-        answer: Any = json.loads(await reader.readexactly(length))
-        status = head[0].split()[1]
-        if status != "200":
-            return status
-        given = {x["label"]: x["score"] for x in answer}
+        status, _, answer = await response(reader)
+        if status != 200:
+            return str(status)
+        given = {x["label"]: x["score"] for x in json.loads(answer)}
         right = given.keys() == expected.keys() and all(abs(given[x] - expected[x]) <= 1e-5 for x in given)
         return "right" if right else "wrong"
     finally:

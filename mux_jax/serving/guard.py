@@ -47,7 +47,10 @@ def read_keys(path: str) -> dict[bytes, str]:
     Raises:
       InputError: no such file, or another form, by line.
     """
-    where, text = (path, absolute(path).read_text("utf-8")) if path else (KEYS, os.environ.get(KEYS, ""))
+    try:
+        where, text = (path, absolute(path).read_text("utf-8")) if path else (KEYS, os.environ.get(KEYS, ""))
+    except OSError as e:
+        raise InputError(f"--keys={path}: {e.strerror or e}") from e
     found: dict[bytes, str] = {}
     for number, line in enumerate(text.replace(",", "\n").splitlines(), start=1):
         if not line.strip() or line.startswith("#"):

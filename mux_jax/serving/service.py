@@ -155,8 +155,8 @@ class Service:
                 return found
             self.figures.deferred.inc(len(unsure))
             theirs = await chained(place + 1, [texts[i] for i in unsure])
-            for i, logits, name in zip(unsure, theirs.logits, theirs.engines):
-                found.logits[i], found.engines[i] = engine.predictor.merged(found.logits[i], logits), name
+            for i, logits, other in zip(unsure, theirs.logits, theirs.engines):
+                found.logits[i], found.engines[i] = engine.predictor.merged(found.logits[i], logits), other
             return dataclasses.replace(found, tokens=found.tokens + theirs.tokens)
 
         chosen = self._chosen()

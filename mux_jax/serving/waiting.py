@@ -1,9 +1,8 @@
 """What waits for a model, and the batches in which it leaves: which texts share rows, and whose turn it is.
 
 A batch leaves when it is full, or when its oldest text has waited long enough. Of several lengths the one with most
-texts goes first, for a few batches; its rows have that length. A row holds
-texts of one group alone: of anybody, of one client, or of one request, as the server mixes them. Slots that are left
-over hold copies of the row's own texts.
+texts goes first, for a few batches; its rows have that length. A row holds texts of one group alone: of anybody, of one
+client, or of one request, as the server mixes them. Slots that are left over hold copies of the row's own texts.
 
 Clients take turns by start-time fair queueing: a text's turn is one after its client's last text, or after the text
 that left last, whichever is later. So who sends a thousand texts waits for them, and who sends one does not.

@@ -281,6 +281,8 @@ def test_keys_guard_all_but_health(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("MUX_JAX_API_KEYS", "anna one,ben")
     with pytest.raises(InputError, match="MUX_JAX_API_KEYS:2: must be NAME KEY"):
         read_keys("")
+    with pytest.raises(InputError, match="--keys=.*none: No such file"):
+        read_keys(str(tmp_path / "none"))
 
 
 def test_more_requests_than_there_may_be_are_refused_at_once(folder):
