@@ -1,4 +1,4 @@
-"""Predicts on a file with a fine-tuned model, one row of output for each of input."""
+"""Predicts with a fine-tuned model, one row of output for each of input: a file, or many, here or on a cluster."""
 
 import argparse
 
@@ -7,19 +7,22 @@ from mux_jax import command_line
 
 def main() -> None:
     parser = argparse.ArgumentParser(
+        usage="python launch/predict.py --model DIR --texts FILES --output OUT [options] [-- BEAM_OPTIONS]",
         description="Writes a model's predictions, or embeddings, for every record of a file, in its order.",
-        epilog="FILE of texts: .txt (a text a line; for tags also CoNLL), .tsv, .csv, .jsonl, .parquet, .conll, "
-        ".conllu. Output: .jsonl (label or labels, probabilities; score; words, tags; embedding), .tsv, .parquet, "
-        ".npy. All records are checked first. The output appears when it is whole.",
+        epilog="FILES: .txt (a text a line; for tags also CoNLL), .tsv, .csv, .jsonl, .parquet, .conll, .conllu. "
+        "OUT: .jsonl (label or labels, probabilities; score; words, tags; embedding), .tsv, .parquet, .npy; or a "
+        "folder, with a file for each. All records of a file are checked first. An output appears when it is whole; "
+        "the same command goes on with those that are not. docs/bulk.md has Beam, Ray and Spark.",
     )
     parser.add_argument("--model", required=True, metavar="DIR", help="a run, a folder or an id of the hub")
-    parser.add_argument("--texts", required=True, metavar="FILE")
-    parser.add_argument("--output", required=True, metavar="FILE")
+    parser.add_argument("--texts", required=True, metavar="FILES", help="a file; or globs with commas between")
+    parser.add_argument("--output", required=True, metavar="OUT", help="a file; of several files a folder")
+    parser.add_argument("--format", choices=("jsonl", "tsv", "parquet", "npy"), help="of a folder (that of the input)")
     parser.add_argument("--text_columns", default="", metavar="A[,B]", help="default: the columns of the task, or text")
     parser.add_argument(
         "--delimiter", default="", metavar="C", help="of .csv and .tsv: a character such as ';', or tab (comma, tab)"
     )
-    parser.add_argument("--keep", default="", metavar="A[,B]", help="columns of FILE that come first in the output")
+    parser.add_argument("--keep", default="", metavar="A[,B]", help="columns of the input that come first")
     parser.add_argument("--spans", action="store_true", help="of words with tags, with their places in the text, too")
     parser.add_argument("--on_error", choices=("stop", "skip"), default="stop", help="what a bad record does (stop)")
     parser.add_argument("--max_errors", type=float, default=0.01, metavar="PART", help="with --on_error=skip (0.01)")
@@ -33,27 +36,12 @@ def main() -> None:
     parser.add_argument("--dimensions", type=int, metavar="D", help="of embeddings: the first ones alone (all)")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of products (auto)")
     parser.add_argument("--keep_model", action="store_true", help="a column: which model answered")
+    parser.add_argument("beam_options", nargs="*", metavar="BEAM_OPTIONS", help="such as --runner=DataflowRunner")
     arguments = parser.parse_args()
 
-    from mux_jax.data.formats import parse_delimiter
-    from mux_jax.inference.files import check_input, check_output, predict_file  # slow: after the arguments
-    from mux_jax.inference.predictor import Predictor
+    from mux_jax.bulk.command import predict  # slow to import: after the arguments are checked
 
-    wanted = tuple(name for name in arguments.text_columns.split(",") if name)
-    keep = tuple(dict.fromkeys(name for name in arguments.keep.split(",") if name))
-    delimiter = parse_delimiter(arguments.delimiter, "--delimiter")
-    if not 0 <= arguments.max_errors <= 1:
-        parser.error(f"--max_errors={arguments.max_errors} must be from 0 to 1")
-    output = check_output(arguments.output, arguments.texts, arguments.overwrite)
-    # The model, slow to load, says which columns if none are wanted.
-    check_input(arguments.texts, (), wanted, delimiter, keep)
-    options = ("rows", "ensemble", "stride", "threshold", "defer", "dtype")
-    predictor = Predictor(arguments.model, **{name: getattr(arguments, name) for name in options})
-    source, columns = check_input(arguments.texts, predictor.text_columns, wanted, delimiter)
-    max_errors = arguments.max_errors if arguments.on_error == "skip" else 0.0
-    more = {name: getattr(arguments, name) for name in ("spans", "keep_model", "prompt", "dimensions")}
-    more |= dict(delimiter=delimiter, keep=keep)
-    predict_file(predictor, source, columns, output, max_errors, arguments.overwrite, **more)
+    predict(arguments)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Writes text of any size as a data set for --config.data.source=tfds, on this machine or a cluster."""
 
 import argparse
-import logging
 
 from mux_jax import command_line
 
@@ -27,7 +26,6 @@ def main() -> None:
     from mux_jax.data.dataset_writer import write_dataset  # slow to import: after the arguments are checked
     from mux_jax.data.sources import TextFiles
 
-    logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)  # it logs the error that is raised
     source = TextFiles(arguments.texts, arguments.text_field)
     info = write_dataset(source, arguments.name, arguments.output, arguments.shards, arguments.beam_options)
     split = info.splits["train"]

@@ -12,12 +12,15 @@ from mux_jax.interrupts import undone
 
 
 @contextlib.contextmanager
-def whole_or_absent(path: epath.Path) -> Iterator[epath.Path]:
+def whole_or_absent(path: epath.Path, folder: epath.Path | None = None) -> Iterator[epath.Path]:
     """Yields another name, free and of the same suffix, whose file or folder gets the name `path` at the end.
 
     Until then nothing that has the name is touched; then it is replaced. On any failure what was written is removed.
+
+    Args:
+      folder: where the other name is, on the same disk; default: the folder of `path`.
     """
-    temporary = path.parent / f"{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.partial{path.suffix}"
+    temporary = (folder or path.parent) / f"{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.partial{path.suffix}"
     before = path.parent / f"{temporary.name}.replaced"
 
     renaming = False
@@ -46,9 +49,9 @@ def whole_or_absent(path: epath.Path) -> Iterator[epath.Path]:
     remove(before)
 
 
-def write_atomically(path: epath.Path, text: str) -> None:
-    """Writes a file, whole or not at all: a reader sees the old file or the new one."""
-    with whole_or_absent(path) as temporary:
+def write_atomically(path: epath.Path, text: str, folder: epath.Path | None = None) -> None:
+    """Writes a file, whole or not at all: a reader sees the old file or the new one. `folder`: as above."""
+    with whole_or_absent(path, folder) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -49,15 +49,45 @@ def find_files(patterns: str | Sequence[str]) -> list[epath.Path]:
     Raises:
       InputError: a glob without a file.
     """
-    if isinstance(patterns, str):
-        patterns = [patterns] if _file(patterns) else [pattern.strip(" ") for pattern in patterns.split(",")]
     files = []
-    for pattern in patterns:
+    for pattern in split_patterns(patterns):
         found = _file(pattern) or _glob(pattern)
         if not found:
             raise InputError(f"no file matches {pattern!r}")
         files += found
     return files
+
+
+def split_patterns(patterns: str | Sequence[str]) -> list[str]:
+    """The globs that `find_files` is given, one by one."""
+    if not isinstance(patterns, str):
+        return list(patterns)
+    return [patterns] if _file(patterns) else [pattern.strip(" ") for pattern in patterns.split(",")]
+
+
+def is_file(pattern: str) -> bool:
+    """Whether what `find_files` is given is the name of a file, and no glob."""
+    return bool(_file(pattern))
+
+
+def fixed_part(pattern: str) -> str:
+    """The folder below which a glob matches: of `in/2024-*/a.txt` it is `in`. Of the name of a file its folder."""
+    parts = pattern.split("/")
+    first = len(parts) - 1
+    if not _file(pattern):
+        first = next((i for i, part in enumerate(parts[:-1]) if re.search(r"[*?[]", part)), first)
+    return "/".join(parts[:first]) or ("/" if pattern.startswith("/") else ".")
+
+
+def file_version(path: str | epath.Path) -> dict[str, str | int]:
+    """What tells a file from what it was or will be: its `size` in bytes, and its `version`.
+
+    That is the generation in Google's store, the ETag in others, on a disk the time when it was written.
+    """
+    system, name = fsspec.core.url_to_fs(os.fspath(path))
+    info = system.info(name)
+    version = next((info[key] for key in ("generation", "ETag", "etag", "mtime") if info.get(key) is not None), "")
+    return {"size": int(info["size"]), "version": str(version)}
 
 
 def _file(name: str) -> list[epath.Path]:

@@ -28,7 +28,7 @@ from mux_jax.parallel import hosts
 from mux_jax.progress import say
 
 FORMAT = 1  # of checkpoints; docs/checkpoints.md says what is promised
-_DIGESTS = "digests.json"
+DIGESTS = "digests.json"
 _ITEMS = ("params", "optimizer", "run")
 
 
@@ -177,7 +177,7 @@ class Checkpoints:
 
     def _whole(self) -> list[int]:
         """The steps of the checkpoints that were written to their end."""
-        return [int(p.name) for p in self._folder.iterdir() if p.name.isdigit() and (p / _DIGESTS).exists()]
+        return [int(p.name) for p in self._folder.iterdir() if p.name.isdigit() and (p / DIGESTS).exists()]
 
     def close(self) -> None:
         with self._or_last_good():
@@ -188,9 +188,9 @@ class Checkpoints:
         if not hosts.is_first():
             return
         for folder in self._folder.iterdir():
-            if folder.name.split(".")[0].isdigit() and not (folder / _DIGESTS).exists():
+            if folder.name.split(".")[0].isdigit() and not (folder / DIGESTS).exists():
                 _require_whole(folder)
-                hosts.write_text(folder / _DIGESTS, json.dumps(dict(_digests(folder))))
+                hosts.write_text(folder / DIGESTS, json.dumps(dict(_digests(folder))))
 
 
 def _require_room(folder: epath.Path, size: int) -> None:
@@ -214,12 +214,12 @@ def _require_whole(folder: epath.Path) -> None:
 
 def damaged(folder: epath.Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
-    if not (folder / _DIGESTS).exists():
-        return f"{_DIGESTS} is missing"
+    if not (folder / DIGESTS).exists():
+        return f"{DIGESTS} is missing"
     try:
-        expected = dict(json.loads((folder / _DIGESTS).read_text(encoding="utf-8")))
+        expected = dict(json.loads((folder / DIGESTS).read_text(encoding="utf-8")))
     except (ValueError, TypeError):
-        return f"{_DIGESTS} does not list digests"
+        return f"{DIGESTS} does not list digests"
     found = dict(_digests(folder))
     for name, digest in expected.items():
         if name not in found:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import re
 from typing import Any
 
@@ -11,7 +12,7 @@ from etils import epath
 from mux_jax.checkpoints import exports, hub, huggingface, huggingface_config, sentence_transformers, tensor_files
 from mux_jax.checkpoints.exports import Export
 from mux_jax.checkpoints.hub import HubModel
-from mux_jax.checkpoints.runs import Checkpoints, checkpoint_folder
+from mux_jax.checkpoints.runs import DIGESTS, Checkpoints, checkpoint_folder
 from mux_jax.checkpoints.task_info import TaskInfo
 from mux_jax.configuration import FinetuneConfig, from_mapping
 from mux_jax.data.rows import lengths_up_to
@@ -144,6 +145,22 @@ class ModelSource:
     def prompts(self) -> dict[str, str]:
         """Of an embedding model, what is put before texts, by name; "": what is if none is named."""
         return dict(self.task.prompts) if self.task else {}
+
+    def digest(self) -> str:
+        """Of what decides its answers: shape, weights, tokenizer, lengths. It is the same wherever the folder lies."""
+        if self.step is None:  # what is for people is not the model
+            found = (path for depth in ("*", "*/*") for path in self.folder.glob(depth))
+            paths = [path for path in found if path.is_file() and path.suffix not in (".md", ".png")]
+        else:  # of a run the weights have digests
+            step = checkpoint_folder(self.folder) / str(self.step)
+            named = ("tokenizer*.json", "vocab*", "deferral.json")
+            paths = [step / DIGESTS, *(path for name in named for path in self.folder.glob(name))]
+        digest = hashlib.blake2b(repr((self.config, self.task)).encode(), digest_size=16)
+        for path in sorted(paths):
+            with path.open("rb") as f:
+                of_file = hashlib.file_digest(f, "blake2b").hexdigest()  # type: ignore[arg-type]
+            digest.update(f"{path.relative_to(self.folder)} {of_file}\n".encode())
+        return digest.hexdigest()
 
     def find_tokenizer(self) -> ModelTokenizer | None:
         """The model's own tokenizer; None if there is none. Released models come without: theirs is BERT's."""

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tensorflow_datasets.core.writer import ExampleWriter
 
-from mux_jax import locks
+from mux_jax import locks, pipelines
 from mux_jax.data.sources import TextFiles
 from mux_jax.errors import InputError
 from mux_jax.files import remove
@@ -33,12 +33,7 @@ def write_dataset(
       InputError: a bad name or number of shards, a destination that exists, Beam options that
         Beam refuses, no Beam; while reading, what `TextFiles` raises.
     """
-    try:
-        import apache_beam as beam
-        from apache_beam.options.pipeline_options import PipelineOptions
-    except ImportError as e:
-        raise InputError("preparing a data set needs Apache Beam: pip install 'mux_jax[beam]'") from e
-
+    options = pipelines.check_options(beam_options, "preparing a data set")
     if not re.fullmatch("[a-z][a-z0-9_]*", name):
         raise InputError(f"name {name!r}: a data set's name is of lower-case letters, digits and _, a letter first")
     if shards is not None and shards < 1:
@@ -46,11 +41,6 @@ def write_dataset(
     builder = _TextBuilder(source, name, output)
     if builder.data_path.exists():
         raise InputError(f"{builder.data_path} exists; choose another name or output, or remove it")
-    options = PipelineOptions(list(beam_options))
-    try:
-        beam.Pipeline(options=options)  # checks them
-    except (ValueError, ImportError) as e:
-        raise InputError(f"Beam options: {e}") from e
 
     download = tfds.download.DownloadConfig(beam_options=options, num_shards=shards, try_download_gcs=False)
     folder = epath.Path(builder.data_path.parent)
@@ -69,15 +59,9 @@ def write_dataset(
         locks.hold(folder / ".lock", str(folder)),
         undone(undo),
         tempfile.TemporaryDirectory() as empty,  # TFDS makes a folder for downloads, and there are none
+        pipelines.input_errors(),
     ):
-        try:
-            builder.download_and_prepare(download_dir=empty, download_config=download)
-        except Exception as e:
-            # What a worker raised comes back with the name of the step, from most runners as text.
-            found = re.search(r"InputError: (.*?)(?: \[while running|\n|$)", f"{type(e).__name__}: {e}")
-            if found:
-                raise InputError(found[1]) from e
-            raise
+        builder.download_and_prepare(download_dir=empty, download_config=download)
     return builder.info
 
 

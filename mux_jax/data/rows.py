@@ -41,6 +41,10 @@ class Slots:
             part = slice(start, start + slots)
             yield Slots(self.examples[part], self.real[part], self.length)
 
+    def repeated(self, times: int) -> "Slots":
+        """So many slots in place of each."""
+        return Slots(np.repeat(self.examples, times), np.repeat(self.real, times), self.length)
+
 
 def compose(sizes: np.ndarray, lengths: tuple[int, ...], slots: int, rng: np.random.Generator) -> Iterator[Slots]:
     """Batches of `slots` slots that hold each example once, drawn at random among examples of similar length.

@@ -110,19 +110,22 @@ class BatchRunner:
         ensemble: int = 1,
         report: Callable[[float], None] | None = None,
         copies: bool = True,
+        alone: bool = False,
     ) -> list[np.ndarray]:
         """float32 [C] of each window, [E] of embeddings; of tags [words, C], NaN for words without a place.
 
         `params` are those that `split_layers` gives. Each window (`Encoded`) is in `ensemble` slots, drawn at random,
-        and its logits are averaged over them; and over its `copies` in slots of a row that are left over.
+        and its logits are averaged over them; and over its `copies` in slots of a row that are left over. `alone` it is
+        in all slots of a row.
         """
         count = len(encoded.ids)
         if not count:
             return []
         sums: list[Any] = [0.0] * count
         times, done = np.zeros(count, int), 0
+        slots_of_each = self.config.width if alone else ensemble
         copies = copies and self.config.width > 1  # a row of one text gives the same again
-        for slots, logits in self._run(params, self.batches(encoded, rng, ensemble)):
+        for slots, logits in self._run(params, self.batches(encoded, rng, ensemble, alone)):
             real, width = int(slots.real.sum()), self.config.width
             used = slots.examples[: -(-real // width) * width if copies else real]  # real ones come first
             for slot, example in enumerate(used % count):
@@ -134,21 +137,24 @@ class BatchRunner:
                 times[example] += 1
             done += int(slots.real.sum())
             if report:
-                report(done / (count * ensemble))
+                report(done / (count * slots_of_each))
         return [total / n for total, n in zip(sums, times.tolist())]
 
     def batches(
-        self, encoded: Encoded, rng: np.random.Generator, ensemble: int = 1
+        self, encoded: Encoded, rng: np.random.Generator, ensemble: int = 1, alone: bool = False
     ) -> Iterator[tuple[Slots, list[np.ndarray]]]:
-        """Batches in which each window is in `ensemble` slots, with what `logits` takes: tokens int32[B, N, L], and
-        their types where there are others than 0. They have all rows, or as few as it takes where texts are few.
+        """Batches in which each window is in `ensemble` slots, or `alone` in all of a row, with what `logits` takes:
+        tokens int32[B, N, L], and their types where there are others than 0. They have all rows, or as few as it takes
+        where texts are few.
 
         A slot's example is a window's number plus a multiple of the number of windows.
         """
         ids, width = encoded.ids, self.config.width
-        sizes = np.array([len(x) for x in ids] * ensemble)
-        few = 2 * len(sizes) <= self._rows * width  # of a file the last batch alone would be: not worth compiling for
-        for batch in compose(sizes, self.lengths, self._rows * width, rng):
+        sizes, texts = np.array([len(x) for x in ids] * ensemble), self._rows * (1 if alone else width)
+        few = 2 * len(sizes) <= texts  # of a file the last batch alone would be: not worth compiling for
+        for batch in compose(sizes, self.lengths, texts, rng):
+            if alone:
+                batch = batch.repeated(width)
             # Slots that are left over hold copies, not the other examples that `compose` puts there.
             batch = dataclasses.replace(batch, examples=np.resize(batch.examples[batch.real], len(batch.examples)))
             for slots in batch.split(self._rows_of(batch.length) * width):

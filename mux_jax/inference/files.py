@@ -1,9 +1,6 @@
-"""Predictions from file to file, in bounded memory: a row of output for each record of input."""
+"""Predictions from file to file: both checked first, then a row of output for each record of input."""
 
-import functools
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 from etils import epath
 
@@ -12,14 +9,12 @@ from mux_jax.data import formats
 from mux_jax.errors import InputError
 from mux_jax.files import whole_or_absent
 from mux_jax.inference.predictor import Predictor
-from mux_jax.inference.spans import require_tags
-from mux_jax.inference.writer import OUTPUTS, are_predictions, check_form, is_written, kind, open_writer
+from mux_jax.inference.records import Reading, check_records, write_predictions
+from mux_jax.inference.writer import OUTPUTS, are_predictions, check_form, is_written
 from mux_jax.paths import absolute
 from mux_jax.progress import progress, say
 
-_WINDOW, _WINDOW_CHARACTERS = 16_384, 32_000_000  # records, and characters, held at once, among which rows are composed
 _SHOWN_ERRORS = 5
-_Ask = Callable[[list[Any], Callable[[float], None]], list[dict[str, Any]]]
 
 
 def check_output(path: str, texts: str, overwrite: bool) -> epath.Path:
@@ -76,175 +71,52 @@ def check_input(
 
 
 def predict_file(
-    predictor: Predictor,
-    source: epath.Path,
-    columns: tuple[str, ...],
-    output: epath.Path,
-    max_errors: float = 0.0,
-    overwrite: bool = False,
-    delimiter: str = "",
-    keep: tuple[str, ...] = (),
-    spans: bool = False,
-    keep_model: bool = False,
-    prompt: str | None = None,
-    dimensions: int | None = None,
+    predictor: Predictor, source: epath.Path, reading: Reading, output: epath.Path, overwrite: bool = False
 ) -> dict[str, int]:
     """Writes a prediction or an embedding for each record of `source`, in order; the file appears when it is whole.
 
-    All records are read twice: they are checked before the first one is predicted on. A summary is printed.
+    Progress, the first bad records and a summary are printed.
 
     Args:
-      delimiter: of a TSV or CSV, if it is not a tab or a comma.
-      max_errors: the part of the records that may be bad. Each becomes a row with `error`, without a prediction.
       overwrite: whether `output` may exist.
-      keep: columns that come first in each row, as they are in the record. Rows have all columns then.
-      spans: whether there is a column of them.
-      keep_model: whether there is a column of which model answered.
-      prompt, dimensions: of embeddings, see `Predictor.embed`.
 
     Returns:
       The numbers of `rows` and `errors`.
 
     Raises:
-      InputError: more bad records, by file and line; `output` is being written by another process; spans
-        of a model without, columns to keep of a file of words, labels that a table cannot hold.
+      InputError: more bad records than may be, by file and line; `output` is being written by another process; what
+        the model cannot give, or the file not hold.
     """
-    if spans:
-        require_tags(predictor.config)
-    check_form(output, predictor.config, keep)
-    ask: _Ask = functools.partial(predictor.predict, spans=spans, keep_model=keep_model)
-    if predictor.config.head == "embedding" or prompt or dimensions:
-        predictor.check_embedding(prompt, dimensions)
+    reading.wanted.check(predictor)
+    check_form(output, predictor.config, reading.keep)
+    shown = 0
 
-        def ask(texts: list[Any], report: Callable[[float], None]) -> list[dict[str, Any]]:
-            return [{"embedding": x} for x in predictor.embed(texts, prompt, dimensions, report)]
+    def show_bad(record: formats.Record, error: str) -> None:
+        nonlocal shown
+        shown += 1
+        if shown <= _SHOWN_ERRORS and reading.max_errors:  # or it is raised
+            say(f"{record.where}: {error}")
 
     with locks.hold(output.parent / f".{output.name}.lock", str(output)) as lock:
         if output.exists() and not overwrite:  # by now
             raise InputError(f"{output} exists; --overwrite replaces it")
-        words = predictor.config.head == "token"
-        if words and source.suffix == ".txt":
-            columns = ("words",)
-            if keep:
-                raise InputError(f"--keep={','.join(keep)}: {source} has words and nothing to keep")
-        read = functools.partial(
-            formats.read,
-            source,
-            words=words,
-            delimiter=delimiter,
-            labels=predictor.config.labels,
-            used=(*columns, *keep),
-        )
-        kinds: dict[str, set[str]] = {name: set() for name in keep}
-        counts = _check_records(predictor, source, read, columns, max_errors, kinds)
-        shape = counts["rows"], dimensions or predictor.config.dimensions
-        done, start = 0, time.monotonic()
-        records = read()
+        with progress("checking") as report:
+
+            def show(fraction: float, rows: int) -> None:
+                report(fraction, f"{rows:,} rows")
+
+            checked = check_records(predictor, source, reading, show, say, show_bad)
+        start = time.monotonic()
         with whole_or_absent(output) as partial:
-            with (
-                progress("predicting") as report,
-                open_writer(partial, predictor.config, kinds, spans, keep_model, shape) as write,
-            ):
-                for window in _windows(records):
+            with progress("predicting") as report:
 
-                    def show(fraction: float) -> None:
-                        rows = done + round(fraction * len(window))  # noqa: B023  # called before the next window
-                        rate = rows / (time.monotonic() - start)
-                        report(rows / counts["rows"], f"{rows:,} rows, {rate:,.0f} rows/s")
+                def show_rows(rows: int) -> None:
+                    report(rows / checked.rows, f"{rows:,} rows, {rows / (time.monotonic() - start):,.0f} rows/s")
 
-                    found = _predict(predictor, window, columns, show, ask)
-                    write([{n: r.fields.get(n) for n in keep} | row for r, row in zip(window, found)])
-                    done += len(window)
-            if done != counts["rows"]:
-                raise InputError(f"{source} changed while it was read: {counts['rows']:,} records, then {done:,}")
+                write_predictions(predictor, source, reading, checked, partial, show_rows)
             lock.check()
-    say(f"{output}: {counts['rows']:,} rows, {counts['errors']:,} errors, {predictor.truncated:,} texts cut")
+    say(f"{output}: {checked.rows:,} rows, {checked.errors:,} errors, {predictor.truncated:,} texts cut")
     if len(predictor.models) > 1:
-        share = predictor.deferred / max(1, counts["rows"] - counts["errors"])
+        share = predictor.deferred / max(1, checked.rows - checked.errors)
         say(f"{predictor.deferred:,} texts, {share:.1%}, went to {predictor.models[1]}")
-    return counts
-
-
-def _windows(records: Iterable[formats.Record]) -> Iterator[list[formats.Record]]:
-    """The records in lists of bounded size, whatever their number and length."""
-    window: list[formats.Record] = []
-    characters = 0
-    for record in records:
-        window.append(record)
-        characters += sum(len(str(value)) for value in record.fields.values())
-        if len(window) == _WINDOW or characters >= _WINDOW_CHARACTERS:
-            yield window
-            window, characters = [], 0
-    if window:
-        yield window
-
-
-def _check_records(
-    predictor: Predictor,
-    source: epath.Path,
-    read: Callable[..., Iterator[formats.Record]],
-    columns: tuple[str, ...],
-    max_errors: float,
-    kinds: dict[str, set[str]],
-) -> dict[str, int]:
-    """Reads all records; the numbers of `rows` and `errors`. The first bad ones are printed.
-
-    The kinds of the values of columns are put into `kinds`.
-    """
-    counts = {"rows": 0, "errors": 0}
-    with progress("checking") as report:
-
-        def show(fraction: float) -> None:
-            report(fraction, f"{counts['rows']:,} rows")
-
-        for record in read(on_progress=show, on_note=say):
-            counts["rows"] += 1
-            for name, found in kinds.items():
-                found.add(kind(record.fields.get(name)))
-            _, error = _text(predictor, record, columns)
-            if error and not max_errors:
-                raise InputError(f"{record.where}: {error}")
-            if error:
-                counts["errors"] += 1
-                if counts["errors"] <= _SHOWN_ERRORS:
-                    say(f"{record.where}: {error}")
-    part = counts["errors"] / max(1, counts["rows"])
-    if part > max_errors:
-        raise InputError(
-            f"{source}: {counts['errors']:,} of {counts['rows']:,} records are bad, {part:.1%}; "
-            f"--max_errors={max_errors} allows {max_errors:.1%}. Nothing was written"
-        )
-    return counts
-
-
-def _text(predictor: Predictor, record: formats.Record, columns: tuple[str, ...]) -> tuple[Any, str]:
-    """The text of a record, or why there is none."""
-    words = predictor.config.head == "token"
-    try:
-        text: Any = formats.to_text(record, columns, words=words)
-    except InputError as e:
-        return None, str(e).removeprefix(f"{record.where}: ")
-    return text, predictor.problem(text)
-
-
-def _predict(
-    predictor: Predictor,
-    records: list[formats.Record],
-    columns: tuple[str, ...],
-    show: Callable[[float], None],
-    ask: _Ask,
-) -> list[dict[str, Any]]:
-    """Predictions or errors, in the order of the records."""
-    rows: list[dict[str, Any]] = [{} for _ in records]
-    texts: list[Any] = []
-    places: list[int] = []
-    for i, record in enumerate(records):
-        text, error = _text(predictor, record, columns)
-        if error:
-            rows[i] = {"error": f"{record.where}: {error}"}
-        else:
-            texts.append(text)
-            places.append(i)
-    for i, prediction in zip(places, ask(texts, show)):
-        rows[i] = prediction
-    return rows
+    return {"rows": checked.rows, "errors": checked.errors}

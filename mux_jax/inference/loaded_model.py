@@ -93,7 +93,7 @@ def load(found: ModelSource, dtype: str = "auto") -> LoadedModel:
     return LoadedModel(MuxModel(config), params, tokenizer, lengths, found.text_columns(), found.prompts(), program)
 
 
-def check(config: ModelConfig, rows: int, ensemble: int, threshold: float, where: str = "") -> None:
+def check(config: ModelConfig, rows: int, ensemble: int, alone: bool, threshold: float, where: str = "") -> None:
     """Raises `InputError` if a model cannot predict, or not with these options of `Predictor`."""
     if config.head not in ("sequence", "token", "embedding"):
         raise InputError(
@@ -102,6 +102,8 @@ def check(config: ModelConfig, rows: int, ensemble: int, threshold: float, where
         )
     if not 1 <= ensemble <= config.width:
         raise InputError(f"ensemble={ensemble} must be from 1 to the model's width {config.width}")
+    if alone and ensemble > 1:
+        raise InputError(f"ensemble={ensemble} and alone: a text that is alone has all slots of its row")
     if rows < 1:
         raise InputError(f"rows={rows} must be at least 1")
     if not 0 < threshold < 1:

@@ -62,6 +62,7 @@ class Predictor:
         *,
         rows: int = 32,
         ensemble: int = 1,
+        alone: bool = False,
         seed: int = 0,
         stride: int = 0,
         threshold: float = 0.5,
@@ -72,6 +73,8 @@ class Predictor:
           model: a fine-tuned run's folder, a Hugging Face folder, an id of its hub, or a model in memory.
           rows: multiplexed rows of a batch.
           ensemble: slots that each text is put in, from 1 to the width N; their logits are averaged.
+          alone: whether each text has a row of its own, in all N slots: answers do not depend on other texts then, and
+            N times the rows are run.
           seed: of the draws of which texts share a row.
           stride: tokens that the windows share in which a text over the limit is predicted on; with 0 it is cut. Logits
             are averaged over windows; a word has those of the window in which it stands farthest from the edges.
@@ -88,16 +91,15 @@ class Predictor:
             threshold not between 0 and 1, or of a model with one label a text; a model that does not say when to ask
             which other one, or one with other labels.
         """
-        options = dict(
-            rows=rows, ensemble=ensemble, seed=seed, stride=stride, threshold=threshold, defer=defer, dtype=dtype
-        )
+        options: dict[str, Any] = dict(rows=rows, ensemble=ensemble, alone=alone, seed=seed, stride=stride)
+        options |= dict(threshold=threshold, defer=defer, dtype=dtype)
         aim = parse_aim(defer)
-        self._made_by: dict[str, Any] = options
+        self._made_by = options
         self._path, self._process, self._lock = None, os.getpid(), threading.Lock()
         deferral: Deferral | None = None
         if isinstance(model, str):
             found = open_model(model, takes_export=True)
-            check(found.config, rows, ensemble, threshold, f"{found.folder}: ")
+            check(found.config, rows, ensemble, alone, threshold, f"{found.folder}: ")
             deferral = find_deferral(found) if aim.kind != "off" else None
             self._path, loaded = found.address, load(found, dtype)  # found again from any folder
         elif aim.kind != "off":
@@ -106,19 +108,21 @@ class Predictor:
             loaded = model
         self.config, self.text_columns, self.truncated = loaded.model.config, loaded.text_columns, 0
         self.prompts = loaded.prompts
-        check(self.config, rows, ensemble, threshold)
+        check(self.config, rows, ensemble, alone, threshold)
         lengths, pad_id = loaded.bucket_lengths, loaded.tokenizer.special.pad
         mesh = None if loaded.program else jax.tree.leaves(loaded.params)[0].sharding.mesh
         self.encode = Encoder(loaded.tokenizer, lengths[-1])
         self._encode_windows = Encoder(loaded.tokenizer, lengths[-1], stride) if stride else None
         self.runner = BatchRunner(loaded.model, mesh, rows, lengths, pad_id, loaded.program)
         self.params = loaded.params and split_layers(loaded.params, self.config.compute_dtype)
-        self._ensemble, self.seed, self._threshold = ensemble, seed, threshold
+        self._ensemble, self._alone, self.seed, self._threshold = ensemble, alone, seed, threshold
         self.deferred, self._closed = 0, False
         self.models: tuple[str, ...] = (self._path or "",)
         self.full: Predictor | None = None
         if deferral:
-            self.full = full_predictor(deferral, found, rows, seed, stride, dtype)
+            if alone and self.config.task_kind == "regression":
+                raise InputError(f"defer={defer}: a number is unsure where its row-mates change it; alone has none")
+            self.full = full_predictor(deferral, found, rows, seed, stride, dtype, alone)
             self._places = check_labels(self.config, self.full.config, deferral.full)
             self._share, self._temperature = deferral.share_for(aim), deferral.temperature
             self._limit = deferral.threshold(self._share)
@@ -307,7 +311,7 @@ class Predictor:
                 with self._lock:
                     self.truncated += encoded.truncated
             rng = np.random.default_rng([self.seed, composition] if composition else self.seed)
-            logits = self.runner(self.params, encoded, rng, self._ensemble, report, copies)
+            logits = self.runner(self.params, encoded, rng, self._ensemble, report, copies, self._alone)
             for i, x in zip(places, join_windows(logits, encoded.windows, self._words)):
                 found[i] = x
         return found
@@ -318,7 +322,13 @@ class Predictor:
 
 
 def full_predictor(
-    deferral: Deferral, found: ModelSource, rows: int, seed: int = 0, stride: int = 0, dtype: str = "auto"
+    deferral: Deferral,
+    found: ModelSource,
+    rows: int,
+    seed: int = 0,
+    stride: int = 0,
+    dtype: str = "auto",
+    alone: bool = False,
 ) -> Predictor:
     """The model that `found` defers to, which itself defers to another if it has one.
 
@@ -328,4 +338,4 @@ def full_predictor(
     full = open_full(deferral, found.folder)
     check_labels(found.config, full.config, deferral.full)
     defer = "auto" if Deferral.load(full.folder) else "off"
-    return Predictor(deferral.full, rows=rows, seed=seed, stride=stride, defer=defer, dtype=dtype)
+    return Predictor(deferral.full, rows=rows, alone=alone, seed=seed, stride=stride, defer=defer, dtype=dtype)

@@ -72,31 +72,40 @@ def open_writer(
       spans, answered_by: whether rows have them.
       shape: of embeddings: how many, and their dimensions.
     """
+    flat_columns = [*kinds, *flat_names(config, spans, answered_by), "error"]
+    if path.suffix == ".npy":
+        writer = _npy(path, shape)
+    elif path.suffix == ".parquet":
+        writer = _parquet(path, flat_columns, kinds)
+    elif path.suffix == ".tsv":
+        writer = _tsv(path, flat_columns, kinds)
+    else:
+        columns = [*kinds, *_names(config, spans, answered_by), "error"]
+        writer = _jsonl(path, dict.fromkeys(columns) if kinds else {})
+    with writer as write:
+        yield write
+
+
+def _names(config: ModelConfig, spans: bool, answered_by: bool) -> list[str]:
+    """The columns of a prediction, as `Predictor.predict` names them."""
     if config.head == "token":
         names = ["words", "tags", "spans"] if spans else ["words", "tags"]
     elif config.head == "embedding":
         names = ["embedding"]
     else:
         names = ["score"] if len(config.labels) == 1 else ["labels" if config.multi_label else "label", "probabilities"]
-    names += ["answered_by"] if answered_by else []
-    if path.suffix == ".npy":
-        writer = _npy(path, shape)
-    elif path.suffix == ".parquet":
-        writer = _parquet(path, _flat_names(names, config, kinds), kinds)
-    elif path.suffix == ".tsv":
-        writer = _tsv(path, _flat_names(names, config, kinds), kinds)
-    else:
-        writer = _jsonl(path, dict.fromkeys([*kinds, *names, "error"]) if kinds else {})
-    with writer as write:
-        yield write
+    return names + ["answered_by"] * answered_by
 
 
-def _flat_names(names: list[str], config: ModelConfig, kinds: dict[str, set[str]]) -> list[str]:
+def flat_names(config: ModelConfig, spans: bool, answered_by: bool) -> list[str]:
+    """The columns of a prediction in a table: those of probabilities last."""
+    names = _names(config, spans, answered_by)
     probabilities = [f"probability_{label}" for label in config.labels] if "probabilities" in names else []
-    return [*kinds, *(name for name in names if name != "probabilities"), *probabilities, "error"]
+    return [name for name in names if name != "probabilities"] + probabilities
 
 
-def _flat(row: Row) -> Row:
+def flat(row: Row) -> Row:
+    """A prediction as a row of a table: a column for each probability."""
     row = dict(row)
     for label, probability in row.pop("probabilities", {}).items():
         row[f"probability_{label}"] = probability
@@ -139,7 +148,7 @@ def _tsv(path: epath.Path, names: list[str], kinds: dict[str, set[str]]) -> Iter
         as_text = {*kinds, "spans"}
 
         def write(rows: list[Row]) -> None:
-            for row in map(_flat, rows):
+            for row in map(flat, rows):
                 if "labels" in row:
                     row["labels"] = ",".join(row["labels"])
                 table.writerow([_cell(_as_text(row.get(n)) if n in as_text else row.get(n)) for n in names])
@@ -165,8 +174,8 @@ def _parquet(path: epath.Path, names: list[str], kinds: dict[str, set[str]]) -> 
     with path.open("wb") as f, pyarrow.parquet.ParquetWriter(f, schema) as table:
 
         def write(rows: list[Row]) -> None:
-            flat = [_flat(row) | {name: _as_text(row[name]) for name in texts} for row in rows]
-            table.write_table(pyarrow.Table.from_pylist(flat, schema))
+            found = [flat(row) | {name: _as_text(row[name]) for name in texts} for row in rows]
+            table.write_table(pyarrow.Table.from_pylist(found, schema))
 
         yield write
 

@@ -16,6 +16,7 @@ from mux_jax.checkpoints.convert import convert
 from mux_jax.checkpoints.source import open_model
 from mux_jax.errors import InputError
 from mux_jax.inference import files
+from mux_jax.inference.records import Reading, Wanted
 from tests.conftest import apply, draw_tokens, init, small_model
 from tests.tasks import sentences, write_embedder, write_model
 
@@ -82,7 +83,8 @@ def test_files_of_embeddings(tmp_path, end, one_device):
     (tmp_path / "in.jsonl").write_text('{"text": "time river"}\n{"text": 3}\n{"text": "stone"}\n')
     output = files.check_output(str(tmp_path / f"out.{end}"), "", False)
     source, columns = files.check_input(str(tmp_path / "in.jsonl"), predictor.text_columns, ())
-    assert files.predict_file(predictor, source, columns, output, 0.5, dimensions=5) == {"rows": 3, "errors": 1}
+    reading = Reading(columns=columns, max_errors=0.5, wanted=Wanted(dimensions=5))
+    assert files.predict_file(predictor, source, reading, output) == {"rows": 3, "errors": 1}
     expected = predictor.embed(["time river", "stone"], dimensions=5)
     if end == "npy":
         found = np.load(output, mmap_mode="r")
@@ -108,12 +110,17 @@ def test_what_does_not_go_together_is_said_before_work(tmp_path, one_device):
         (predictor, "out.tsv", {}, "is no place for embeddings; write .npy, .parquet or .jsonl"),
         (predictor, "out.npy", {"keep": ("id",)}, "holds embeddings alone, and no --keep=id"),
         (classifier, "out.npy", {}, "holds embeddings alone, and no predictions"),
-        (classifier, "out.jsonl", {"dimensions": 3}, "this model gives no embeddings"),
-        (predictor, "out.npy", {"dimensions": 99}, "dimensions=99 must be from 1 to 32, those of the model"),
+        (classifier, "out.jsonl", {"wanted": Wanted(dimensions=3)}, "this model gives no embeddings"),
+        (
+            predictor,
+            "out.npy",
+            {"wanted": Wanted(dimensions=99)},
+            "dimensions=99 must be from 1 to 32, those of the model",
+        ),
     ):
         source, output = epath.Path(tmp_path / "in.txt"), epath.Path(tmp_path / output)
         with pytest.raises(InputError, match=message):
-            files.predict_file(asked, source, ("text",), output, **options)
+            files.predict_file(asked, source, Reading(columns=("text",), **options), output)
         assert not output.exists()
     with pytest.raises(InputError, match="this model gives embeddings, and nothing to predict"):
         predictor.predict(["time"])

@@ -23,7 +23,7 @@ from mux_jax.checkpoints.source import open_model
 from mux_jax.data.encoding import Encoded, Encoder
 from mux_jax.data.formats import Record
 from mux_jax.errors import InputError
-from mux_jax.inference import files, writer
+from mux_jax.inference import files, records, writer
 from mux_jax.inference.batch_runner import BatchRunner
 from mux_jax.inference.loaded_model import in_dtype
 from mux_jax.models.encoder import split_layers
@@ -249,11 +249,12 @@ def test_a_signal_ends_a_prediction_with_one_line_and_nothing_half_written(doubl
 def run(predictor, source, output, max_errors=0.0, wanted=(), overwrite=False, delimiter=""):
     output = files.check_output(str(output), str(source), overwrite)
     source, columns = files.check_input(str(source), predictor.text_columns, wanted, delimiter)
-    return files.predict_file(predictor, source, columns, output, max_errors, overwrite, delimiter)
+    reading = records.Reading(columns=columns, delimiter=delimiter, max_errors=max_errors)
+    return files.predict_file(predictor, source, reading, output, overwrite)
 
 
 def test_files_in_and_out(predictor, tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "_WINDOW", 5)
+    monkeypatch.setattr(records, "_WINDOW", 5)
     texts = sentences(12)
     (tmp_path / "in.txt").write_text("\n".join(texts))
     (tmp_path / "in.csv").write_text("id,text\n" + "".join(f"{i},{t}\n" for i, t in enumerate(texts)))
@@ -334,10 +335,10 @@ def test_predictions_from_store_to_store(predictor, tmp_path, bucket):
 
 
 def test_windows_are_bounded_by_characters_and_by_records(monkeypatch):
-    monkeypatch.setattr(files, "_WINDOW", 3)
-    monkeypatch.setattr(files, "_WINDOW_CHARACTERS", 10)
-    records = [Record("", {"text": "x" * n}) for n in (1, 1, 1, 20, 4, 4, 4, 1)]
-    assert [len(window) for window in files._windows(records)] == [3, 1, 3, 1]
+    monkeypatch.setattr(records, "_WINDOW", 3)
+    monkeypatch.setattr(records, "_WINDOW_CHARACTERS", 10)
+    found = [Record("", {"text": "x" * n}) for n in (1, 1, 1, 20, 4, 4, 4, 1)]
+    assert [len(window) for window in records._windows(found)] == [3, 1, 3, 1]
 
 
 def test_columns_are_found_or_those_there_are_named(predictor, tmp_path):

@@ -14,6 +14,7 @@ from mux_jax import configuration
 from mux_jax.checkpoints.source import open_model
 from mux_jax.errors import InputError
 from mux_jax.inference import files
+from mux_jax.inference.records import Reading
 from mux_jax.models.config import ModelConfig
 from mux_jax.training import loop
 from mux_jax.training.finetune_data import load_finetune_data
@@ -134,9 +135,9 @@ def test_a_table_does_not_hold_labels_with_commas(tmp_path, one_device):
             with pytest.raises(
                 InputError, match="out.tsv: commas stand between labels, and the label 'a, b' holds one"
             ):
-                files.predict_file(predictor, source, columns, output)
+                files.predict_file(predictor, source, Reading(columns=columns), output)
         else:
-            assert files.predict_file(predictor, source, columns, output)["rows"] == 1
+            assert files.predict_file(predictor, source, Reading(columns=columns), output)["rows"] == 1
 
 
 def test_an_ensemble_averages_logits(tmp_path, one_device):
