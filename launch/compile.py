@@ -20,6 +20,7 @@ _MESH = flags.DEFINE_string("mesh", "", "How to split, as in data=-1,fsdp=4; def
 _WHAT = flags.DEFINE_enum("what", "training", ("training", "inference"), "Which step.")
 _CHIPS = flags.DEFINE_list("chips", [], "For a table: other numbers of chips, the exchange by formula.")
 _ROWS = flags.DEFINE_integer("rows_per_chip", 0, "Rows for each chip instead of config.rows of all.", lower_bound=0)
+_OPERATIONS = flags.DEFINE_integer("operations", 0, "How many lines of what a step spends its time on.", lower_bound=0)
 
 
 def main() -> None:
@@ -51,7 +52,7 @@ def main() -> None:
             raise InputError(f"--chips={','.join(_CHIPS.value)} must be numbers from 1 on")
     chips = [int(count) for count in _CHIPS.value]
     mesh, given = report.parse_mesh(_MESH.value), "rows" in config_flags.get_override_values(flags.FLAGS["config"])
-    fits = report.run(_TOPOLOGY.value, configs, _WHAT.value, mesh, _ROWS.value, chips, given)
+    fits = report.run(_TOPOLOGY.value, configs, _WHAT.value, mesh, _ROWS.value, chips, given, _OPERATIONS.value)
     sys.exit(0 if fits else 1)
 
 

@@ -5,6 +5,7 @@ import os
 import secrets
 from collections.abc import Iterator
 
+import fsspec
 from etils import epath
 
 from mux_jax.errors import InputError
@@ -42,11 +43,20 @@ def whole_or_absent(path: epath.Path, folder: epath.Path | None = None) -> Itera
                 temporary.rename(path)
                 renaming = False
             else:
-                temporary.replace(path)
+                _rename(temporary, path)
         except BaseException:
             undo()
             raise
     remove(before)
+
+
+def _rename(file: epath.Path, path: epath.Path) -> None:
+    """A file gets the name `path`, in place of what has it. In an object store folders need not be there for that."""
+    if "://" not in str(path):
+        file.replace(path)
+        return
+    system, source = fsspec.core.url_to_fs(str(file))
+    system.mv(source, fsspec.core.url_to_fs(str(path))[1])
 
 
 def write_atomically(path: epath.Path, text: str, folder: epath.Path | None = None) -> None:

@@ -17,10 +17,12 @@ def check_options(beam_options: Sequence[str], what: str) -> Any:
     """
     try:
         import apache_beam as beam
-        from apache_beam.options.pipeline_options import PipelineOptions
+        from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
     except ImportError as e:
         raise InputError(f"{what} needs Apache Beam: pip install 'mux_jax[beam]'") from e
     options = PipelineOptions(list(beam_options))
+    if options.view_as(StandardOptions).no_wait_until_finish:
+        raise InputError("Beam options: --no_wait_until_finish would end the command before its work")
     try:
         beam.Pipeline(options=options)  # checks them
     except (ValueError, ImportError) as e:

@@ -17,6 +17,7 @@ from mux_jax.checkpoints.runs import Checkpoints, checkpoint_folder
 from mux_jax.errors import InputError
 from mux_jax.files import write_atomically
 from mux_jax.training.loop import train
+from tests.bulk.test_folder import FILES, command, write_files
 from tests.tasks import LABELS, sentences, write_model
 
 ROOT = Path(__file__).parents[1]
@@ -136,3 +137,20 @@ def test_predictions_go_from_bucket_to_bucket(object_store, tmp_path):
         [*command, "--output", f"{object_store}/deep/out.jsonl"], cwd=ROOT, capture_output=True, text=True
     )
     assert again.returncode == 2 and "exists; --overwrite replaces it" in again.stderr
+
+
+def test_a_folder_of_predictions(object_store, tmp_path):
+    model = write_model(tmp_path / "m", sharpen=True, head="sequence", labels=LABELS)
+    write_files(tmp_path / "in")
+    for name in FILES:
+        epath.Path(f"{object_store}/in/{name}").write_text((tmp_path / "in" / name).read_text())
+    for texts, output in ((tmp_path / "in", tmp_path / "out"), (f"{object_store}/in", f"{object_store}/out")):
+        run = command(model, f"{texts}/**/*.jsonl", output)
+        done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0 and "3 files, 48 rows, 0 errors" in done.stdout, done.stdout + done.stderr
+    for name in FILES:
+        assert epath.Path(f"{object_store}/out/{name}").read_bytes() == (tmp_path / "out" / name).read_bytes()
+    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "3 files are whole; 0 to do" in done.stdout, done.stdout + done.stderr
+    names = fsspec.filesystem("gcs").find(f"{object_store}/out")
+    assert not [name for name in names if "partial" in name or name.endswith(".lock")]

@@ -1,8 +1,10 @@
 """Apache Beam: `launch/predict.py` on any of its runners, and a handler for `RunInference`."""
 
+import concurrent.futures
 import dataclasses
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -12,44 +14,71 @@ from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 
 from mux_jax import pipelines
 from mux_jax.bulk.folder import Job
-from mux_jax.bulk.shards import Manifest, Shard, predict_shard
+from mux_jax.bulk.shards import Manifest, Shard, predict_shard, whole
 from mux_jax.bulk.worker import OPTIONS, Worker
-from mux_jax.errors import InputError
+from mux_jax.errors import InputError, TrainingError
 from mux_jax.inference.records import Reading
 
 _NAMESPACE = "mux_jax"
+_AT_ONCE = threading.Semaphore(2)  # files in a process: one is read and tokenised while the device works on the other
+_LOOKING = 16  # threads that read manifests, which may be far away
+_counting, _cut = threading.Lock(), dict[Worker, int]()
 _BATCH = 1024  # texts of a batch at least, so that rows are full and of few lengths
 
 
-def on_runner(job: Job, options: Any) -> list[Manifest]:
-    """Predicts on the files of a job by Beam's runner, a file at a time on each of its workers.
+def on_runner(job: Job, check: Callable[[], None], options: Any) -> list[Manifest]:
+    """Predicts on the files of a job by Beam's runner, whole files, two at a time in each of its processes.
 
-    The counters `files`, `rows`, `errors` are Beam's metrics, in the namespace `mux_jax`.
+    The counters `files`, `rows`, `errors` and `cut` (texts) are Beam's metrics, in the namespace `mux_jax`.
 
     Args:
+      check: is of no account: workers elsewhere do not hold the lock, and may write a file twice, alike.
       options: Beam's `PipelineOptions`.
+
+    Raises:
+      TrainingError: files that have no output at the end.
     """
     with pipelines.input_errors(), beam.Pipeline(options=options) as pipeline:
         files = pipeline | "Files" >> beam.Create(list(job.todo)) | "Spread" >> beam.Reshuffle()
-        files | "Predict" >> beam.ParDo(_PredictFile(job.worker, job.reading))  # noqa: B018  # a step of the pipeline
-    manifests = [Manifest.read(shard) for shard, _ in job.todo]  # a runner elsewhere gives nothing back
-    return [manifest for manifest in manifests if manifest]
+        step = _PredictFile(job.worker, job.reading, job.common)
+        files | "Predict" >> beam.ParDo(step)  # noqa: B018  # a step of the pipeline
+
+    def find(shard: Shard, read: dict[str, Any]) -> Manifest | None:
+        made, manifest = job.common | {"input": read}, Manifest.read(shard)
+        failed = manifest and manifest.failure and manifest.made_of == made
+        return manifest if failed else whole(shard, made, "", overwrite=True)
+
+    with concurrent.futures.ThreadPoolExecutor(_LOOKING) as pool:  # a runner elsewhere gives nothing back
+        found = list(pool.map(find, *zip(*job.todo)))
+    if None in found:
+        raise TrainingError(f"{found.count(None):,} files have no output, by the runner; the same command goes on")
+    return [manifest for manifest in found if manifest]
 
 
 class _PredictFile(beam.DoFn):
     """Predicts on a file. Bad input of one file is in its manifest and ends nothing."""
 
-    def __init__(self, worker: Worker, reading: Reading):
-        self._worker, self._reading = worker, reading
+    def __init__(self, worker: Worker, reading: Reading, common: dict[str, Any]):
+        self._worker, self._reading, self._common = worker, reading, common
 
     def setup(self) -> None:
         _ = self._worker.predictor  # loaded once a process
 
-    def process(self, element: tuple[Shard, dict]) -> Iterator[None]:
-        manifest = predict_shard(self._worker, element[0], self._reading, element[1])
-        for name, count in (("files", 1), ("rows", manifest.rows), ("errors", manifest.errors)):
+    def process(self, element: tuple[Shard, dict[str, Any]]) -> Iterator[None]:
+        shard, read = element
+        with _AT_ONCE:
+            manifest = predict_shard(self._worker, shard, self._reading, self._common | {"input": read})
+        counts = {"files": 1, "rows": manifest.rows, "errors": manifest.errors, "cut": _newly_cut(self._worker)}
+        for name, count in counts.items():
             Metrics.counter(_NAMESPACE, name).inc(count)
         yield from ()
+
+
+def _newly_cut(worker: Worker) -> int:
+    """Texts cut in this process since the last call."""
+    with _counting:
+        before, _cut[worker] = _cut.get(worker, 0), worker.predictor.truncated
+        return _cut[worker] - before
 
 
 class _Model:

@@ -3,12 +3,11 @@
 import argparse
 import dataclasses
 import functools
-import glob
 import os
 from collections.abc import Callable
 
 from mux_jax import pipelines
-from mux_jax.bulk.folder import Job, in_this_process, plan, predict_files
+from mux_jax.bulk.folder import in_this_process, plan, predict_files
 from mux_jax.bulk.shards import Manifest
 from mux_jax.bulk.worker import Worker
 from mux_jax.data.formats import parse_delimiter
@@ -16,6 +15,7 @@ from mux_jax.errors import InputError
 from mux_jax.inference.files import check_input, check_output, predict_file
 from mux_jax.inference.predictor import Predictor
 from mux_jax.inference.records import Reading, Wanted
+from mux_jax.inference.writer import OUTPUTS
 from mux_jax.paths import find_files, is_file
 
 _OPTIONS = ("rows", "ensemble", "stride", "threshold", "defer", "dtype")
@@ -38,7 +38,10 @@ def predict(arguments: argparse.Namespace) -> None:
         wanted=Wanted(**{name: getattr(arguments, name) for name in _WANTED}),
     )
     options = {name: getattr(arguments, name) for name in _OPTIONS}
-    if os.path.splitext(arguments.output.rstrip("/"))[1]:
+    if arguments.beam_options and not arguments.beam_options[0].startswith("-"):
+        raise InputError(f"{arguments.beam_options[0]}: quote the globs, as in --texts='in/*.parquet'")
+    suffix = os.path.splitext(arguments.output.rstrip("/"))[1]
+    if suffix in OUTPUTS or suffix and is_file(arguments.texts):
         _one_file(arguments, reading, options)
     else:
         _folder(arguments, reading, options)
@@ -47,9 +50,8 @@ def predict(arguments: argparse.Namespace) -> None:
 def _one_file(arguments: argparse.Namespace, reading: Reading, options: dict) -> None:
     if arguments.format or arguments.beam_options:
         raise InputError(f"--format and Beam's options are for a folder, and --output={arguments.output} is a file")
-    if glob.has_magic(arguments.texts) and not is_file(arguments.texts):
-        count = len(find_files(arguments.texts))
-        raise InputError(f"--texts={arguments.texts} matches {count:,} files; --output=DIR takes them, with no suffix")
+    if not is_file(arguments.texts) and (count := len(find_files(arguments.texts))):
+        raise InputError(f"--texts={arguments.texts} matches {count:,} files; give a folder for them: --output=DIR")
     output = check_output(arguments.output, arguments.texts, arguments.overwrite)
     # The model, slow to load, says which columns if none are wanted.
     check_input(arguments.texts, (), reading.columns, reading.delimiter, reading.keep)
@@ -60,7 +62,7 @@ def _one_file(arguments: argparse.Namespace, reading: Reading, options: dict) ->
 
 
 def _folder(arguments: argparse.Namespace, reading: Reading, options: dict) -> None:
-    run: Callable[[Job], list[Manifest]] = in_this_process
+    run: Callable[..., list[Manifest]] = in_this_process
     suffix = f".{arguments.format}" if arguments.format else ""
     if arguments.beam_options:
         beam_options = pipelines.check_options(arguments.beam_options, "predicting on a runner")

@@ -5,13 +5,26 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from etils import epath
 
 from mux_jax import locks
-from mux_jax.bulk.shards import ERRORS, LOCK, PARTIAL, Manifest, Shard, find_shards, made_of, predict_shard, whole
+from mux_jax.bulk.shards import (
+    ERRORS,
+    LOCK,
+    PARTIAL,
+    Manifest,
+    Shard,
+    common,
+    find_shards,
+    input_of,
+    predict_shard,
+    whole,
+)
 from mux_jax.bulk.worker import Worker
-from mux_jax.checkpoints.source import open_model
+from mux_jax.checkpoints.source import ModelSource, open_model
+from mux_jax.data.formats import import_pyarrow
 from mux_jax.errors import InputError
 from mux_jax.files import remove
 from mux_jax.inference.deferral import Deferral, open_full
@@ -31,14 +44,16 @@ class Job:
     Attributes:
       worker, reading: of all files.
       root: the folder of the outputs.
-      todo: the files, each with what its output is made of (`made_of`).
+      common: what all outputs are made of.
+      todo: the files, each as it was when the job began (`input_of`).
       done: what is known of the outputs that are whole.
     """
 
     worker: Worker
     reading: Reading
     root: epath.Path
-    todo: tuple[tuple[Shard, dict], ...]
+    common: dict[str, Any]
+    todo: tuple[tuple[Shard, dict[str, Any]], ...]
     done: tuple[Manifest, ...]
 
 
@@ -50,39 +65,54 @@ def plan(
     Args:
       texts, root, suffix: see `find_shards`.
       reading: its columns, if there are none, are found.
-      overwrite: whether outputs that were made of something else are made anew.
-      same_machine: whether this process predicts, so that the dtype of products that it takes is that of all.
+      overwrite: whether predictions that were made of something else are made anew.
+      same_machine: whether this process predicts; the model is loaded then, and its dtype of products is that of all.
 
     Raises:
       InputError: no file; one without the columns that others have; outputs that exist and are made of something else,
         or have no place for what is asked; a model that cannot give it.
     """
-    shards, predictor = find_shards(texts, root, suffix), worker.predictor
+    shards, found = find_shards(texts, root, suffix), open_model(worker.model, takes_export=True)
+    worker.wanted.check(found.config, found.prompts())
     for shard in shards:
-        check_form(shard.output, predictor.config, reading.keep)
-    digest, dtype = _digest(worker), predictor.config.compute_dtype if same_machine else ""
+        check_form(shard.output, found.config, reading.keep)
+    if parquet := next((shard for shard in shards if shard.name.endswith(".parquet")), None):
+        import_pyarrow(parquet.output)
+    dtype = worker.predictor.config.compute_dtype if same_machine else ""
     with concurrent.futures.ThreadPoolExecutor(_LOOKING) as pool:
 
-        def columns(shard: Shard) -> tuple[str, ...]:
+        def columns_of(shard: Shard) -> tuple[str, ...]:
             check_input(shard.source, (), reading.columns, reading.delimiter, reading.keep)
-            return check_input(shard.source, predictor.text_columns, reading.columns, reading.delimiter)[1]
+            return check_input(shard.source, found.text_columns(), reading.columns, reading.delimiter)[1]
 
-        found = list(pool.map(columns, shards))
-        for shard, names in zip(shards, found):
-            if names != found[0]:
+        columns = list(pool.map(columns_of, shards))
+        for shard, names in zip(shards, columns):
+            if names != columns[0]:
                 raise InputError(
-                    f"{shard.source} has its text in {', '.join(names)}, {shards[0].source} in {', '.join(found[0])}; "
-                    "--text_columns names the columns for all"
+                    f"{shard.source} has its text in {', '.join(names)}, {shards[0].source} in "
+                    f"{', '.join(columns[0])}; --text_columns names the columns for all"
                 )
-        reading = dataclasses.replace(reading, columns=found[0])
-        made = list(pool.map(lambda shard: made_of(worker, reading, digest, shard), shards))
-        known = list(pool.map(lambda shard, made: whole(shard, made, dtype, overwrite), shards, made))
-    todo = tuple((shard, m) for shard, m, manifest in zip(shards, made, known) if manifest is None)
-    return Job(worker, reading, epath.Path(shards[0].root), todo, tuple(filter(None, known)))
+        reading = dataclasses.replace(reading, columns=columns[0])
+        of_all = common(worker, reading, _digest(found, worker))
+
+        def look(shard: Shard) -> tuple[dict[str, Any], Manifest | None]:
+            read = input_of(shard)
+            return read, whole(shard, of_all | {"input": read}, dtype, overwrite)
+
+        known = list(pool.map(look, shards))
+    for shard, (_, manifest) in zip(shards, known):
+        if manifest and manifest.errors > reading.max_errors * manifest.rows:
+            raise InputError(f"{shard.output} has {manifest.errors:,} bad records of {manifest.rows:,}: --max_errors")
+    todo = tuple((shard, read) for shard, (read, manifest) in zip(shards, known) if manifest is None)
+    done = tuple(manifest for _, manifest in known if manifest)
+    return Job(worker, reading, epath.Path(shards[0].root), of_all, todo, done)
 
 
-def predict_files(job: Job, run: Callable[[Job], Sequence[Manifest]]) -> None:
-    """Predicts on files, by `run`; prints a summary.
+def predict_files(job: Job, run: Callable[[Job, Callable[[], None]], Sequence[Manifest]]) -> None:
+    """Predicts on files; prints a summary.
+
+    Args:
+      run: (a job, what to call before an output gets its name) -> a manifest for each file to do.
 
     Raises:
       InputError: bad input in a file; the others are done.
@@ -91,48 +121,61 @@ def predict_files(job: Job, run: Callable[[Job], Sequence[Manifest]]) -> None:
     if job.done:
         say(f"{job.root}: {len(job.done):,} files are whole; {len(job.todo):,} to do")
     start = time.monotonic()
-    with locks.hold(job.root / LOCK, str(job.root)):
+    with locks.hold(job.root / LOCK, str(job.root)) as lock:
         remove(job.root / PARTIAL)  # of a process that was killed
-        new = run(job) if job.todo else []
+        new = run(job, lock.check) if job.todo else []
         remove(job.root / PARTIAL)
     seconds = time.monotonic() - start
-    failures = [manifest for manifest in new if manifest.failure]
+    failures = [manifest.failure for manifest in new if manifest.failure]
     made = [*job.done, *(manifest for manifest in new if not manifest.failure)]
     rows, errors = (sum(getattr(manifest, name) for manifest in made) for name in ("rows", "errors"))
     rate = sum(manifest.rows for manifest in new) / seconds
     say(f"{job.root}: {len(made):,} files, {rows:,} rows, {errors:,} errors" + f", {rate:,.0f} rows/s" * bool(new))
+    if len(dtypes := sorted({manifest.dtype for manifest in made})) > 1:
+        say(f"machines differ: products were in {' and '.join(dtypes)}, as the manifests say; --dtype sets one for all")
     if errors or failures:
         say(f"bad records: {job.root / ERRORS}")
     if failures:
-        raise InputError(
-            f"{failures[0].failure}" + f"; {len(failures) - 1} more files have no output" * (len(failures) > 1)
-        )
+        more = f"; {len(failures) - 1:,} more files have no output" if len(failures) > 1 else ""
+        raise InputError(f"{failures[0]}{more}")
 
 
-def in_this_process(job: Job) -> list[Manifest]:
+def in_this_process(job: Job, check: Callable[[], None]) -> list[Manifest]:
     """Predicts here, on all devices of this host, and shows progress."""
-    sizes = {shard: made["input"]["size"] for shard, made in job.todo}
-    fractions, rows, lock = dict.fromkeys(sizes, 0.0), dict.fromkeys(sizes, 0), threading.Lock()
-    start = time.monotonic()
+    predictor, size = job.worker.predictor, sum(read["size"] for _, read in job.todo)
+    rows: dict[str, int] = {}  # of the files under way
+    all_rows, all_bytes, files = 0, 0.0, 0
+    lock, start = threading.Lock(), time.monotonic()
     with progress("predicting") as report, concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:
 
-        def predict(shard: Shard, made: dict) -> Manifest:
+        def predict(shard: Shard, read: dict[str, Any]) -> Manifest:
             def show(done: int, of: int) -> None:
+                nonlocal all_rows, all_bytes
                 with lock:
-                    rows[shard], fractions[shard] = done, done / max(1, of)
-                    fraction = sum(fractions[s] * size for s, size in sizes.items()) / max(1, sum(sizes.values()))
-                    files, all_rows = sum(f == 1 for f in fractions.values()), sum(rows.values())
+                    new = done - rows.get(shard.name, 0)
+                    rows[shard.name] = done
+                    all_rows, all_bytes = all_rows + new, all_bytes + read["size"] * new / max(1, of)
                     rate = all_rows / (time.monotonic() - start)
-                    report(fraction, f"{files:,} of {len(sizes):,} files, {all_rows:,} rows, {rate:,.0f} rows/s")
+                    note = f"{files:,} of {len(job.todo):,} files, {all_rows:,} rows, {rate:,.0f} rows/s"
+                    report(all_bytes / max(1, size), note)
 
-            return predict_shard(job.worker, shard, job.reading, made, show)
+            manifest = predict_shard(job.worker, shard, job.reading, job.common | {"input": read}, show, check)
+            with lock:
+                nonlocal files
+                files += 1
+                rows.pop(shard.name, None)
+            return manifest
 
-        return list(pool.map(predict, *zip(*job.todo)))
+        manifests = list(pool.map(predict, *zip(*job.todo)))
+    if predictor.truncated:
+        say(f"{predictor.truncated:,} texts cut")
+    if len(predictor.models) > 1:
+        say(f"{predictor.deferred:,} texts went to {predictor.models[1]}")
+    return manifests
 
 
-def _digest(worker: Worker) -> str:
+def _digest(found: ModelSource, worker: Worker) -> str:
     """Of the model, and of those that it asks."""
-    found = open_model(worker.model, takes_export=True)
     digests = [found.digest()]
     if dict(worker.options).get("defer", "off") != "off":
         while deferral := Deferral.load(found.folder):

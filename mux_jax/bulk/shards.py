@@ -23,9 +23,11 @@ from mux_jax.bulk.worker import Worker
 from mux_jax.data.formats import Record
 from mux_jax.errors import InputError
 from mux_jax.files import remove, whole_or_absent, write_atomically
+from mux_jax.inference.files import is_ours
 from mux_jax.inference.records import Reading, check_records, write_predictions
 from mux_jax.inference.writer import OUTPUTS
 from mux_jax.paths import absolute, file_version, find_files, fixed_part, split_patterns
+from mux_jax.progress import say
 
 MANIFESTS, ERRORS, PARTIAL, LOCK = "_manifests", "_errors", "_partial", ".lock"
 
@@ -84,18 +86,11 @@ class Manifest:
 
     @staticmethod
     def read(shard: Shard) -> "Manifest | None":
-        """That of a shard; None if there is none.
-
-        Raises:
-          InputError: a file that is something else.
-        """
-        file = shard.manifest
-        if not file.exists():
-            return None
+        """That of a shard; None if there is none that can be read."""
         try:
-            return Manifest(**json.loads(file.read_text(encoding="utf-8")))
-        except (TypeError, ValueError) as e:
-            raise InputError(f"{file} is not what was written here: {e}") from e
+            return Manifest(**json.loads(shard.manifest.read_text(encoding="utf-8")))
+        except (FileNotFoundError, TypeError, ValueError):
+            return None
 
     def write(self, shard: Shard) -> None:
         shard.manifest.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +106,7 @@ def find_shards(texts: str | Sequence[str], root: str, suffix: str = "") -> list
       suffix: of outputs; default: that of the input if outputs may have it, else `.jsonl`.
 
     Raises:
-      InputError: no file; two with one output; files in the folder of outputs.
+      InputError: no file, besides those in the folder of outputs; two with one output.
     """
     folder, shards, sources = absolute(root), list[Shard](), dict[str, str]()
     for pattern in split_patterns(texts):
@@ -119,29 +114,36 @@ def find_shards(texts: str | Sequence[str], root: str, suffix: str = "") -> list
         for file in find_files([pattern]):
             source = os.fspath(absolute(file))
             if source.startswith(f"{folder}/"):
-                raise InputError(f"{source} lies in the folder to write to; choose one that {pattern!r} does not match")
-            below = source.removeprefix(fixed)
-            stem, end = os.path.splitext(below)
+                continue  # an output of an earlier run
+            stem, end = os.path.splitext(source.removeprefix(fixed))
             name = stem + (suffix or (end if end in OUTPUTS else ".jsonl"))
             if sources.setdefault(name, source) != source:
                 raise InputError(f"{sources[name]} and {source} would both be written to {folder / name}")
             shards.append(Shard(source, os.fspath(folder), name))
+    if not shards:
+        raise InputError(f"no file matches {texts!r} but those in {folder}, the folder to write to")
     return sorted(set(shards), key=lambda shard: shard.name)
 
 
-def made_of(worker: Worker, reading: Reading, digest: str, shard: Shard) -> dict[str, Any]:
-    """What decides an output; see `Manifest`. `digest` is the model's."""
+def common(worker: Worker, reading: Reading, digest: str) -> dict[str, Any]:
+    """What all outputs of a job are made of; `digest` is the model's. `Manifest.made_of` has the input, too."""
     options = dict(worker.options) | {"delimiter": reading.delimiter, "columns": list(reading.columns)}
     options |= {"keep": list(reading.keep)} | dataclasses.asdict(reading.wanted)
-    return {"model": digest, "options": options, "input": {"path": shard.source} | file_version(shard.source)}
+    return {"model": digest, "options": options}
 
 
-def whole(shard: Shard, wanted: dict[str, Any], dtype: str, overwrite: bool) -> Manifest | None:
+def input_of(shard: Shard) -> dict[str, Any]:
+    """The file as it is now."""
+    return {"path": shard.source} | file_version(shard.source)
+
+
+def whole(shard: Shard, made: dict[str, Any], dtype: str, overwrite: bool) -> Manifest | None:
     """What is known of an output that is whole and made of what is wanted; None if there is none.
 
     Args:
+      made: what it is to be made of.
       dtype: of products; "": whatever the machine chose.
-      overwrite: whether an output that is made of something else counts as none, instead of as an error.
+      overwrite: whether predictions that are made of something else count as none, instead of as an error.
 
     Raises:
       InputError: an output that is made of something else, or that nothing is known of.
@@ -152,16 +154,17 @@ def whole(shard: Shard, wanted: dict[str, Any], dtype: str, overwrite: bool) -> 
     if manifest is None:
         fault = f"has no manifest in {MANIFESTS}"
     elif manifest.failure or manifest.size != shard.output.stat().length:
-        return None  # stopped while it was replaced
+        fault = f"is not what its manifest in {MANIFESTS} says"
     else:
-        made = manifest.made_of | {"dtype": manifest.dtype}
-        difference = _difference(made, wanted | {"dtype": dtype or manifest.dtype})
-        if not difference:
+        found = _difference(manifest.made_of | {"dtype": manifest.dtype}, made | {"dtype": dtype or manifest.dtype})
+        if not found:
             return manifest
-        fault = f"was made with {difference}"
-    if overwrite:
-        return None
-    raise InputError(f"{shard.output} {fault}; --overwrite replaces it, another --output leaves it")
+        fault = f"was made with {found}"
+    if not overwrite:
+        raise InputError(f"{shard.output} {fault}; --overwrite replaces it, another --output leaves it")
+    if not is_ours(shard.output):
+        raise InputError(f"{shard.output} holds no predictions; --overwrite replaces only what predictions are in")
+    return None
 
 
 def _difference(made: dict[str, Any], wanted: dict[str, Any], name: str = "") -> str:
@@ -182,34 +185,41 @@ def predict_shard(
     reading: Reading,
     made: dict[str, Any],
     on_rows: Callable[[int, int], None] = lambda done, rows: None,
+    check: Callable[[], None] = lambda: None,
 ) -> Manifest:
-    """Writes the predictions on a file, its bad records and its manifest.
+    """Writes the predictions on a file, its bad records and its manifest, unless that is done.
 
     Bad input is in the manifest and not raised, so that other files go on.
 
     Args:
-      made: as `made_of` gives it.
+      made: what the output is made of.
       on_rows: is told how many rows of how many are done.
+      check: is called before the output gets its name; it raises if that shall not be.
     """
+    if done := whole(shard, made, "", overwrite=True):
+        return done  # by another worker, or before a retry
     predictor, source = worker.predictor, epath.Path(shard.source)
-    known = Manifest(made, predictor.config.compute_dtype)
+    manifest = Manifest(made, predictor.config.compute_dtype)
     shard.output.parent.mkdir(parents=True, exist_ok=True)
     shard.partial.mkdir(parents=True, exist_ok=True)
-    remove(shard.output)  # an old one must not be there beside the new manifest
     try:
         with _bad_records(shard) as on_bad:
-            checked = check_records(predictor, source, reading, on_bad=on_bad)
+            checked = check_records(predictor, source, reading, on_note=say, on_bad=on_bad)
         with whole_or_absent(shard.output, shard.partial) as partial:
             write_predictions(predictor, source, reading, checked, partial, lambda done: on_rows(done, checked.rows))
+            if input_of(shard) != made["input"]:
+                raise InputError(f"{source} changed while it was read")
             with partial.open("rb") as f:
                 digest = hashlib.file_digest(f, "sha256").hexdigest()  # type: ignore[arg-type]
-            size = partial.stat().length
-            known = dataclasses.replace(known, rows=checked.rows, errors=checked.errors, size=size, digest=digest)
-            known.write(shard)
+            counts = {"rows": checked.rows, "errors": checked.errors, "size": partial.stat().length}
+            manifest = dataclasses.replace(manifest, **counts, digest=digest)
+            check()
+            remove(shard.output)  # an old one must not be there beside the new manifest
+            manifest.write(shard)
     except InputError as e:
-        known = dataclasses.replace(known, failure=str(e))
-        known.write(shard)
-    return known
+        manifest = dataclasses.replace(manifest, failure=str(e))
+        manifest.write(shard)
+    return manifest
 
 
 @contextlib.contextmanager

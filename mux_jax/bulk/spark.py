@@ -31,7 +31,7 @@ def predict_udf(path: str, **options: Any) -> Any:
 
     The columns are `label` and `probability_LABEL` of each; or `labels`; `score`; `words` and `tags`; `embedding`. Each
     Python worker loads the model once. Texts of one Arrow batch (`spark.sql.execution.arrow.maxRecordsPerBatch`) share
-    rows; `alone=True` keeps each to itself.
+    rows; `alone=True` keeps each to itself. A null has null columns.
 
     Args:
       path: of a model, or its id on the hub; executors read it from there.
@@ -41,21 +41,32 @@ def predict_udf(path: str, **options: Any) -> Any:
       InputError: an option that is none, no such model.
     """
     worker = Worker.of(path, **options)
-    config = open_model(worker.model, takes_export=True).config
+    found = open_model(worker.model, takes_export=True)
+    worker.wanted.check(found.config, found.prompts())
+    config = found.config
     names = flat_names(config, worker.wanted.spans, worker.wanted.keep_model)
     columns = StructType([StructField(name, _TYPES.get(name, DoubleType())) for name in names])
 
     def predict(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
         for batch in batches:
-            rows = worker.predict(_texts(batch))
-            yield pd.DataFrame([flat(row) for row in rows], columns=names)
+            texts = _texts(batch)
+            there = [text is not None for text in texts]
+            found = iter(worker.predict([text for text in texts if text is not None]))
+            rows = [flat(next(found)) if known else dict.fromkeys(names) for known in there]
+            yield pd.DataFrame(
+                rows, columns=names, dtype=object
+            )  # or texts with nulls are Arrow's, which Spark refuses
 
     make: Any = pandas_udf  # whose overloads know no union of columns
     return make(predict, returnType=columns)
 
 
 def _texts(batch: pd.Series | Sequence[pd.Series]) -> list[Any]:
-    """The texts of a batch of one column, or the pairs of one of two."""
-    if isinstance(batch, pd.Series):
-        return [x if isinstance(x, str) else list(x) for x in batch]
-    return list(zip(*batch))
+    """The texts of a batch of one column, or the pairs of one of two; None for a null."""
+    if not isinstance(batch, pd.Series):
+        return [None if any(map(_is_null, pair)) else pair for pair in zip(*batch)]
+    return [None if _is_null(x) else x if isinstance(x, str) else list(x) for x in batch]
+
+
+def _is_null(value: Any) -> bool:
+    return value is None or isinstance(value, float)  # NaN

@@ -65,7 +65,7 @@ class Worker:
     def load(self) -> Predictor:
         """The model anew; errors as above."""
         predictor = Predictor(self.model, **dict(self.options))
-        self.wanted.check(predictor)
+        self.wanted.check(predictor.config, predictor.prompts)
         return predictor
 
     def __call__(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -81,7 +81,10 @@ class Worker:
                 raise InputError(f"records[{i}]: no column {missing!r}; there are: {quoted(list(record))}")
             values = [record[name] for name in columns]
             texts.append(values[0] if len(values) == 1 else tuple(values))
-        return [{**record, **row} for record, row in zip(records, self.predict(texts))]
+        rows = self.predict(texts)
+        if taken := next((name for record, row in zip(records, rows) for name in row if name in record), ""):
+            raise InputError(f"records have a column {taken!r}, as predictions have; rename it")
+        return [{**record, **row} for record, row in zip(records, rows)]
 
     def predict(self, texts: Sequence[Any]) -> list[dict[str, Any]]:
         """The columns of the prediction of each text, in order.
@@ -104,6 +107,6 @@ class Worker:
         return columns
 
 
-@functools.cache
+@functools.lru_cache(maxsize=4)  # of those used last
 def _loaded(worker: Worker) -> Predictor:
     return worker.load()

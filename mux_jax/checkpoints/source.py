@@ -30,6 +30,9 @@ from mux_jax.progress import say
 # Of TensorFlow, Flax and so on, and what stands beside a model or is a part of one.
 _OTHER_WEIGHTS = re.compile(r"\.(h5|msgpack|ckpt|pth?|onnx|gguf)\b|model.*\.(bin|safetensors)$")
 
+# Beside a model: for people, hidden, or of its training.
+_NO_MODEL = re.compile(r"^\.|\.(md|png|pt|pth)$|^(trainer_state\.json|training_args\.bin)$")
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelSource:
@@ -148,9 +151,9 @@ class ModelSource:
 
     def digest(self) -> str:
         """Of what decides its answers: shape, weights, tokenizer, lengths. It is the same wherever the folder lies."""
-        if self.step is None:  # what is for people is not the model
-            found = (path for depth in ("*", "*/*") for path in self.folder.glob(depth))
-            paths = [path for path in found if path.is_file() and path.suffix not in (".md", ".png")]
+        if self.step is None:  # those of sentence-transformers are in folders such as 1_Pooling
+            found = (path for depth in ("*", "[0-9]_*/*") for path in self.folder.glob(depth))
+            paths = [path for path in found if path.is_file() and not _NO_MODEL.search(path.name)]
         else:  # of a run the weights have digests
             step = checkpoint_folder(self.folder) / str(self.step)
             named = ("tokenizer*.json", "vocab*", "deferral.json")

@@ -103,7 +103,11 @@ def parse_delimiter(given: str, name: str) -> str:
 
 
 def column_names(path: epath.Path, columns: tuple[str, ...] = (), delimiter: str = "") -> list[str]:
-    """The columns that a file has: by its header line, or as its first good record says."""
+    """The columns that a file has: by its header line or its schema, or as its first good record says."""
+    if path.suffix == ".parquet":
+        _require_file(path)
+        with path.open("rb") as raw:
+            return _parquet_names(path, raw)
     if path.suffix in TABLES and not columns:
         _require_file(path)
         with path.open("rb") as raw, decoded(path, raw) as stream:
@@ -286,6 +290,14 @@ def import_pyarrow(path: Any) -> ModuleType:
     return pyarrow
 
 
+def _parquet_names(path: epath.Path, raw: BinaryIO) -> list[str]:
+    pyarrow = import_pyarrow(path)
+    try:
+        return pyarrow.parquet.read_schema(raw).names
+    except pyarrow.ArrowException as e:
+        raise InputError(f"{path}: cannot be read: {e}") from e
+
+
 def _parquet(path: epath.Path, raw: BinaryIO) -> Iterator[Record]:
     pyarrow = import_pyarrow(path)
     number = 0
@@ -296,5 +308,7 @@ def _parquet(path: epath.Path, raw: BinaryIO) -> Iterator[Record]:
             for fields in batch.to_pylist():
                 number += 1
                 yield Record(f"{path}:{number}", fields)
-    except pyarrow.ArrowException as e:
-        raise InputError(f"{path}: cannot be read: {e}") from e
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as e:
+        if isinstance(e, OSError) and e.errno is not None:
+            raise  # of the disk, not of what is on it
+        raise InputError(f"{path}:{number + 1}: cannot be read from there on: {e}") from e

@@ -1,13 +1,28 @@
 """What `Predictor.predict` gives for a text: its label, labels, number or tags, out of logits."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from mux_jax.data.encoding import split_words
+from mux_jax.errors import InputError
 from mux_jax.inference.batch_runner import labels_from_logits, probabilities
 from mux_jax.inference.spans import find_spans
 from mux_jax.models.config import ModelConfig
+
+
+def check_embedding(
+    config: ModelConfig, prompts: Mapping[str, str], prompt: str | None, dimensions: int | None
+) -> None:
+    """Raises `InputError` if a model gives no embeddings, or not with this prompt or so many dimensions."""
+    if config.head != "embedding":
+        raise InputError("this model gives no embeddings; predict(texts) gives what it does")
+    if prompt and prompt not in prompts:
+        known = ", ".join(filter(None, prompts)) or "none"
+        raise InputError(f"prompt={prompt} does not exist; the model's prompts are: {known}")
+    if dimensions is not None and not 1 <= dimensions <= config.dimensions:
+        raise InputError(f"dimensions={dimensions} must be from 1 to {config.dimensions}, those of the model")
 
 
 def predictions(

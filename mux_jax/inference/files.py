@@ -37,14 +37,14 @@ def check_output(path: str, texts: str, overwrite: bool) -> epath.Path:
         formats.import_pyarrow(output)
     if output.exists():
         empty = not output.is_dir() and not output.stat().length
-        if output.is_dir() or not empty and not _is_ours(output):
+        if output.is_dir() or not empty and not is_ours(output):
             raise InputError(
                 f"{output} holds no predictions; --overwrite replaces only what predictions were written to"
             )
     return output
 
 
-def _is_ours(output: epath.Path) -> bool:
+def is_ours(output: epath.Path) -> bool:
     """Whether a file holds predictions, or an array."""
     if output.suffix == ".npy":
         with output.open("rb") as f:
@@ -87,7 +87,7 @@ def predict_file(
       InputError: more bad records than may be, by file and line; `output` is being written by another process; what
         the model cannot give, or the file not hold.
     """
-    reading.wanted.check(predictor)
+    reading.wanted.check(predictor.config, predictor.prompts)
     check_form(output, predictor.config, reading.keep)
     shown = 0
 

@@ -13,7 +13,7 @@ from mux_jax.checkpoints.source import ModelSource, open_model
 from mux_jax.data.encoding import Encoder, Text, find_problem, split_words
 from mux_jax.data.neighbours import unit
 from mux_jax.errors import InputError
-from mux_jax.inference.answers import predictions
+from mux_jax.inference.answers import check_embedding, predictions
 from mux_jax.inference.batch_runner import BatchRunner, join_windows
 from mux_jax.inference.deferral import (
     Deferral,
@@ -207,13 +207,7 @@ class Predictor:
 
     def check_embedding(self, prompt: str | None, dimensions: int | None) -> None:
         """Raises what `embed` raises for its options."""
-        if self.config.head != "embedding":
-            raise InputError("this model gives no embeddings; predict(texts) gives what it does")
-        if prompt and prompt not in self.prompts:
-            known = ", ".join(filter(None, self.prompts)) or "none"
-            raise InputError(f"prompt={prompt} does not exist; the model's prompts are: {known}")
-        if dimensions is not None and not 1 <= dimensions <= self.config.dimensions:
-            raise InputError(f"dimensions={dimensions} must be from 1 to {self.config.dimensions}, those of the model")
+        check_embedding(self.config, self.prompts, prompt, dimensions)
         if self._encode_windows:
             raise InputError("stride is for predictions; a text over the limit is cut to be embedded")
 

@@ -4,7 +4,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from etils import epath
@@ -12,9 +12,11 @@ from etils import epath
 from mux_jax.data import formats
 from mux_jax.data.formats import Record
 from mux_jax.errors import InputError
+from mux_jax.inference.answers import check_embedding
 from mux_jax.inference.predictor import Predictor
 from mux_jax.inference.spans import require_tags
 from mux_jax.inference.writer import check_form, kind, open_writer
+from mux_jax.models.config import ModelConfig
 
 # Records, and characters, held at once, among which rows are composed: of each file by itself, so that its predictions
 # do not depend on other files. The last batch of a window has empty slots: of 16,384 texts one in 103 of 160 slots.
@@ -32,22 +34,22 @@ class Wanted:
     prompt: str | None = None
     dimensions: int | None = None
 
-    def check(self, predictor: Predictor) -> None:
+    def check(self, config: ModelConfig, prompts: Mapping[str, str]) -> None:
         """Raises `InputError` if a model cannot give it."""
         if self.spans:
-            require_tags(predictor.config)
-        if self._embeds(predictor):
-            predictor.check_embedding(self.prompt, self.dimensions)
+            require_tags(config)
+        if self._embeds(config):
+            check_embedding(config, prompts, self.prompt, self.dimensions)
 
     def of(self, predictor: Predictor, texts: list[Any], report: Callable[[float], None] | None = None) -> list[Row]:
         """The columns of the prediction of each text; `embedding` is an array."""
-        if self._embeds(predictor):
+        if self._embeds(predictor.config):
             found = predictor.embed(texts, self.prompt, self.dimensions, report)
             return [{"embedding": embedding} for embedding in found]
         return predictor.predict(texts, report, self.spans, self.keep_model)
 
-    def _embeds(self, predictor: Predictor) -> bool:
-        return bool(predictor.config.head == "embedding" or self.prompt or self.dimensions)
+    def _embeds(self, config: ModelConfig) -> bool:
+        return bool(config.head == "embedding" or self.prompt or self.dimensions)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,7 +146,7 @@ def write_predictions(
     Raises:
       InputError: the file has changed; what the model cannot give, or `output` not hold.
     """
-    reading.wanted.check(predictor)
+    reading.wanted.check(predictor.config, predictor.prompts)
     check_form(output, predictor.config, reading.keep)
     read, columns = _reader(predictor, source, reading)
     under_way: dict[int, float] = {}  # rows of windows

@@ -39,6 +39,8 @@ def check_form(path: epath.Path, config: ModelConfig, keep: Sequence[str] = ()) 
 
     A table would hold commas both in labels and between the several labels of a text.
     """
+    if path.suffix == ".npy" and "://" in str(path):
+        raise InputError(f"{path}: an array is written in place, on a disk; in a store write .parquet or .jsonl")
     if path.suffix == ".npy" and (config.head != "embedding" or keep):
         what = f"--keep={','.join(keep)}" if config.head == "embedding" else "predictions"
         raise InputError(f"{path} holds embeddings alone, and no {what}; write .jsonl or .parquet")
@@ -115,6 +117,10 @@ def flat(row: Row) -> Row:
 @contextlib.contextmanager
 def _npy(path: epath.Path, shape: tuple[int, int]) -> Iterator[Callable[[list[Row]], None]]:
     """float32 [texts, E], written in place, in bounded memory; NaN where a record is bad."""
+    if not shape[0]:  # nothing to map
+        np.save(path, np.zeros(shape, np.float32))
+        yield lambda rows: None
+        return
     array = np.lib.format.open_memmap(os.fspath(path), "w+", np.float32, shape)
     done = 0
 

@@ -1,14 +1,26 @@
-"""What a compiled program says of itself: its collectives and the time of its operations, read from its HLO."""
+"""What a compiled program says of itself: its collectives and its operations with their time, read from its HLO."""
 
 import collections
 import dataclasses
 import math
 import re
+from collections.abc import Iterator
 
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s64": 8, "u64": 8, "f64": 8}
 _SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\](\{[^}]*\})?")
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)$")
 _CALLED = re.compile(r"(body|condition|calls|to_apply|branch_computations|called_computations)=(\{[^}]*\}|%?[\w.\-]+)")
+_KERNELS = ("tpu_custom_call",)  # of Pallas: XLA does not know how long they take
+# By what is inside an operation; the first that fits.
+KINDS: dict[str, tuple[str, ...]] = {
+    "kernel": ("custom-call",),
+    "product": ("dot", "convolution"),
+    "gather or scatter": ("gather", "scatter"),
+    "sort": ("sort",),
+    "reduction": ("reduce", "reduce-window"),
+    "elementwise": ("fusion", "add", "multiply", "select", "convert", "exponential", "broadcast", "iota"),
+    "copy": (),
+}
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
 
 
@@ -65,16 +77,87 @@ def collectives(hlo: str) -> list[Collective]:
     return [c for c in found if c.devices > 1]
 
 
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """An operation of a step, with all that is fused into it.
+
+    Attributes:
+      scope: where the model's code makes it, such as `jvp(MuxModel.encode)/encoder/layers/attention/query/dot_general`.
+      kind: a name in `KINDS`.
+      times: how often a step does it.
+      cycles: each time, as XLA's TPU compiler estimates; 0 where it has no estimate.
+      bytes: read and written each time, of operands and results.
+      flops: of matrix products, each time.
+    """
+
+    scope: str
+    kind: str
+    times: int
+    cycles: int
+    bytes: int
+    flops: int
+
+
 def cycles(hlo: str) -> int:
     """The cycles of a step that XLA itself estimates for its operations, communication left out; 0 but on TPU."""
+    return sum(x.times * x.cycles for x in operations(hlo))
+
+
+def operations(hlo: str) -> list[Operation]:
+    """The operations of a step that take time, in no order; not the insides of fused ones, and not collectives."""
     computations, times, fused = _read(hlo)
-    return sum(
-        times[name] * int(found[1])
-        for name, instructions in computations.items()
-        if name not in fused
-        for x in instructions
-        if (found := re.search(r'"estimated_cycles":"(\d+)"', x.rest))
-    )
+    shapes = {x.name: x.shapes for instructions in computations.values() for x in instructions}
+    found = []
+    for name, instructions in computations.items():
+        for x in instructions if times[name] and name not in fused else ():
+            estimate = re.search(r'"estimated_cycles":"(\d+)"', x.rest)
+            kernel = _group(r'custom_call_target="([^"]*)"', x.rest) if x.opcode == "custom-call" else ""
+            if not estimate and kernel not in _KERNELS:
+                continue  # a parameter, a tuple, a collective: no time of its own
+            arrays = [shape for operand in x.operands for shape in shapes.get(operand, ())] + list(x.shapes)
+            inside = list(_inside(x, computations))
+            scope = re.search(r'op_name="([^"]*)"', x.rest)
+            found.append(
+                Operation(
+                    scope=scope[1] if scope else "",
+                    kind=_kind(inside),
+                    times=times[name],
+                    cycles=int(estimate[1]) if estimate else 0,
+                    bytes=sum(_size(dtype, sizes) for dtype, sizes, _ in arrays),
+                    flops=sum(_product_flops(y, shapes) for y in inside),
+                )
+            )
+    return found
+
+
+def _inside(x: _Instruction, computations: dict[str, list[_Instruction]]) -> Iterator[_Instruction]:
+    """An instruction and all that is fused into it."""
+    yield x
+    for name in x.called if x.opcode == "fusion" else ():
+        for y in computations.get(name, ()):
+            yield from _inside(y, computations)
+
+
+def _kind(inside: list[_Instruction]) -> str:
+    opcodes = {x.opcode for x in inside}
+    return next(kind for kind, of in KINDS.items() if not of or opcodes & set(of))
+
+
+def _product_flops(x: _Instruction, shapes: dict[str, tuple]) -> int:
+    """FLOPs of a matrix product; TPUs write them as convolutions, with batches as dilated windows."""
+    if x.opcode not in ("dot", "convolution"):
+        return 0
+    left = shapes[x.operands[0]][0][1]
+    if x.opcode == "dot":
+        axes = [int(i) for i in _group(r"lhs_contracting_dims=\{([\d,]*)\}", x.rest).split(",") if i]
+        contracted = math.prod(left[i] for i in axes)
+    else:
+        contracted = left[_group(r"dim_labels=(\w+)_", x.rest).index("f")]
+        window = dict(re.findall(r"(\w+)=([\dx]+)", (re.search(r"window=\{([^}]*)\}", x.rest) or ["", ""])[1]))
+        sizes = [int(n) for n in window.get("size", "").split("x") if n]
+        dilated = [int(n) for n in window.get("lhs_dilate", "x".join(["1"] * len(sizes))).split("x") if n]
+        contracted *= math.prod(n for n, d in zip(sizes, dilated) if d == 1)
+    return 2 * math.prod(x.shapes[0][1]) * contracted
 
 
 def _read(hlo: str) -> tuple[dict[str, list[_Instruction]], collections.Counter, set[str]]:

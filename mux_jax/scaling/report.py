@@ -2,35 +2,25 @@
 
 import collections
 import dataclasses
-import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import Mesh, SingleDeviceSharding
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from mux_jax.benchmark.measure import memory
-from mux_jax.configuration import PretrainConfig, stages
-from mux_jax.data.tokenizer import BERT_TOKENS
+from mux_jax.configuration import PretrainConfig
 from mux_jax.errors import InputError, TrainingError
-from mux_jax.inference.batch_runner import compile_logits
-from mux_jax.models import flops
-from mux_jax.models.encoder import split_layers
-from mux_jax.models.model import MuxModel
-from mux_jax.objectives import objectives
-from mux_jax.parallel.mesh import AXES, batch_sharding, check_rows, make_mesh
-from mux_jax.parallel.params import abstract_params
+from mux_jax.parallel.mesh import AXES, check_rows, make_mesh
 from mux_jax.progress import say
-from mux_jax.scaling import program, topologies
+from mux_jax.scaling import breakdown, program, steps, topologies
 from mux_jax.scaling.topologies import Chip
-from mux_jax.training.optimizer import make_optimizer
-from mux_jax.training.step import abstract_state, make_train_step
 
 _PRODUCT = 8192  # a plain product of this size is taken to reach 90 % of a chip's rate: that tells the clock
 
@@ -54,6 +44,7 @@ class Report:
     compute: float | None
     communication: float | None
     collectives: list[program.Collective]
+    spent: list[breakdown.Line]
     compile_seconds: float
 
     @property
@@ -108,7 +99,7 @@ def compile_step(topology: str, config: PretrainConfig, what: str, mesh_sizes: d
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype=dtype))
     check_rows(mesh, config.rows, config.grad_accumulation_steps)
     say(f"compiling for {topology}: " + ", ".join(f"{axis} {mesh.shape[axis]}" for axis in AXES))
-    build = _training if what == "training" else _inference
+    build = steps.training if what == "training" else steps.inference
     function, arguments, count = build(config, mesh)
     start = time.monotonic()
     try:
@@ -123,6 +114,7 @@ def compile_step(topology: str, config: PretrainConfig, what: str, mesh_sizes: d
         raise InputError("the program cannot be read: this JAX needs another libtpu; pip install 'jax[tpu]'") from e
     found = program.collectives(hlo)
     chip = None if on_cpu else topologies.CHIPS[topologies.parse(topology)[0]]
+    spent = breakdown.lines(program.operations(hlo), chip, _clock(devices[0], chip)) if chip else []
     state = arguments[0]
     report = Report(
         topology=topology,
@@ -135,10 +127,11 @@ def compile_step(topology: str, config: PretrainConfig, what: str, mesh_sizes: d
         optimizer=_shard_bytes(state.opt_state) if what == "training" else 0,
         peak=memory(compiled) + compiled.memory_analysis().generated_code_size_in_bytes,
         flops=count,
-        counted_flops=_count(build, config),
-        compute=program.cycles(hlo) / _clock(devices[0], chip) if chip else None,
+        counted_flops=steps.count_flops(build, config),
+        compute=sum(line.seconds for line in spent) if chip else None,
         communication=_exchange_seconds(found, chip),
         collectives=found,
+        spent=spent,
         compile_seconds=seconds,
     )
     return report, mesh
@@ -153,57 +146,6 @@ def advice(config: PretrainConfig, mesh: Mesh) -> str:
         ideas.append("recompute layers (--config.model.remat=True)")
     ideas.append("do with fewer rows at a time (--config.grad_accumulation_steps=2, or a smaller --config.rows)")
     return "to make it fit: " + "; ".join(ideas)
-
-
-def _training(config: PretrainConfig, mesh: Mesh) -> tuple[Any, tuple[Any, ...], int]:
-    """The step of the last stage, its arguments' shapes, and its FLOPs."""
-    stage = stages(config)[-1][1]
-    model_config = config.model_config(config.data.vocab_size, BERT_TOKENS.cls)
-    model, optimizer = MuxModel(model_config, deterministic=False), make_optimizer(stage, config.optimizer)
-    objective = objectives.make(stage, BERT_TOKENS)
-    step = make_train_step(objective, model, optimizer, mesh, config.seed, config.grad_accumulation_steps)
-    length = config.data.sequence_length
-    batch = {"tokens": _tokens(config, mesh)}
-    forward = flops.pretraining(model_config, stage.objective, length, config.pretraining.mask_fraction)
-    return step, (abstract_state(model, optimizer, mesh), batch), 3 * config.rows * forward
-
-
-def _inference(config: PretrainConfig, mesh: Mesh) -> tuple[Any, tuple[Any, ...], int]:
-    model_config = config.model_config(config.data.vocab_size, BERT_TOKENS.cls)
-    model_config = dataclasses.replace(model_config, head="sequence", labels=("0", "1"))
-    model = MuxModel(model_config)
-    params = _split_layers(abstract_params(model, mesh), model_config.compute_dtype)
-    count = config.rows * flops.classification(model_config, config.data.sequence_length)
-    return compile_logits(model, mesh, BERT_TOKENS.pad), (params, _tokens(config, mesh)), count
-
-
-def _split_layers(params: Any, dtype: str) -> Any:
-    """What `split_layers` gives for arrays of these shapes; the axis of the layers is never split."""
-    shapes = jax.eval_shape(functools.partial(split_layers, dtype=dtype), params)
-
-    def place(path: tuple, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        keys = [key.key for key in path]
-        layered = keys[0] == "encoder"
-        if layered:
-            keys[1] = "layers"
-        sharding = functools.reduce(lambda tree, key: tree[key], keys, params).sharding
-        spec = PartitionSpec(*tuple(sharding.spec)[int(layered) :])
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(sharding.mesh, spec))
-
-    return jax.tree_util.tree_map_with_path(place, shapes)
-
-
-def _count(build: Callable, config: PretrainConfig) -> float:
-    """FLOPs of a step as XLA counts them, on one device and without loops, whose insides it counts once."""
-    plain = dataclasses.replace(config.model, scan_layers=False, remat=False)
-    config = dataclasses.replace(config, grad_accumulation_steps=1, model=plain)
-    function, arguments, _ = build(config, make_mesh(devices=jax.devices()[:1]))
-    return function.lower(*arguments).cost_analysis()["flops"]
-
-
-def _tokens(config: PretrainConfig, mesh: Mesh) -> jax.ShapeDtypeStruct:
-    shape = (config.rows, config.model.width, config.data.sequence_length)
-    return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=batch_sharding(mesh))
 
 
 def _shard_bytes(tree: Any) -> int:
@@ -284,8 +226,11 @@ def run(
     rows_per_chip: int,
     chips: list[int],
     rows_given: bool,
+    operations: int,
 ) -> bool:
     """What `launch/compile.py` does; whether everything fits.
+
+    operations: how many lines to show of what a step spends its time on.
 
     Rows that were not given, but are the configuration's default, are raised to what the chips divide.
     """
@@ -301,6 +246,8 @@ def run(
                 config.rows = least
             report, mesh = compile_step(name, config, what, mesh_sizes)
             show(report, advice(config, mesh))
+            if operations and report.chip:
+                breakdown.show(report.spent, operations, report.chip)
             if chips and any(mesh.shape[axis] > 1 for axis in ("fsdp", "tensor")):
                 raise InputError("--chips is for meshes that split rows alone, such as --mesh=data=-1")
             reports += [report.on(count) for count in chips] or [report]

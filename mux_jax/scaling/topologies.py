@@ -12,19 +12,27 @@ from mux_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What the maker says of a chip: bytes of memory; FLOP/s in bfloat16; bytes/s that it can send over all its
-    links together. Source: the system architecture pages of Cloud TPU, which give twice that, for both directions."""
+    """What the maker says of a chip, on the system architecture pages of Cloud TPU.
+
+    Attributes:
+      memory: bytes.
+      memory_bandwidth: bytes/s.
+      flops: FLOP/s in bfloat16.
+      link_bandwidth: bytes/s that it can send over all its links together; the pages give twice that, for both
+        directions.
+    """
 
     memory: float
+    memory_bandwidth: float
     flops: float
     link_bandwidth: float
 
 
 CHIPS = {
-    "v4": Chip(32 * 2**30, 275e12, 300e9),
-    "v5e": Chip(16 * 2**30, 197e12, 200e9),
-    "v5p": Chip(95 * 2**30, 459e12, 600e9),
-    "v6e": Chip(32 * 2**30, 918e12, 400e9),
+    "v4": Chip(32 * 2**30, 1228e9, 275e12, 300e9),
+    "v5e": Chip(16 * 2**30, 819e9, 197e12, 200e9),
+    "v5p": Chip(95 * 2**30, 2765e9, 459e12, 600e9),
+    "v6e": Chip(32 * 2**30, 1640e9, 918e12, 400e9),
 }
 _EXAMPLES = "v4:2x2x1, v5e:16x16, v5p:2x2x1, v6e:4x4, cpu:8"
 

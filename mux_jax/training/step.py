@@ -86,9 +86,10 @@ def make_train_step(
             gradients, metrics = gradients_of(state.params, batch, rng)
         else:
             gradients, metrics = _accumulate(gradients_of, state.params, batch, rng, grad_accumulation_steps)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics["gradient_norm"] = optax.tree.norm(gradients)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            metrics["gradient_norm"] = optax.tree.norm(gradients)
         return TrainState(state.step + 1, params, opt_state), metrics
 
     # Left to itself, XLA may give the new state back split in another way than the old one came.

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from etils import epath
 
+from mux_jax import files
 from mux_jax.bulk import folder as folders
 from mux_jax.bulk import shards
 from mux_jax.bulk.folder import in_this_process, plan, predict_files
 from mux_jax.bulk.worker import Worker
 from mux_jax.errors import InputError
+from mux_jax.inference import records
 from mux_jax.inference.records import Reading
 from tests.tasks import LABELS, sentences, write_model
 
@@ -82,7 +84,8 @@ def test_whole_outputs_are_left_and_others_are_made(model, tmp_path, one_device)
     predict(model, texts, output)
     first, times = outputs(output), {name: (output / name).stat().st_mtime_ns for name in FILES}
     (output / "a.jsonl").unlink()
-    (output / "2024" / "b.jsonl").write_text("cut sho")  # as a disk that is full may leave it
+    (output / "2024" / "b.jsonl").unlink()
+    (output / "_manifests" / "2024" / "b.jsonl.json").unlink()
     job = predict(model, texts, output)
     assert {shard.name for shard, _ in job.todo} == {"a.jsonl", "2024/b.jsonl"} and len(job.done) == 1
     assert outputs(output) == first
@@ -110,6 +113,94 @@ def test_outputs_that_are_made_of_something_else_are_refused_or_replaced(model, 
     (output / "_manifests" / "a.jsonl.json").unlink()
     with pytest.raises(InputError, match="a.jsonl has no manifest in _manifests; --overwrite replaces it"):
         predict(model, texts, output, ensemble=2)
+    predict(model, texts, output, ensemble=2, overwrite=True)
+    (output / "a.jsonl").write_text('{"id": 1, "text": "by hand", "label": "a"}\n')
+    with pytest.raises(InputError, match="a.jsonl is not what its manifest in _manifests says; --overwrite replaces"):
+        predict(model, texts, output, ensemble=2)
+    with pytest.raises(InputError, match="a.jsonl holds no predictions; --overwrite replaces only what"):
+        predict(model, texts, output, ensemble=2, overwrite=True)
+
+
+@pytest.mark.parametrize("seam", ("write", "replace"))
+@pytest.mark.parametrize("overwrite", (False, True))
+def test_an_end_between_manifest_and_output_loses_nothing(model, tmp_path, monkeypatch, seam, overwrite, one_device):
+    write_files(tmp_path / "in", {"a.jsonl": 4})
+    texts, output = tmp_path / "in" / "*.jsonl", tmp_path / "out"
+    if overwrite:
+        predict(model, texts, output, ensemble=2)
+    with monkeypatch.context() as patch:
+
+        def end(*_):
+            raise OSError("the power is gone")
+
+        if seam == "write":
+            patch.setattr(shards.Manifest, "write", end)
+        else:
+            patch.setattr(files, "_rename", end)
+        with pytest.raises(OSError, match="the power is gone"):
+            predict(model, texts, output, overwrite=overwrite)
+    predict(model, texts, output, overwrite=overwrite)
+    predict(model, texts, tmp_path / "other")
+    assert outputs(output) == outputs(tmp_path / "other")
+
+
+def test_a_worker_leaves_what_another_has_written(model, tmp_path, one_device):
+    write_files(tmp_path / "in", {"a.jsonl": 4})
+    worker, reading = Worker.of(model), Reading(columns=())
+    job = plan(worker, f"{tmp_path}/in/*.jsonl", str(tmp_path / "out"), reading, "", False, same_machine=True)
+    (shard, read) = job.todo[0]
+    made = job.common | {"input": read}
+    first = shards.predict_shard(worker, shard, job.reading, made)
+    time = shard.output.stat().mtime
+    assert shards.predict_shard(worker, shard, job.reading, made) == first and shard.output.stat().mtime == time
+    with pytest.raises(InputError, match="no file matches"):
+        predict(model, tmp_path / "out" / "*.jsonl", tmp_path / "out")
+
+
+def test_a_file_that_changes_while_it_is_read_has_no_output(model, tmp_path, monkeypatch, one_device):
+    write_files(tmp_path / "in", {"a.jsonl": 4})
+    write = shards.write_predictions
+
+    def change(*arguments):
+        write(*arguments)
+        write_files(tmp_path / "in", {"a.jsonl": 5})
+
+    monkeypatch.setattr(shards, "write_predictions", change)
+    with pytest.raises(InputError, match="a.jsonl changed while it was read"):
+        predict(model, tmp_path / "in" / "*.jsonl", tmp_path / "out")
+    assert not outputs(tmp_path / "out")
+
+
+def test_windows_are_of_one_file_and_memory_is_bounded_by_them(model, tmp_path, monkeypatch, one_device):
+    monkeypatch.setattr(records, "_WINDOW", 7)
+    write_files(tmp_path / "in")
+    predict(model, tmp_path / "in" / "**" / "*.jsonl", tmp_path / "out")
+    predictor = Worker.of(model, rows=4, dtype="float32").predictor
+    texts = [json.loads(line)["text"] for line in (tmp_path / "in" / "2024" / "b.jsonl").read_text().splitlines()]
+    expected = [x for i in range(0, len(texts), 7) for x in predictor.predict(texts[i : i + 7])]
+    found = [json.loads(line) for line in outputs(tmp_path / "out")["2024/b.jsonl"].splitlines()]
+    assert [row["probabilities"] for row in found] == [row["probabilities"] for row in expected]
+
+
+@pytest.mark.extra
+def test_parquet_without_rows_and_parquet_that_is_corrupt_in_its_middle(model, tmp_path, one_device):
+    import pyarrow
+    import pyarrow.parquet
+
+    (tmp_path / "in").mkdir()
+    schema = pyarrow.schema([("id", pyarrow.int64()), ("text", pyarrow.string())])
+    texts = sentences(5000)
+    for name, rows in (("empty", []), ("good", texts[:5]), ("bad", texts)):
+        table = pyarrow.table({"id": range(len(rows)), "text": pyarrow.array(rows, pyarrow.string())}, schema)
+        pyarrow.parquet.write_table(table, tmp_path / "in" / f"{name}.parquet", row_group_size=1000)
+    damaged = bytearray((tmp_path / "in" / "bad.parquet").read_bytes())
+    middle = len(damaged) // 2
+    damaged[middle : middle + 2000] = bytes(2000)
+    (tmp_path / "in" / "bad.parquet").write_bytes(damaged)
+    with pytest.raises(InputError, match=r"bad.parquet:\d+: cannot be read from there on"):
+        predict(model, tmp_path / "in" / "*.parquet", tmp_path / "out")
+    rows = {path.name: pyarrow.parquet.read_metadata(path).num_rows for path in (tmp_path / "out").glob("*.parquet")}
+    assert rows == {"empty.parquet": 0, "good.parquet": 5}
 
 
 def test_bad_records_are_kept_apart_and_other_files_are_done(model, tmp_path, one_device):
@@ -137,7 +228,7 @@ def test_bad_records_are_kept_apart_and_other_files_are_done(model, tmp_path, on
     (
         (lambda root: None, "no file matches"),
         (lambda root: write_files(root, {"a.jsonl": 1, "a.txt": 1}), "would both be written to .*a.jsonl"),
-        (lambda root: write_files(root, {"out/a.jsonl": 1}), "lies in the folder to write to"),
+        (lambda root: write_files(root, {"out/a.jsonl": 1}), "no file matches .* but those in .*out, the folder to"),
         (
             lambda root: [
                 (root / "a.jsonl").write_text('{"id": 1, "text": "x"}\n'),
@@ -200,8 +291,9 @@ def test_a_process_that_is_killed_loses_nothing(model, tmp_path):
 def test_files_need_a_folder_and_a_folder_takes_a_format(model, tmp_path):
     write_files(tmp_path / "in", {"a.jsonl": 3, "b.jsonl": 2})
     for output, more, message in (
-        ("out.jsonl", (), "matches 2 files; --output=DIR takes them, with no suffix"),
+        ("out.jsonl", (), "matches 2 files; give a folder for them: --output=DIR"),
         ("out.jsonl", ("--format=tsv",), "--format and Beam's options are for a folder"),
+        ("out", (tmp_path / "in" / "b.jsonl",), "b.jsonl: quote the globs, as in --texts='in/*.parquet'"),
     ):
         run = command(model, tmp_path / "in" / "*.jsonl", tmp_path / output, *more)
         done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True)

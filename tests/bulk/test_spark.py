@@ -1,7 +1,6 @@
 """In Spark, in local mode; Spark needs Java."""
 
 import os
-import shutil
 import sys
 
 import pytest
@@ -59,11 +58,11 @@ def test_tags_pairs_and_embeddings_are_columns(spark, tmp_path):
     pairs = str(write_model(tmp_path / "p", head="sequence", labels=LABELS, width=1))
     expected = mux_jax.Predictor(pairs, dtype="float32").predict([("time river", "stone"), ("stone", "time")])
     assert [row["label"] for row in found(pairs, "text", "other")] == [answer["label"] for answer in expected]
+    frame = spark.createDataFrame([(0, None, "stone"), (1, "stone", "time")], ["id", "text", "other"])
+    assert [row["label"] for row in found(pairs, "text", "other")] == [None, expected[1]["label"]]
+    assert [row["tags"] for row in found(tagger, "text")][0] is None
+    frame = spark.createDataFrame([(0, "time river", ""), (1, "stone", "")], ["id", "text", "other"])
     embedder = str(write_embedder(tmp_path / "e"))
     expected = mux_jax.Predictor(embedder, dtype="float32").embed(["time river", "stone"], dimensions=4)
     for row, embedding in zip(found(embedder, "text", dimensions=4), expected):
         assert row["embedding"] == pytest.approx(embedding.tolist(), abs=1e-5)
-
-
-def test_java_is_there():
-    assert shutil.which("java"), "Spark's tests need Java 17"

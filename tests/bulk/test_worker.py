@@ -39,6 +39,7 @@ def test_embeddings_and_bad_input(model, tmp_path, one_device):
     for records, message in (
         ([{"body": "time"}], "no column 'text'; there are: 'body'"),
         ([{"text": "time"}, {}], r"records\[1\]: no column 'text'; there are: none"),
+        ([{"text": "time", "label": 1}], "records have a column 'label', as predictions have; rename it"),
         ([{"text": 3}], r"texts\[0\]: int is not a text"),
     ):
         with pytest.raises(InputError, match=message):
