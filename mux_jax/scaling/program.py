@@ -6,6 +6,8 @@ import math
 import re
 from collections.abc import Iterator
 
+import numpy as np
+
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s64": 8, "u64": 8, "f64": 8}
 _SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\](\{[^}]*\})?")
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)$")
@@ -144,20 +146,29 @@ def _kind(inside: list[_Instruction]) -> str:
 
 
 def _product_flops(x: _Instruction, shapes: dict[str, tuple]) -> int:
-    """FLOPs of a matrix product; TPUs write them as convolutions, with batches as dilated windows."""
+    """FLOPs of a matrix product. TPUs write them as convolutions, in which batches and heads are windows."""
     if x.opcode not in ("dot", "convolution"):
         return 0
-    left = shapes[x.operands[0]][0][1]
+    left, out = shapes[x.operands[0]][0][1], x.shapes[0][1]
     if x.opcode == "dot":
         axes = [int(i) for i in _group(r"lhs_contracting_dims=\{([\d,]*)\}", x.rest).split(",") if i]
-        contracted = math.prod(left[i] for i in axes)
-    else:
-        contracted = left[_group(r"dim_labels=(\w+)_", x.rest).index("f")]
-        window = dict(re.findall(r"(\w+)=([\dx]+)", (re.search(r"window=\{([^}]*)\}", x.rest) or ["", ""])[1]))
-        sizes = [int(n) for n in window.get("size", "").split("x") if n]
-        dilated = [int(n) for n in window.get("lhs_dilate", "x".join(["1"] * len(sizes))).split("x") if n]
-        contracted *= math.prod(n for n, d in zip(sizes, dilated) if d == 1)
-    return 2 * math.prod(x.shapes[0][1]) * contracted
+        return 2 * math.prod(out) * math.prod(left[i] for i in axes)
+    labels = re.search(r"dim_labels=(\w+)_\w+->(\w+)", x.rest)
+    assert labels, x.rest
+    window = re.search(r"window=\{([^}]*)\}", x.rest)
+    fields = dict(field.split("=") for field in window[1].split()) if window else {}
+    products = out[labels[2].index("b")] * out[labels[2].index("f")] * left[labels[1].index("f")]
+    for i, size in enumerate(fields.get("size", "").split("x") if fields else ()):
+
+        def of(name: str, default: str, i: int = i) -> str:
+            return fields[name].split("x")[i] if name in fields else default
+
+        before = int(of("pad", "0_0").split("_")[0])
+        stride, dilation, spread = (int(of(name, "1")) for name in ("stride", "lhs_dilate", "rhs_dilate"))
+        place_OW = np.arange(out[labels[2].index(str(i))])[:, None] * stride + np.arange(int(size)) * spread - before
+        last = (left[labels[1].index(str(i))] - 1) * dilation
+        products *= int(((place_OW >= 0) & (place_OW <= last) & (place_OW % dilation == 0)).sum())
+    return 2 * products
 
 
 def _read(hlo: str) -> tuple[dict[str, list[_Instruction]], collections.Counter, set[str]]:
