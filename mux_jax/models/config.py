@@ -18,6 +18,7 @@ HEADS = ("mlm", "rtd", "sequence", "token", "embedding", "none")
 POOLINGS = ("mean", "cls", "max", "mean_sqrt_length")
 GENERATORS = ("uniform", "learned")
 DTYPES = ("auto", "float32", "bfloat16")
+ATTENTIONS = ("auto", "plain", "fused")
 
 
 def _size(layers: int, hidden: int, intermediate: int, heads: int, embedding: int = 0) -> dict[str, Any]:
@@ -76,6 +77,11 @@ class ModelSettings:
     layer_norm_eps: float = described(1e-12, "epsilon of LayerNorm", above=0, below=math.inf)
     dtype: str = described(
         "auto", "of products in training; auto: bfloat16 on TPU and GPU, float32 on CPU", one_of=DTYPES
+    )
+    attention: str = described(
+        "auto",
+        "fused: in one kernel, for rows of 128, 256, 384 or 512 positions, others are plain; auto: fused on TPU",
+        one_of=ATTENTIONS,
     )
     scan_layers: bool = described(True, "whether layers run in a loop, which compiles sooner and runs slower on CPU")
     remat: bool = described(False, "whether layers are recomputed in the backward pass, to save memory")
@@ -262,6 +268,11 @@ class ModelConfig(ModelSettings):
         if self.dtype != "auto":
             return self.dtype
         return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+    @property
+    def fused_attention(self) -> bool:
+        """Whether attention is computed in one kernel where it can be."""
+        return self.attention == "fused" or self.attention == "auto" and jax.default_backend() == "tpu"
 
     @property
     def without_head(self) -> "ModelConfig":

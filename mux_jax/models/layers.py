@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from mux_jax.models import attention
+
 if TYPE_CHECKING:
     from mux_jax.models.config import ModelConfig
 
@@ -177,6 +179,7 @@ class SelfAttention(nn.Module):
     dropout: float
     dtype: str
     deterministic: bool
+    fused: bool = False
 
     @nn.compact
     def __call__(
@@ -201,6 +204,10 @@ class SelfAttention(nn.Module):
 
         read = hidden[..., :num_positions, :]
         query, key, value = project("query", read), project("key", hidden), project("value", hidden)
+        whole = num_positions is None and bias_HLL is None and hidden.ndim == 3
+        if self.fused and whole and attention.takes(hidden.shape[-2]):
+            mixed = attention.attend(query * K**-0.5, key, value, mask, *self._dropout())
+            return dense(D, ("heads", "embed"), self.dtype, "output")(mixed.swapaxes(-3, -2).reshape(read.shape))
         scores = jnp.einsum("...hqk,...htk->...hqt", query * K**-0.5, key, preferred_element_type=jnp.float32)
         if bias_HLL is not None:
             scores += broadcast_to_rank(bias_HLL[:, :num_positions], scores.ndim)
@@ -210,6 +217,12 @@ class SelfAttention(nn.Module):
         weights = nn.Dropout(self.dropout, deterministic=self.deterministic)(weights)
         mixed = jnp.einsum("...hqt,...htk->...hqk", weights, value).swapaxes(-3, -2)
         return dense(D, ("heads", "embed"), self.dtype, "output")(mixed.reshape(read.shape))
+
+    def _dropout(self) -> tuple[jax.Array, float]:
+        """Seeds int32[2] and the rate of dropout in the kernel."""
+        if self.deterministic or not self.dropout:
+            return jnp.zeros(2, jnp.int32), 0.0
+        return jax.random.bits(self.make_rng("dropout"), (2,)).astype(jnp.int32), self.dropout
 
 
 class RelativeBias(nn.Module):
@@ -250,6 +263,7 @@ class TransformerLayer(nn.Module):
     layer_norm_eps: float
     dtype: str
     deterministic: bool
+    fused_attention: bool = False
 
     @nn.compact
     def __call__(
@@ -265,10 +279,15 @@ class TransformerLayer(nn.Module):
         def norm(x: jax.Array, name: str) -> jax.Array:
             return layer_norm(self.layer_norm_eps, self.dtype, name)(x)
 
-        attention = SelfAttention(
-            self.num_heads, self.attention_dropout, self.dtype, self.deterministic, name="attention"
+        see = SelfAttention(
+            self.num_heads,
+            self.attention_dropout,
+            self.dtype,
+            self.deterministic,
+            self.fused_attention,
+            name="attention",
         )
-        attended = attention(hidden, mask, num_positions, bias_HLL)
+        attended = see(hidden, mask, num_positions, bias_HLL)
         hidden = norm(hidden[..., :num_positions, :] + drop(attended), "attention_norm")
         x = gelu(dense(self.intermediate_size, ("embed", "mlp"), self.dtype, "intermediate")(hidden))
         x = dense(hidden.shape[-1], ("mlp", "embed"), self.dtype, "output")(x)
@@ -285,6 +304,7 @@ def transformer_layer(config: "ModelConfig", deterministic: bool) -> dict[str, A
         layer_norm_eps=config.layer_norm_eps,
         dtype=config.compute_dtype,
         deterministic=deterministic,
+        fused_attention=config.fused_attention,
     )
 
 

@@ -97,6 +97,8 @@ def compile_step(topology: str, config: PretrainConfig, what: str, mesh_sizes: d
     if config.model.dtype == "auto":
         dtype = "float32" if on_cpu else "bfloat16"
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype=dtype))
+    if config.model.attention == "auto" and not on_cpu:
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, attention="fused"))
     check_rows(mesh, config.rows, config.grad_accumulation_steps)
     say(f"compiling for {topology}: " + ", ".join(f"{axis} {mesh.shape[axis]}" for axis in AXES))
     build = steps.training if what == "training" else steps.inference
