@@ -24,7 +24,8 @@ from jaxtyping import Array, Bool, Float, Int
 from mux_jax.errors import InputError
 from mux_jax.fields import described
 from mux_jax.models import released
-from mux_jax.models.layers import dense, gelu, layer_norm, partitioned, shard_rows
+from mux_jax.models.dropout import Dropout
+from mux_jax.models.layers import Dense, dense, gelu, layer_norm, partitioned, shard_rows
 from mux_jax.models.variant import Variant
 
 Hidden = Float[Array, "B L D"]
@@ -79,7 +80,7 @@ class Demultiplexer(Variant):
         """
         return gelu(shard_rows(states))
 
-    def dense(self, **kwargs: Any) -> nn.Dense:
+    def dense(self, **kwargs: Any) -> Dense:
         """A linear layer to D dimensions."""
         return dense(self.config.hidden_size, ("embed", "mlp"), self.config.compute_dtype, **kwargs)
 
@@ -113,7 +114,7 @@ class RSA(Demultiplexer):
         self.dense_keys = self.dense(use_bias=False)
         self.layers = [self.dense() for _ in range(self.num_demux_layers)]
         self.norms = [self.norm() for _ in range(self.num_demux_layers)]
-        self.drop = nn.Dropout(config.hidden_dropout, deterministic=self.deterministic)
+        self.drop = Dropout(config.hidden_dropout, self.deterministic)
         self.output, self.output_norm = self.dense(), self.norm()
         self.retrieval_output, self.retrieval_norm = self.dense(), self.norm()
 
@@ -218,8 +219,8 @@ class Prefix(Demultiplexer):
 
     def join(
         self,
-        dense_keys: nn.Dense,
-        layer: nn.Dense,
+        dense_keys: Dense,
+        layer: Dense,
         hidden_BLD: jax.Array,
         instance: jax.Array,
         positions: jax.Array | None,

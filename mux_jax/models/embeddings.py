@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mux_jax.models.dropout import Dropout
 from mux_jax.models.layers import INIT, broadcast_to_rank, by_copy, copy_for_rows, layer_norm, partitioned, shard_rows
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Embeddings(nn.Module):
         self.position = table("position", config.max_position_embeddings, None) if family.position_table else None
         self.token_type = table("token_type", family.type_vocab_size, None) if family.type_vocab_size else None
         self.norm = layer_norm(config.layer_norm_eps, config.compute_dtype, use_bias=family.biases)
-        self.drop = nn.Dropout(config.hidden_dropout, deterministic=self.deterministic)
+        self.drop = Dropout(config.hidden_dropout, self.deterministic)
 
     def __call__(self, tokens: jax.Array, token_types: jax.Array | None = None) -> jax.Array:
         """Embeds tokens int32[..., L], with types of the same shape or all of type 0, as [..., L, E]."""

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mux_jax.models.dropout import Dropout
 from mux_jax.models.layers import INIT, copy_for_rows, dense, gelu, partitioned, product
 
 
@@ -103,7 +104,7 @@ class ClassificationHead(nn.Module):
     @nn.compact
     def __call__(self, states: jax.Array) -> jax.Array:
         def drop(x: jax.Array) -> jax.Array:
-            return nn.Dropout(self.dropout, deterministic=self.deterministic)(x)
+            return Dropout(self.dropout, self.deterministic)(x)
 
         x = drop(states)
         if self.activation:

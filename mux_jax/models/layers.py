@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.sharding import PartitionSpec
 
 from mux_jax.models import attention
+from mux_jax.models.dropout import Dropout, draw_seeds
 
 if TYPE_CHECKING:
     from mux_jax.models.config import ModelConfig
@@ -28,23 +30,57 @@ def partitioned(init: nn.initializers.Initializer, *axes: str | None) -> nn.init
 
 
 def dense(
-    features: int, axes: tuple[str | None, str | None], dtype: str, name: str | None = None, **kwargs
-) -> nn.Dense:
+    features: int, axes: tuple[str | None, str | None], dtype: str, name: str | None = None, use_bias: bool = True
+) -> "Dense":
     """A BERT-initialised linear layer; `axes` names the input and the output axis."""
-    return nn.Dense(
-        features,
-        dtype=dtype,
-        kernel_init=partitioned(INIT, *axes),
-        bias_init=partitioned(nn.initializers.zeros, axes[1]),
-        dot_general=_dense_product if dtype == "bfloat16" else None,
-        name=name,
-        **kwargs,
-    )
+    return Dense(features, axes, dtype, use_bias, name=name)
 
 
-def _dense_product(x: jax.Array, kernel_DF: jax.Array, *_: Any, **__: Any) -> jax.Array:
-    """The product that `nn.Dense` asks for: [..., D] by [D, F]."""
-    return multiply(x.reshape(-1, x.shape[-1]), kernel_DF).reshape(*x.shape[:-1], -1)
+class Dense(nn.Module):
+    """x kernel + bias: [..., D] -> [..., F], in `dtype`; the parameters are float32."""
+
+    features: int
+    axes: tuple[str | None, str | None]
+    dtype: str
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", partitioned(INIT, *self.axes), (x.shape[-1], self.features))
+        x, kernel_DF = x.astype(self.dtype), kernel.astype(self.dtype)
+        if self.dtype == "bfloat16":
+            y = multiply(x.reshape(-1, x.shape[-1]), kernel_DF).reshape(*x.shape[:-1], -1)
+        else:
+            y = jnp.dot(x, kernel_DF)
+        if not self.use_bias:
+            return y
+        bias = self.param("bias", partitioned(nn.initializers.zeros, self.axes[1]), (self.features,))
+        return add_bias(y, bias.astype(self.dtype))
+
+
+@jax.custom_vjp
+def add_bias(x: jax.Array, bias_F: jax.Array) -> jax.Array:
+    """x + bias, of [..., F]."""
+    return x + broadcast_to_rank(bias_F, x.ndim)
+
+
+def _add_bias_backward(_: None, error: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def as_product(error_TF: jax.Array) -> jax.Array:
+        # On TPU a sum over the leading axis takes several times as long as reading it; of fewer rows than 8 XLA would
+        # make one of the product.
+        ones = jnp.ones((8, len(error_TF)), error_TF.dtype)
+        precision = None if error_TF.dtype == jnp.bfloat16 else "highest"
+        return jnp.dot(ones, error_TF, preferred_element_type=jnp.float32, precision=precision)[0]
+
+    def as_sum(error_TF: jax.Array) -> jax.Array:
+        return error_TF.sum(axis=0, dtype=jnp.float32)
+
+    error_TF = error.reshape(-1, error.shape[-1])
+    total_F = jax.lax.platform_dependent(error_TF, tpu=as_product, default=as_sum)
+    return error, total_F.astype(error.dtype)
+
+
+add_bias.defvjp(lambda x, bias_F: (add_bias(x, bias_F), None), _add_bias_backward)
 
 
 @jax.custom_vjp
@@ -168,8 +204,21 @@ def by_copy(function: Callable, table_SVE: jax.Array, *arrays_T: jax.Array) -> A
         return function(table_SVE[0], *arrays_T)
     if any(len(x) % S for x in arrays_T):
         raise ValueError(f"{[len(x) for x in arrays_T]} rows do not split into the {S} parts of the mesh")
-    found = jax.vmap(function)(table_SVE, *(x.reshape(S, -1, *x.shape[1:]) for x in arrays_T))
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
+    names = (nn.logical_to_mesh_axes(("rows",)) or ((),))[0]
+
+    def of_part(table_1VE: jax.Array, *arrays_T: jax.Array) -> Any:
+        found = function(table_1VE[0], *arrays_T)
+        return jax.tree.map(lambda x: x if x.ndim else x[None], found)
+
+    split = PartitionSpec(names)
+    mapped = jax.shard_map(
+        of_part,
+        in_specs=(split,) * (1 + len(arrays_T)),
+        out_specs=split,
+        axis_names=set(names),
+        check_vma=False,
+    )
+    return mapped(table_SVE, *arrays_T)
 
 
 class SelfAttention(nn.Module):
@@ -198,31 +247,29 @@ class SelfAttention(nn.Module):
         K = D // H
 
         def project(name: str, x: jax.Array) -> jax.Array:
-            x = dense(D, ("embed", "heads"), self.dtype, name)(x)
-            # Heads before positions: batched products over trailing axes are the fast ones on CPU.
-            return x.reshape(*x.shape[:-1], H, K).swapaxes(-3, -2)
+            return dense(D, ("embed", "heads"), self.dtype, name)(x)
+
+        def output(mixed: jax.Array) -> jax.Array:
+            return dense(D, ("heads", "embed"), self.dtype, "output")(mixed)
 
         read = hidden[..., :num_positions, :]
-        query, key, value = project("query", read), project("key", hidden), project("value", hidden)
+        projected = project("query", read), project("key", hidden), project("value", hidden)
         whole = num_positions is None and bias_HLL is None and hidden.ndim == 3
-        if self.fused and whole and attention.takes(hidden.shape[-2]):
-            mixed = attention.attend(query * K**-0.5, key, value, mask, *self._dropout())
-            return dense(D, ("heads", "embed"), self.dtype, "output")(mixed.swapaxes(-3, -2).reshape(read.shape))
+        if self.fused and whole and attention.takes(hidden.shape[-2], H, K):
+            dropped = self.dropout and not self.deterministic
+            seeds = draw_seeds(self.make_rng("dropout")) if dropped else None
+            return output(attention.attend(*projected, mask, H, seeds, self.dropout if dropped else 0.0))
+        # Heads before positions: batched products over trailing axes are the fast ones on CPU.
+        query, key, value = (x.reshape(*x.shape[:-1], H, K).swapaxes(-3, -2) for x in projected)
         scores = jnp.einsum("...hqk,...htk->...hqt", query * K**-0.5, key, preferred_element_type=jnp.float32)
         if bias_HLL is not None:
             scores += broadcast_to_rank(bias_HLL[:, :num_positions], scores.ndim)
         if mask is not None:
             scores = jnp.where(mask[..., None, None, :], scores, jnp.finfo(scores.dtype).min)
         weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
-        weights = nn.Dropout(self.dropout, deterministic=self.deterministic)(weights)
+        weights = Dropout(self.dropout, self.deterministic)(weights)
         mixed = jnp.einsum("...hqt,...htk->...hqk", weights, value).swapaxes(-3, -2)
-        return dense(D, ("heads", "embed"), self.dtype, "output")(mixed.reshape(read.shape))
-
-    def _dropout(self) -> tuple[jax.Array, float]:
-        """Seeds int32[2] and the rate of dropout in the kernel."""
-        if self.deterministic or not self.dropout:
-            return jnp.zeros(2, jnp.int32), 0.0
-        return jax.random.bits(self.make_rng("dropout"), (2,)).astype(jnp.int32), self.dropout
+        return output(mixed.reshape(read.shape))
 
 
 class RelativeBias(nn.Module):
@@ -274,7 +321,7 @@ class TransformerLayer(nn.Module):
         bias_HLL: jax.Array | None = None,
     ) -> jax.Array:
         def drop(x: jax.Array) -> jax.Array:
-            return nn.Dropout(self.hidden_dropout, deterministic=self.deterministic)(x)
+            return Dropout(self.hidden_dropout, self.deterministic)(x)
 
         def norm(x: jax.Array, name: str) -> jax.Array:
             return layer_norm(self.layer_norm_eps, self.dtype, name)(x)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from mux_jax.models.dropout import Dropout
 from mux_jax.models.encoder import stack
 from mux_jax.models.layers import broadcast_to_rank, dense, gelu, layer_norm, shard_rows
 
@@ -85,7 +86,7 @@ class ModernBertLayer(nn.Module):
         hidden = hidden[:, :num_positions] + attention(x, mask_BL, is_local, num_positions)
         x = project(norm(hidden, "mlp_norm"), 2 * config.intermediate_size, ("embed", "mlp"), "intermediate")
         x, gate = jnp.split(x, 2, axis=-1)
-        x = nn.Dropout(config.hidden_dropout, deterministic=self.deterministic)(gelu(x) * gate)
+        x = Dropout(config.hidden_dropout, self.deterministic)(gelu(x) * gate)
         return shard_rows(hidden + project(x, config.hidden_size, ("mlp", "embed"), "output"))
 
 
@@ -126,7 +127,7 @@ class ModernBertAttention(nn.Module):
         (B, L, D), H, K = x_BLD.shape, config.num_attention_heads, config.head_size
 
         def drop(x: jax.Array) -> jax.Array:
-            return nn.Dropout(config.attention_dropout, deterministic=self.deterministic)(x)
+            return Dropout(config.attention_dropout, self.deterministic)(x)
 
         qkv = dense(3 * D, ("embed", "heads"), dtype, "qkv", use_bias=False)(x_BLD)
         # Heads before positions: batched products over trailing axes are the fast ones on CPU.
@@ -185,5 +186,5 @@ class ModernBertHead(nn.Module):
         config, dtype = self.config, self.config.compute_dtype
         x = gelu(dense(config.hidden_size, ("embed", "mlp"), dtype, "dense", use_bias=False)(states))
         x = layer_norm(config.layer_norm_eps, dtype, "norm", use_bias=False)(x)
-        x = nn.Dropout(config.hidden_dropout, deterministic=self.deterministic)(x)
+        x = Dropout(config.hidden_dropout, self.deterministic)(x)
         return dense(len(config.labels), ("mlp", None), "float32", "output")(x)

@@ -87,10 +87,13 @@ def _forward(kernel_VD: jax.Array, bias_V: jax.Array, states_TD: jax.Array, labe
     is_label_TV = jnp.arange(len(bias_V))[None] == labels_T[:, None]
     errors_TV = weights_T[:, None] * (jnp.exp(logits_TV - lse_T[:, None]) - is_label_TV)
     errors_TV = errors_TV.astype(states_TD.dtype)
+    # The sum over T as a part of the kernel's product: XLA's reductions over a leading axis are slow, and read all
+    # logits once more.
+    with_one_TE = jnp.pad(states_TD, ((0, 0), (0, 1)), constant_values=1)
+    both_EV = jnp.einsum("te,tv->ev", with_one_TE, errors_TV, preferred_element_type=jnp.float32)
     gradients = (
-        jnp.einsum("td,tv->dv", states_TD, errors_TV, preferred_element_type=jnp.float32).T,
-        # The sum over T as a product: XLA's CPU reduction over a leading axis is slower by far.
-        jnp.matmul(jnp.ones(len(errors_TV), errors_TV.dtype), errors_TV, preferred_element_type=jnp.float32),
+        both_EV[:-1].T,
+        both_EV[-1],
         product(errors_TV, kernel_VD.astype(states_TD.dtype), 1, 0),
         losses_T,
     )

@@ -126,7 +126,7 @@ def operations(hlo: str) -> list[Operation]:
                     times=times[name],
                     cycles=int(estimate[1]) if estimate else 0,
                     bytes=sum(_size(dtype, sizes) for dtype, sizes, _ in arrays),
-                    flops=sum(_product_flops(y, shapes) for y in inside),
+                    flops=sum(_product_flops(y, shapes) for y in inside) + _kernel_flops(x),
                 )
             )
     return found
@@ -143,6 +143,12 @@ def _inside(x: _Instruction, computations: dict[str, list[_Instruction]]) -> Ite
 def _kind(inside: list[_Instruction]) -> str:
     opcodes = {x.opcode for x in inside}
     return next(kind for kind, of in KINDS.items() if not of or opcodes & set(of))
+
+
+def _kernel_flops(x: _Instruction) -> int:
+    """What a kernel says of itself."""
+    found = re.search(r'"cost_estimate":\{"flops":"(\d+)"', x.rest)
+    return int(found[1]) if found else 0
 
 
 def _product_flops(x: _Instruction, shapes: dict[str, tuple]) -> int:

@@ -7,7 +7,7 @@ import pytest
 
 from mux_jax import configuration
 from mux_jax.parallel.mesh import make_mesh
-from mux_jax.scaling import program, report
+from mux_jax.scaling import program, steps
 
 ROWS, LENGTH = 8, 24
 
@@ -18,7 +18,7 @@ def step_on(*shape):
     config.pretraining.objective = "mlm"
     config.model.update(dtype="float32", max_position_embeddings=32)
     config.rows, config.data.sequence_length = ROWS, LENGTH
-    step, arguments, _ = report._training(configuration.read(config), make_mesh(*shape))
+    step, arguments, _ = steps.training(configuration.read(config), make_mesh(*shape))
     return program.collectives(step.compile_for(*arguments).as_text()), arguments[0].params
 
 
