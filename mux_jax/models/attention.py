@@ -148,23 +148,27 @@ def _call(
 
 def _forward(size: int, rate: float, place: Any, bias: Any, query: Any, key: Any, value: Any, mixed: Any) -> None:
     for head, of in _heads(size, query):
-        weights_LL, kept_LL = _weights(size, rate, place, bias, query, key, head, of)
-        mixed[0, :, of] = _product(_dropped(weights_LL, kept_LL, rate), value[0, :, of], 1, 0).astype(mixed.dtype)
+        powers_LL, sum_L1, kept_LL = _powers(size, rate, place, bias, query, key, head, of)
+        mixed_LK = _product(_kept(powers_LL, kept_LL), value[0, :, of], 1, 0)
+        mixed[0, :, of] = (mixed_LK / (sum_L1 * (1 - rate))).astype(mixed.dtype)
 
 
 def _backward(
     size: int, rate: float, place: Any, bias: Any, query: Any, key: Any, value: Any, error: Any, *gradients: Any
 ) -> None:
+    """Of weights W = softmax(S), S = Q K^T / sqrt(size) + bias, and mixed = M(W) V, M being dropout: V's gradient is
+    M(W)^T error; W's is E = M(error V^T); S' = W (E - the sum of E W over keys), of which Q's and K's follow."""
     of_query, of_key, of_value = gradients
     for head, of in _heads(size, query):
-        weights_LL, kept_LL = _weights(size, rate, place, bias, query, key, head, of)
-        error_LK = error[0, :, of]
-        of_value[0, :, of] = _product(_dropped(weights_LL, kept_LL, rate), error_LK, 0, 0).astype(of_value.dtype)
-        of_weights_LL = _dropped(_product(error_LK, value[0, :, of], 1, 1), kept_LL, rate)
+        powers_LL, sum_L1, kept_LL = _powers(size, rate, place, bias, query, key, head, of)
+        weights_LL, error_LK = powers_LL / sum_L1, error[0, :, of]
+        scaled_LK = (error_LK.astype(jnp.float32) / (1 - rate)).astype(error.dtype)
+        of_value[0, :, of] = _product(_kept(weights_LL, kept_LL), scaled_LK, 0, 0).astype(of_value.dtype)
+        of_weights_LL = _kept(_product(scaled_LK, value[0, :, of], 1, 1), kept_LL)
         mean_L1 = (of_weights_LL * weights_LL).sum(axis=-1, keepdims=True)
-        of_scores_LL = weights_LL * (of_weights_LL - mean_L1) * size**-0.5
-        of_query[0, :, of] = _product(of_scores_LL, key[0, :, of], 1, 0).astype(of_query.dtype)
-        of_key[0, :, of] = _product(of_scores_LL, query[0, :, of], 0, 0).astype(of_key.dtype)
+        of_scores_LL = weights_LL * (of_weights_LL - mean_L1)
+        of_query[0, :, of] = (_product(of_scores_LL, key[0, :, of], 1, 0) * size**-0.5).astype(of_query.dtype)
+        of_key[0, :, of] = (_product(of_scores_LL, query[0, :, of], 0, 0) * size**-0.5).astype(of_key.dtype)
 
 
 def _heads(size: int, query: Any) -> Iterator[tuple[int, slice]]:
@@ -173,23 +177,35 @@ def _heads(size: int, query: Any) -> Iterator[tuple[int, slice]]:
         yield head, slice(head * size, (head + 1) * size)
 
 
-def _weights(
+def _powers(
     size: int, rate: float, place: Any, bias: Any, query: Any, key: Any, head: int, of: slice
-) -> tuple[jax.Array, jax.Array | None]:
-    """The weights of a head, float32 [L, L], before dropout, and which are kept; None: all."""
-    scores_LL = _product(query[0, :, of], key[0, :, of], 1, 1) * size**-0.5 + bias[0]
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """What the weights of a head are in proportion to, float32 [L, L]; its sum over keys [L, 1]; which are kept."""
+    query_LK = (query[0, :, of] * size**-0.5).astype(query.dtype)
+    scores_LL = _product(query_LK, key[0, :, of], 1, 1) + bias[0]
     powers_LL = jnp.exp(scores_LL - scores_LL.max(axis=-1, keepdims=True))
-    weights_LL = powers_LL / powers_LL.sum(axis=-1, keepdims=True)
+    sum_L1 = powers_LL.sum(axis=-1, keepdims=True)
     if not rate:
-        return weights_LL, None
+        return powers_LL, sum_L1, None
     row = place[2] + pl.program_id(0)
     number = row * place[4] + place[3] + pl.program_id(1) * (query.shape[-1] // size) + head
-    shape = weights_LL.shape
-    return weights_LL, dropout.kept(place[0], place[1], number * (shape[0] * shape[1]) + dropout.places(shape), rate)
+    return powers_LL, sum_L1, kept(place[0], place[1], number, len(powers_LL), rate)
 
 
-def _dropped(x: jax.Array, kept: jax.Array | None, rate: float) -> jax.Array:
-    return x if kept is None else dropout.dropped(x, kept, rate)
+def kept(seed: Any, other_seed: Any, number: Any, length: int, rate: float) -> jax.Array:
+    """bool[L, L]: which weights dropout keeps, of the head with a `number` among those of all rows.
+
+    A hash is for two weights, of 16 bits each: rates are multiples of 1 / 65,536.
+    """
+    half = (length // 2, length)
+    bits = dropout.hashed(seed, other_seed, number * (half[0] * half[1]) + dropout.places(half))
+    least = round(rate * 2**16)
+    first, second = bits & 0xFFFF, jax.lax.shift_right_logical(bits, 16)
+    return jnp.concatenate([first, second]) >= least
+
+
+def _kept(x: jax.Array, kept: jax.Array | None) -> jax.Array:
+    return x if kept is None else jnp.where(kept, x, 0.0)
 
 
 def _product(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:

@@ -39,8 +39,12 @@ def places(shape: tuple[int, ...]) -> jax.Array:
 
 def kept(seed: jax.Array, other_seed: jax.Array, place: jax.Array, rate: float) -> jax.Array:
     """Which elements are kept, by their places int32[...]: bool[...], each with probability 1 - rate."""
-    x = _mixed(_mixed(place ^ seed) ^ other_seed)
-    return jax.lax.shift_right_logical(x, 8) >= round(rate * 2**24)
+    return jax.lax.shift_right_logical(hashed(seed, other_seed, place), 8) >= round(rate * 2**24)
+
+
+def hashed(seed: jax.Array, other_seed: jax.Array, place: jax.Array) -> jax.Array:
+    """Random bits, int32, of places int32[...]."""
+    return _mixed(_mixed(place ^ seed) ^ other_seed)
 
 
 def dropped(x: jax.Array, kept: jax.Array, rate: float) -> jax.Array:

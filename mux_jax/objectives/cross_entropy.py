@@ -44,14 +44,15 @@ def vocabulary_cross_entropy(
     """
     # In two axes throughout: in more, XLA computes the errors below once for each of their uses.
     states_TD = states.reshape(-1, states.shape[-1])
-    losses, logits_TV = by_copy(
-        lambda kernel_VD, *rows: _cross_entropy(kernel_VD, bias_V, *rows),
-        kernel_SVD,
-        states_TD,
-        labels.ravel(),
-        weights.ravel(),
-    )
-    decisions = decide(logits_TV.reshape(*labels.shape, -1))
+    with jax.named_scope("vocabulary"):
+        losses, logits_TV = by_copy(
+            lambda kernel_VD, *rows: _cross_entropy(kernel_VD, bias_V, *rows),
+            kernel_SVD,
+            states_TD,
+            labels.ravel(),
+            weights.ravel(),
+        )
+        decisions = decide(logits_TV.reshape(*labels.shape, -1))
     for found in jax.tree.leaves(decisions):
         if jnp.issubdtype(found.dtype, jnp.inexact):
             raise TypeError(

@@ -181,12 +181,19 @@ def show(report: Report, advice_if_not: str) -> None:
         f"  FLOPs of a step: {report.flops / 1e9:,.1f} G by formula, {report.counted_flops / 1e9:,.1f} G as XLA "
         f"counts; {report.flops / report.chips / 1e9:,.1f} G a chip"
     )
-    if report.seconds is not None and report.communication is not None:
+    if report.seconds and report.communication is not None and report.mfu is not None:
         say(
             f"  estimated step: {report.seconds * 1e3:.1f} ms, {report.communication / report.seconds:.0%} of it "
             f"communication if none is hidden; MFU {report.mfu:.0%}; "
             f"{report.instance_tokens / report.seconds:,.0f} instance-tokens/s"
         )
+        if kernels := sum(line.seconds for line in report.spent if line.guessed):
+            at_best = report.seconds - kernels * (1 - breakdown.KERNEL_SHARE)
+            say(
+                f"  of it kernels, which XLA does not estimate, taken to reach {breakdown.KERNEL_SHARE:.0%} of the "
+                f"chip's FLOP/s or bytes/s: {kernels * 1e3:.1f} ms; at 100% MFU "
+                f"{report.mfu * report.seconds / at_best:.0%}"
+            )
     totals: dict[tuple[str, int], collections.Counter] = collections.defaultdict(collections.Counter)
     for c in report.collectives:
         totals[c.kind, c.devices].update(operations=c.times, bytes=c.times * c.bytes, sent=int(c.link_bytes))

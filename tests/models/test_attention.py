@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from mux_jax.models import attention, dropout
+from mux_jax.models import attention
 from mux_jax.models.model import MuxModel
 from mux_jax.parallel.mesh import RULES, make_mesh
 from tests.conftest import init, small_model
@@ -25,7 +25,8 @@ def arrays():
 
 def kept(rate):
     """Which weights dropout keeps, bool[B, H, L, L]."""
-    return dropout.kept(*SEED, dropout.places((B, H, L, L)), rate)
+    found = [attention.kept(*SEED, number, L, rate) for number in range(B * H)]
+    return jnp.stack(found).reshape(B, H, L, L)
 
 
 def written_out(query, key, value, mask, rate):
@@ -53,6 +54,15 @@ def test_values_and_gradients_are_those_of_the_formula(arrays, rate, masked):
     expected = of(lambda q, k, v: written_out(q, k, v, mask, rate))
     for x, y in zip(ours, expected):
         np.testing.assert_allclose(x, y, atol=2e-5)
+
+
+def test_dropout_has_its_rate_and_heads_and_seeds_are_independent():
+    draws = [attention.kept(*seeds, number, 256, 0.1) for seeds in ((1, 2), (1, 3), (2, 2)) for number in (0, 1)]
+    flat = np.array([np.ravel(x) for x in draws], float)
+    halves = flat.reshape(2 * len(flat), -1)  # of one hash
+    assert np.abs(flat.mean(axis=1) - 0.9).max() < 4 * np.sqrt(0.09 / flat.shape[1])
+    between = np.corrcoef(halves)[np.triu_indices(len(halves), 1)]
+    assert np.abs(between).max() < 4 / np.sqrt(halves.shape[1])
 
 
 def test_a_mesh_changes_nothing(arrays):
