@@ -20,7 +20,7 @@ _PARTS = (
     ("multiplexer", r"multiplexer"),
     ("attention", r"/attention/"),
     ("LayerNorm", r"/\w*norms?(_\d+)?/"),
-    ("feed-forward", r"/layers/(\w+/)*(intermediate|output)/|/layers(_\d+)?/(erf|exp|mul|add|integer_pow)"),
+    ("feed-forward", r"/layers(_\d+)?/(\w+/)*(intermediate|output)/|/layers(_\d+)?/(erf|exp|mul|add|integer_pow)"),
     ("layers, the rest", r"/layers"),
     ("embeddings", r"embeddings"),
 )

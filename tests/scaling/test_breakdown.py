@@ -100,6 +100,8 @@ def test_lines_are_by_part_pass_and_kind_and_kernels_are_guessed_by_the_roofline
         ("jit(step)/jvp(MuxModel.encode)/encoder/closed_call/layers/layers/attention_norm/reduce_sum", "LayerNorm"),
         ("jit(step)/jvp(MuxModel.encode)/encoder/closed_call/layers/layers/output/cond/dot_general", "feed-forward"),
         ("jit(step)/jvp(MuxModel.encode)/encoder/closed_call/layers/layers/erf", "feed-forward"),
+        ("jit(logits)/MuxModel/encoder/layers_3/intermediate/dot_general", "feed-forward"),
+        ("jit(step)/jvp(vocabulary)/shard_map/dot_general", "vocabulary"),
         ("jit(step)/jvp(MuxModel.encode)/embeddings.setup/broadcast_in_dim", "embeddings"),
         ("jit(step)/jvp(MuxModel.encode)/multiplexer/reduce_sum", "multiplexer"),
         ("jit(step)/transpose(jvp(MuxModel.x))/demultiplexer.retrieval/norms_1/add_any", "demultiplexer"),
