@@ -15,7 +15,7 @@ from mux_jax.data.sections import TaskSection
 from mux_jax.data.tasks import get_task
 from mux_jax.errors import InputError
 from mux_jax.fields import described
-from mux_jax.models.config import DTYPES, ModelConfig
+from mux_jax.models.config import ATTENTIONS, DTYPES, ModelConfig
 from mux_jax.models.demultiplexers import DEMULTIPLEXERS
 from mux_jax.models.multiplexers import MULTIPLEXERS
 from mux_jax.objectives.stages import FinetuneStage
@@ -36,6 +36,11 @@ class FinetuneModelSettings:
     attention_dropout: float = described(0.1, "dropout of attention weights", at_least=0, below=1)
     dtype: str = described(
         "auto", "of products in training; auto: bfloat16 on TPU and GPU, float32 on CPU", one_of=DTYPES
+    )
+    attention: str = described(
+        "auto",
+        "fused: in one kernel, for rows of 128, 256, 384 or 512 positions, others are plain; auto: fused on TPU",
+        one_of=ATTENTIONS,
     )
     scan_layers: bool = described(True, "whether layers run in a loop, which compiles sooner and runs slower on CPU")
     remat: bool = described(False, "whether layers are recomputed in the backward pass, to save memory")

@@ -247,5 +247,5 @@ def _compared(
 
 
 def _exact(about: Export) -> MuxModel:
-    """The model with products of float32, whatever those of predictions are."""
-    return MuxModel(dataclasses.replace(about.model, dtype="float32"))
+    """The model with products of float32, whatever those of predictions are, for a CPU."""
+    return MuxModel(dataclasses.replace(about.model, dtype="float32", attention="plain"))

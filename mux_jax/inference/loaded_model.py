@@ -54,6 +54,7 @@ def in_dtype(config: ModelConfig, dtype: str = "auto") -> ModelConfig:
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype={dtype} does not exist; there are: {', '.join(DTYPES)}")
+    config = dataclasses.replace(config, attention="auto")  # what training took on another machine is of no account
     if "auto" == dtype == config.dtype and jax.default_backend() == "cpu" and cpu.has_bfloat16():
         say(_BFLOAT16)
         return dataclasses.replace(config, dtype="bfloat16")

@@ -24,18 +24,26 @@ from jax.sharding import PartitionSpec
 from mux_jax.models import dropout
 
 _LANES, _LONGEST = 128, 512  # positions of rows that the kernel takes: a multiple, and the most
-_PROGRAM_BYTES = 64 * 2**20
+_PROGRAM_BYTES = 16 * 2**20  # all that a v4 has
 
 
 def takes(length: int, heads: int, head_size: int) -> bool:
-    """Whether the kernel takes rows of a length, and heads of a size."""
-    return length % _LANES == 0 and length <= _LONGEST and bool(_heads_of_program(heads, head_size))
+    """Whether the kernel takes rows of a length, and heads of a size, split as the mesh in force splits them."""
+    devices = _devices_of_heads()
+    own = heads // devices if heads % devices == 0 else 0
+    return length % _LANES == 0 and length <= _LONGEST and bool(_heads_of_program(own, head_size))
+
+
+def _devices_of_heads() -> int:
+    """How many devices heads are split over."""
+    mesh, axes = jax.sharding.get_abstract_mesh(), nn.logical_to_mesh_axes(("heads",))
+    return mesh.shape.get(axes[0], 1) if axes and axes[0] else 1
 
 
 def _heads_of_program(heads: int, head_size: int) -> int:
     """How many heads a program has, so that they fill the lanes; 0 if they do not."""
     if heads * head_size <= _LANES:
-        return heads
+        return heads  # 0, too
     count = max(1, _LANES // head_size)
     return count if heads % count == 0 and count * head_size % _LANES == 0 else 0
 
@@ -52,7 +60,7 @@ def attend(
     """softmax(query key^T / sqrt(K) + mask), dropped out, times value, of each head: [B, L, D], D being heads x K.
 
     On other devices than TPUs the kernel is interpreted, which is slow. Rows and heads are split as the mesh in force
-    splits them.
+    splits them: a program that runs on several TPUs must have one in force (`jax.set_mesh`).
 
     Args:
       mask_BL: True where a key may be seen; None: everywhere.
@@ -65,9 +73,7 @@ def attend(
     bias_B1L = jnp.where(shown_BL, 0.0, jnp.finfo(jnp.float32).min)[:, None]
     seeds = jnp.zeros(2, jnp.int32) if seeds is None else seeds
     mesh = jax.sharding.get_abstract_mesh()
-    rows, tensor = nn.logical_to_mesh_axes(("rows", "heads")) or (None, None)
-    if tensor and (heads % mesh.shape[tensor] or not _heads_of_program(heads // mesh.shape[tensor], K)):
-        tensor = None
+    rows, tensor = (None, None) if mesh.empty else nn.logical_to_mesh_axes(("rows", "heads")) or (None, None)
 
     def of_shard(query: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array, seeds: jax.Array) -> jax.Array:
         own = query.shape[-1] // K
@@ -76,8 +82,8 @@ def attend(
         place = jnp.stack([*seeds, first_row, first_head, heads]).astype(jnp.int32)
         return _attend(query, key, value, bias, place, own, rate)
 
-    if mesh.empty or rows is None:
-        rows = tensor = None
+    if rows is None:
+        tensor = None
         return of_shard(query_BLD, key_BLD, value_BLD, bias_B1L, seeds)
     split = PartitionSpec(rows, None, tensor)
     specs = (split, split, split, PartitionSpec(rows, None, None), PartitionSpec())
@@ -195,10 +201,9 @@ def _powers(
 def kept(seed: Any, other_seed: Any, number: Any, length: int, rate: float) -> jax.Array:
     """bool[L, L]: which weights dropout keeps, of the head with a `number` among those of all rows.
 
-    A hash is for two weights, of 16 bits each: rates are multiples of 1 / 65,536.
+    A hash is for two weights, of 16 bits each: rates are multiples of 1 / 65,536. Each head has a seed of its own.
     """
-    half = (length // 2, length)
-    bits = dropout.hashed(seed, other_seed, number * (half[0] * half[1]) + dropout.places(half))
+    bits = dropout.hashed(seed ^ dropout.mixed(number), other_seed, dropout.places((length // 2, length)))
     least = round(rate * 2**16)
     first, second = bits & 0xFFFF, jax.lax.shift_right_logical(bits, 16)
     return jnp.concatenate([first, second]) >= least
@@ -211,4 +216,5 @@ def _kept(x: jax.Array, kept: jax.Array | None) -> jax.Array:
 def _product(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:
     """float32, of a in the dtype of b."""
     dimensions = (((a_axis,), (b_axis,)), ((), ()))
-    return jax.lax.dot_general(a.astype(b.dtype), b, dimensions, preferred_element_type=jnp.float32)
+    precision = jax.lax.Precision.HIGHEST if b.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
+    return jax.lax.dot_general(a.astype(b.dtype), b, dimensions, precision, preferred_element_type=jnp.float32)

@@ -30,7 +30,7 @@ def draw_seeds(rng: jax.Array) -> jax.Array:
 
 
 def places(shape: tuple[int, ...]) -> jax.Array:
-    """The number of each element of an array, int32; of more than 2^32 elements they come again."""
+    """The number of each element of an array, int32; from 2^32 elements on they come again."""
     number = jnp.zeros(shape, jnp.int32)
     for axis, size in enumerate(shape):
         number = number * size + jax.lax.broadcasted_iota(jnp.int32, shape, axis)
@@ -44,7 +44,7 @@ def kept(seed: jax.Array, other_seed: jax.Array, place: jax.Array, rate: float) 
 
 def hashed(seed: jax.Array, other_seed: jax.Array, place: jax.Array) -> jax.Array:
     """Random bits, int32, of places int32[...]."""
-    return _mixed(_mixed(place ^ seed) ^ other_seed)
+    return mixed(mixed(place ^ seed) ^ other_seed)
 
 
 def dropped(x: jax.Array, kept: jax.Array, rate: float) -> jax.Array:
@@ -52,7 +52,7 @@ def dropped(x: jax.Array, kept: jax.Array, rate: float) -> jax.Array:
     return jnp.where(kept, x / (1 - rate), jnp.zeros((), x.dtype))
 
 
-def _mixed(x: jax.Array) -> jax.Array:
+def mixed(x: jax.Array) -> jax.Array:
     """MurmurHash3's finaliser, on int32; each bit of x changes half of the bits of what is returned."""
     for shift, factor in ((16, -0x7A143595), (13, -0x3D4D51CB)):  # 0x85EBCA6B, 0xC2B2AE35
         x = (x ^ jax.lax.shift_right_logical(x, shift)) * factor

@@ -15,7 +15,7 @@ from mux_jax.scaling.topologies import Chip
 # Parts by what is in the scope of an operation: the first that fits.
 _PARTS = (
     ("optimiser", r"optimizer"),
-    ("vocabulary", r"vocabulary|vmap"),
+    ("vocabulary", r"vocabulary"),
     ("demultiplexer", r"demultiplexer"),
     ("multiplexer", r"multiplexer"),
     ("attention", r"/attention/"),
@@ -76,7 +76,7 @@ def show(found: Sequence[Line], count: int, chip: Chip) -> None:
     """Prints the first lines as a Markdown table, and the share of those left out."""
     total = sum(line.seconds for line in found)
     table = Table(box=box.MARKDOWN)
-    for name in ("share", "ms", "part", "pass", "kind", "GB", "GFLOP", "of the chip's FLOP/s"):
+    for name in ("share", "ms", "part", "pass", "kind", "GB of arrays", "GFLOP", "of the chip's FLOP/s"):
         table.add_column(name, justify="left" if name in ("part", "pass", "kind") else "right", no_wrap=True)
     for line in found[:count]:
         reached = f"{line.flops / line.seconds / chip.flops:.0%}" if line.flops and line.seconds else ""

@@ -13,16 +13,15 @@ _SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\](\{[^}]*\})?")
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)$")
 _CALLED = re.compile(r"(body|condition|calls|to_apply|branch_computations|called_computations)=(\{[^}]*\}|%?[\w.\-]+)")
 _KERNELS = ("tpu_custom_call",)  # of Pallas: XLA does not know how long they take
-# By what is inside an operation; the first that fits.
+# By what is inside an operation; the first that fits. Else it is a copy if it moves alone, or elementwise.
 KINDS: dict[str, tuple[str, ...]] = {
     "kernel": ("custom-call",),
     "product": ("dot", "convolution"),
     "gather or scatter": ("gather", "scatter"),
     "sort": ("sort",),
     "reduction": ("reduce", "reduce-window"),
-    "elementwise": ("fusion", "add", "multiply", "select", "convert", "exponential", "broadcast", "iota"),
-    "copy": (),
 }
+_MOVES = {"copy", "transpose", "bitcast", "reshape", "slice", "concatenate", "pad", "parameter", "fusion", "constant"}
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
 
 
@@ -85,10 +84,10 @@ class Operation:
 
     Attributes:
       scope: where the model's code makes it, such as `jvp(MuxModel.encode)/encoder/layers/attention/query/dot_general`.
-      kind: a name in `KINDS`.
+      kind: a name in `KINDS`, `copy` or `elementwise`.
       times: how often a step does it.
       cycles: each time, as XLA's TPU compiler estimates; 0 where it has no estimate.
-      bytes: read and written each time, of operands and results.
+      bytes: of the operands and results; of an array of which a loop takes a slice each time, all.
       flops: of matrix products, each time.
     """
 
@@ -142,7 +141,8 @@ def _inside(x: _Instruction, computations: dict[str, list[_Instruction]]) -> Ite
 
 def _kind(inside: list[_Instruction]) -> str:
     opcodes = {x.opcode for x in inside}
-    return next(kind for kind, of in KINDS.items() if not of or opcodes & set(of))
+    named = (kind for kind, of in KINDS.items() if opcodes & set(of))
+    return next(named, "copy" if opcodes <= _MOVES else "elementwise")
 
 
 def _kernel_flops(x: _Instruction) -> int:

@@ -188,11 +188,14 @@ def show(report: Report, advice_if_not: str) -> None:
             f"{report.instance_tokens / report.seconds:,.0f} instance-tokens/s"
         )
         if kernels := sum(line.seconds for line in report.spent if line.guessed):
-            at_best = report.seconds - kernels * (1 - breakdown.KERNEL_SHARE)
+            share = breakdown.KERNEL_SHARE
+            other = [
+                f"{report.mfu * report.seconds / (report.seconds + kernels * (share / x - 1)):.0%} at {x:.0%}"
+                for x in (1.0, 0.25)
+            ]
             say(
-                f"  of it kernels, which XLA does not estimate, taken to reach {breakdown.KERNEL_SHARE:.0%} of the "
-                f"chip's FLOP/s or bytes/s: {kernels * 1e3:.1f} ms; at 100% MFU "
-                f"{report.mfu * report.seconds / at_best:.0%}"
+                f"  of it kernels, which XLA does not estimate: {kernels * 1e3:.1f} ms at {share:.0%} of the chip's "
+                f"FLOP/s or bytes/s; MFU would be {' and '.join(other)}"
             )
     totals: dict[tuple[str, int], collections.Counter] = collections.defaultdict(collections.Counter)
     for c in report.collectives:

@@ -145,7 +145,8 @@ class Trainer:
         model = data.model_config(init)
         if run:
             begun = ModelConfig.from_flat(run["model"])
-            model = dataclasses.replace(begun, scan_layers=model.scan_layers, remat=model.remat)
+            of_machine = {name: getattr(model, name) for name in ("scan_layers", "remat", "attention")}
+            model = dataclasses.replace(begun, **of_machine)
         self.model = MuxModel(model, deterministic=False)
         self.evaluate = data.evaluator(self.model, mesh)
         teacher = data.teacher if isinstance(data, FinetuneData) else None

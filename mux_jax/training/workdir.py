@@ -12,7 +12,7 @@ from mux_jax.parallel import hosts
 from mux_jax.paths import absolute
 from mux_jax.progress import say
 
-# What a run may change when it goes on; anything else would make it another run.
+# What a run may change when it goes on, whole sections end in a dot; anything else would make it another run.
 _FREE = (
     "name",
     "stages",
@@ -24,6 +24,7 @@ _FREE = (
     "data.workers",
     "model.scan_layers",
     "model.remat",
+    "model.attention",
     "threshold",
 )
 
@@ -52,8 +53,8 @@ def open_workdir(path: str, config: RunConfig) -> epath.Path:
             raise InputError(f"{described} is not the configuration of a run: {e}") from e
         # A field that is newer than the run, and empty, changes nothing.
         changed = [k for k in sorted(before.keys() | now.keys()) if not _same(k, before.get(k, ""), now.get(k, ""))]
-        changed = [k for k in changed if k in before or not k.startswith(_FREE)]
-        refused = [k for k in changed if not k.startswith(_FREE)]
+        changed = [k for k in changed if k in before or not _is_free(k)]
+        refused = [k for k in changed if not _is_free(k)]
         shown = {k: f"{k}: {before.get(k)} there, {now.get(k)} now" for k in changed}
         if refused:
             raise InputError(
@@ -63,6 +64,10 @@ def open_workdir(path: str, config: RunConfig) -> epath.Path:
         for field in changed:
             say(f"changed since this run was started: {shown[field]}")
     return workdir
+
+
+def _is_free(field: str) -> bool:
+    return any(field == name or name.endswith(".") and field.startswith(name) for name in _FREE)
 
 
 def _same(field: str, before: Any, now: Any) -> bool:
