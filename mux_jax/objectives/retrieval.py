@@ -57,6 +57,8 @@ def with_retrieval(
     if bound.config.width == 1 or not stage.retrieval_coefficient:
         return task_loss
     instance_BL = draw_instances(rng, tokens_BNL)
+    # One after the other: the logits of the task are gone before those of retrieval are made.
+    task_loss, hidden_BLD = jax.lax.optimization_barrier((task_loss, hidden_BLD))
     loss, retrieved = retrieval_loss(bound, hidden_BLD, tokens_BNL, instance_BL, counted_BNL)
     outputs |= retrieved | {"retrieval_loss": loss}
     return stage.task_coefficient * task_loss + stage.retrieval_coefficient * loss
