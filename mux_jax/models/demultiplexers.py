@@ -25,7 +25,7 @@ from mux_jax.errors import InputError
 from mux_jax.fields import described
 from mux_jax.models import released
 from mux_jax.models.dropout import Dropout
-from mux_jax.models.layers import Dense, dense, gelu, layer_norm, partitioned, shard_rows
+from mux_jax.models.layers import dense, gelu, layer_norm, partitioned, shard_rows
 from mux_jax.models.variant import Variant
 
 Hidden = Float[Array, "B L D"]
@@ -80,7 +80,7 @@ class Demultiplexer(Variant):
         """
         return gelu(shard_rows(states))
 
-    def dense(self, **kwargs: Any) -> Dense:
+    def dense(self, **kwargs: Any) -> nn.Module:
         """A linear layer to D dimensions."""
         return dense(self.config.hidden_size, ("embed", "mlp"), self.config.compute_dtype, **kwargs)
 
@@ -219,8 +219,8 @@ class Prefix(Demultiplexer):
 
     def join(
         self,
-        dense_keys: Dense,
-        layer: Dense,
+        dense_keys: nn.Module,
+        layer: nn.Module,
         hidden_BLD: jax.Array,
         instance: jax.Array,
         positions: jax.Array | None,

@@ -31,31 +31,30 @@ def partitioned(init: nn.initializers.Initializer, *axes: str | None) -> nn.init
 
 def dense(
     features: int, axes: tuple[str | None, str | None], dtype: str, name: str | None = None, use_bias: bool = True
-) -> "Dense":
-    """A BERT-initialised linear layer; `axes` names the input and the output axis."""
-    return Dense(features, axes, dtype, use_bias, name=name)
+) -> nn.Module:
+    """A BERT-initialised linear layer, [..., D] -> [..., F] in `dtype`; `axes` names the input and the output axis."""
+    if dtype == "bfloat16":
+        return Dense(features, axes, use_bias, name=name)
+    kernel_init, bias_init = partitioned(INIT, *axes), partitioned(nn.initializers.zeros, axes[1])
+    return nn.Dense(features, use_bias, dtype, kernel_init=kernel_init, bias_init=bias_init, name=name)
 
 
 class Dense(nn.Module):
-    """x kernel + bias: [..., D] -> [..., F], in `dtype`; the parameters are float32."""
+    """What `nn.Dense` is, in bfloat16, with products and gradients that are fast there."""
 
     features: int
     axes: tuple[str | None, str | None]
-    dtype: str
     use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", partitioned(INIT, *self.axes), (x.shape[-1], self.features))
-        x, kernel_DF = x.astype(self.dtype), kernel.astype(self.dtype)
-        if self.dtype == "bfloat16":
-            y = multiply(x.reshape(-1, x.shape[-1]), kernel_DF).reshape(*x.shape[:-1], -1)
-        else:
-            y = jnp.dot(x, kernel_DF)
+        x = x.astype(jnp.bfloat16)
+        y = multiply(x.reshape(-1, x.shape[-1]), kernel.astype(x.dtype)).reshape(*x.shape[:-1], -1)
         if not self.use_bias:
             return y
         bias = self.param("bias", partitioned(nn.initializers.zeros, self.axes[1]), (self.features,))
-        return add_bias(y, bias.astype(self.dtype))
+        return add_bias(y, bias.astype(x.dtype))
 
 
 @jax.custom_vjp
@@ -69,8 +68,7 @@ def _add_bias_backward(_: None, error: jax.Array) -> tuple[jax.Array, jax.Array]
         # On TPU a sum over the leading axis takes several times as long as reading it; of fewer rows than 8 XLA would
         # make one of the product.
         ones = jnp.ones((8, len(error_TF)), error_TF.dtype)
-        precision = None if error_TF.dtype == jnp.bfloat16 else "highest"
-        return jnp.dot(ones, error_TF, preferred_element_type=jnp.float32, precision=precision)[0]
+        return jnp.dot(ones, error_TF, preferred_element_type=jnp.float32)[0]
 
     def as_sum(error_TF: jax.Array) -> jax.Array:
         return error_TF.sum(axis=0, dtype=jnp.float32)
