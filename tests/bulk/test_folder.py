@@ -263,6 +263,7 @@ def test_two_files_of_one_output_by_two_globs_are_one(model, tmp_path):
     assert found[0].output == epath.Path(tmp_path / "out" / "a.tsv")
 
 
+@pytest.mark.extra  # for its time
 def test_a_process_that_is_killed_loses_nothing(model, tmp_path):
     """SIGKILL at a moment in which some outputs are whole and others are not."""
     count = 30
