@@ -13,15 +13,14 @@ from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 
 from mux_jax import pipelines
-from mux_jax.bulk.folder import Job
+from mux_jax.bulk.folder import AT_ONCE, LOOKING, Job
 from mux_jax.bulk.shards import Manifest, Shard, predict_shard, whole
 from mux_jax.bulk.worker import OPTIONS, Worker
 from mux_jax.errors import InputError, TrainingError
 from mux_jax.inference.records import Reading
 
 _NAMESPACE = "mux_jax"
-_AT_ONCE = threading.Semaphore(2)  # files in a process: one is read and tokenised while the device works on the other
-_LOOKING = 16  # threads that read manifests, which may be far away
+_room = threading.Semaphore(AT_ONCE)
 _counting, _cut = threading.Lock(), dict[Worker, int]()
 _BATCH = 1024  # texts of a batch at least, so that rows are full and of few lengths
 
@@ -48,7 +47,7 @@ def on_runner(job: Job, check: Callable[[], None], options: Any) -> list[Manifes
         failed = manifest and manifest.failure and manifest.made_of == made
         return manifest if failed else whole(shard, made, "", overwrite=True)
 
-    with concurrent.futures.ThreadPoolExecutor(_LOOKING) as pool:  # a runner elsewhere gives nothing back
+    with concurrent.futures.ThreadPoolExecutor(LOOKING) as pool:  # a runner elsewhere gives nothing back
         found = list(pool.map(find, *zip(*job.todo)))
     if None in found:
         raise TrainingError(f"{found.count(None):,} files have no output, by the runner; the same command goes on")
@@ -66,7 +65,7 @@ class _PredictFile(beam.DoFn):
 
     def process(self, element: tuple[Shard, dict[str, Any]]) -> Iterator[None]:
         shard, read = element
-        with _AT_ONCE:
+        with _room:
             manifest = predict_shard(self._worker, shard, self._reading, self._common | {"input": read})
         counts = {"files": 1, "rows": manifest.rows, "errors": manifest.errors, "cut": _newly_cut(self._worker)}
         for name, count in counts.items():

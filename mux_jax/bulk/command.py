@@ -19,7 +19,6 @@ from mux_jax.inference.writer import OUTPUTS
 from mux_jax.paths import find_files, is_file
 
 _OPTIONS = ("rows", "ensemble", "stride", "threshold", "defer", "dtype")
-_WANTED = ("spans", "keep_model", "prompt", "dimensions")
 
 
 def predict(arguments: argparse.Namespace) -> None:
@@ -35,7 +34,7 @@ def predict(arguments: argparse.Namespace) -> None:
         delimiter=parse_delimiter(arguments.delimiter, "--delimiter"),
         keep=tuple(dict.fromkeys(name for name in arguments.keep.split(",") if name)),
         max_errors=arguments.max_errors if arguments.on_error == "skip" else 0.0,
-        wanted=Wanted(**{name: getattr(arguments, name) for name in _WANTED}),
+        wanted=Wanted(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Wanted)}),
     )
     options = {name: getattr(arguments, name) for name in _OPTIONS}
     if arguments.beam_options and not arguments.beam_options[0].startswith("-"):

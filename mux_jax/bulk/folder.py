@@ -33,8 +33,8 @@ from mux_jax.inference.records import Reading
 from mux_jax.inference.writer import check_form
 from mux_jax.progress import progress, say
 
-_AT_ONCE = 2  # files: while the device works on one, another is read and tokenised
-_LOOKING = 16  # threads that look at headers and manifests, which may be far away
+AT_ONCE = 2  # files: while the device works on one, another is read and tokenised
+LOOKING = 16  # threads that look at headers and manifests, which may be far away
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ def plan(
     if parquet := next((shard for shard in shards if shard.name.endswith(".parquet")), None):
         import_pyarrow(parquet.output)
     dtype = worker.predictor.config.compute_dtype if same_machine else ""
-    with concurrent.futures.ThreadPoolExecutor(_LOOKING) as pool:
+    with concurrent.futures.ThreadPoolExecutor(LOOKING) as pool:
 
         def columns_of(shard: Shard) -> tuple[str, ...]:
             check_input(shard.source, (), reading.columns, reading.delimiter, reading.keep)
@@ -146,7 +146,7 @@ def in_this_process(job: Job, check: Callable[[], None]) -> list[Manifest]:
     rows: dict[str, int] = {}  # of the files under way
     all_rows, all_bytes, files = 0, 0.0, 0
     lock, start = threading.Lock(), time.monotonic()
-    with progress("predicting") as report, concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:
+    with progress("predicting") as report, concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
 
         def predict(shard: Shard, read: dict[str, Any]) -> Manifest:
             def show(done: int, of: int) -> None:

@@ -49,9 +49,9 @@ def part_of(scope: str) -> str:
     return next((part for part, pattern in _PARTS if re.search(pattern, scope)), "the rest")
 
 
-def kernel_seconds(x: Operation, chip: Chip, share: float = KERNEL_SHARE) -> float:
-    """Of an operation that XLA has no estimate for, at a share of the roofline."""
-    return max(x.flops / chip.flops, x.bytes / chip.memory_bandwidth) / share
+def kernel_seconds(x: Operation, chip: Chip) -> float:
+    """Of an operation that XLA has no estimate for, at `KERNEL_SHARE` of the roofline."""
+    return max(x.flops / chip.flops, x.bytes / chip.memory_bandwidth) / KERNEL_SHARE
 
 
 def lines(operations: Sequence[Operation], chip: Chip, clock: float) -> list[Line]:

@@ -70,7 +70,7 @@ def test_outputs_keep_their_path_and_every_record_is_there_once(model, tmp_path,
 def test_what_is_written_depends_on_the_file_alone(model, tmp_path, monkeypatch, one_device):
     write_files(tmp_path / "in")
     predict(model, tmp_path / "in" / "**" / "*.jsonl", tmp_path / "together")
-    monkeypatch.setattr(folders, "_AT_ONCE", 1)
+    monkeypatch.setattr(folders, "AT_ONCE", 1)
     for name in FILES:
         predict(model, tmp_path / "in" / name, tmp_path / "alone" / Path(name).parent)
     assert outputs(tmp_path / "together") == {
