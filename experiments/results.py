@@ -11,7 +11,7 @@ from experiments import throughput
 from experiments.plan import TASKS, Model, Run
 from experiments.runner import read_log
 from mux_jax.files import write_atomically
-from mux_jax.plots import pyplot, save_figure
+from mux_jax.plots import drawing, pyplot, save_figure
 from mux_jax.progress import say
 
 
@@ -23,7 +23,8 @@ def write(models: list[Model], workdir: epath.Path) -> None:
     written = ["results.json", "results.md"]
     for task in TASKS:
         if any(task in row["tasks"] and row["factors"][task] for row in rows):
-            _plot(rows, task, workdir / f"{task}.png")
+            with drawing(workdir / f"{task}.png"):
+                _plot(rows, task, workdir / f"{task}.png")
             written.append(f"{task}.png")
     for name in written:
         say(f"  {workdir / name}")

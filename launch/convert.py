@@ -8,7 +8,7 @@ from mux_jax import command_line
 def main() -> None:
     parser = argparse.ArgumentParser(
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="python launch/convert.py --model MODEL --output DIR [--tokenizer FILE] [--overwrite]",
+        usage="%(prog)s --model MODEL --output DIR [--tokenizer FILE] [--overwrite]",
         description="Converts released MUX-PLMs and ordinary encoders to checkpoints of mux_jax, and those back.",
         epilog="The direction follows from MODEL. mux_jax.load_pretrained reads both kinds.",
         add_help=False,

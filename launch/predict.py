@@ -7,7 +7,7 @@ from mux_jax import command_line
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        usage="python launch/predict.py --model DIR --texts FILES --output OUT [options] [-- BEAM_OPTIONS]",
+        usage="%(prog)s --model DIR --texts FILES --output OUT [options] [-- BEAM_OPTIONS]",
         description="Writes a model's predictions, or embeddings, for every record of a file, in its order.",
         epilog="FILES: .txt (a text a line; for tags also CoNLL), .tsv, .csv, .jsonl, .parquet, .conll, .conllu. "
         "OUT: .jsonl (label or labels, probabilities; score; words, tags; embedding), .tsv, .parquet, .npy; or a "

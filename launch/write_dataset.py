@@ -7,7 +7,7 @@ from mux_jax import command_line
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        usage="python launch/write_dataset.py --texts GLOBS --name NAME --output DIR [options] [-- BEAM_OPTIONS]",
+        usage="%(prog)s --texts GLOBS --name NAME --output DIR [options] [-- BEAM_OPTIONS]",
         description="Writes text files as a TensorFlow Datasets folder in ArrayRecord format, by Apache Beam.",
         epilog="Needs pip install 'mux_jax[beam]'. docs/data.md has commands for Dataflow and Flink.",
     )

@@ -4,6 +4,7 @@ The public API:
 
   load_pretrained(path) -> (model, params)   a run, a Hugging Face folder or an id of the hub
   Predictor(path)                            predictions for any number of texts
+  get_config(text)                           the configuration that `--config=TEXT` gives
   train(config, workdir)                     pre-training and fine-tuning
   evaluate(config, model, workdir)           scores of a fine-tuned model on a task
   compress(model, workdir, ...)              a cheaper model out of a fine-tuned one
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from mux_jax.analysis.analyze import analyze
     from mux_jax.checkpoints.source import load_pretrained
     from mux_jax.compression.compress import compress
+    from mux_jax.configuration.named import get_config
     from mux_jax.errors import InputError
     from mux_jax.fields import described
     from mux_jax.inference.calibration import fit_deferral
@@ -52,6 +54,7 @@ _PUBLIC = {
     "evaluate": "inference.evaluation",
     "export": "inference.export",
     "fit_deferral": "inference.calibration",
+    "get_config": "configuration.named",
     "load_pretrained": "checkpoints.source",
     "train": "training.loop",
 }
@@ -69,6 +72,7 @@ __all__ = [
     "evaluate",
     "export",
     "fit_deferral",
+    "get_config",
     "load_pretrained",
     "train",
 ]

@@ -1,19 +1,21 @@
-"""What the entry points share: a configuration flag, errors as one line, a cache of compiled programs."""
+"""`mux-jax`, and what the entry points share: a configuration flag, errors as one line, compiled programs kept."""
 
 import signal
 
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of an import that Ctrl-C interrupts
 
+import ast
 import importlib.util
 import io
+import itertools
 import logging as std_logging
 import os
 import platform
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from absl import app, flags, logging
@@ -23,8 +25,9 @@ from mux_jax import interrupts
 from mux_jax.allocator import keep_freed_memory
 from mux_jax.errors import InputError, TrainingError
 from mux_jax.fields import TEXT_OR_LIST
-from mux_jax.paths import is_storage_error
-from mux_jax.progress import print_error
+from mux_jax.paths import find_config, is_storage_error, packaged
+from mux_jax.progress import print_error, say
+from mux_jax.version import VERSION
 
 # JAX reads it when it is imported. A host of its own for each: what is compiled for one CPU may not run on another.
 _COMPILED = os.path.join(os.environ.get("MUX_JAX_CACHE") or "~/.cache/mux_jax", "compiled", platform.node())
@@ -41,6 +44,28 @@ class _AsGiven(flags.ArgumentParser):
 
 
 config_flags.register_flag_parser_for_type(TEXT_OR_LIST, _AsGiven())
+
+
+def main() -> None:
+    """`mux-jax NAME ...` is `python launch/NAME.py ...`, wherever the package is installed."""
+    programs = {path.stem: path for path in sorted(packaged("launch").glob("*.py"))}
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name == "--version":
+        say(f"mux_jax {VERSION}")
+    elif name in ("--help", "-h"):
+        say("mux-jax PROGRAM [options], mux-jax PROGRAM --help")
+        for program, path in programs.items():
+            about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            say(f"  {program:14} {about.splitlines()[0]}")
+    elif name not in programs:
+        _leave(f"no program {name!r}; there are: {', '.join(programs)}", 2)
+    else:
+        sys.argv = [f"mux-jax {name}", *sys.argv[2:]]
+        spec = importlib.util.spec_from_file_location("__main__", programs[name])
+        assert spec and spec.loader
+        sys.modules["__main__"] = module = importlib.util.module_from_spec(spec)
+        module.__spec__ = None  # as of a program that Python is given: processes that are spawned look for its file
+        spec.loader.exec_module(module)
 
 
 def define_config(example: str) -> flags.FlagHolder:
@@ -95,7 +120,7 @@ def run(main: Callable[[], None], config: flags.FlagHolder, resumable: bool = Fa
 
     def parse(arguments: Sequence[str]) -> list[str]:
         try:
-            rest = flags.FLAGS(list(arguments))
+            rest = flags.FLAGS(list(_find_configs(arguments)))
             if len(rest) > 1:
                 raise InputError(f"unknown argument {rest[1]!r}; --help lists the flags")
             optional = flags.FLAGS["help"].present or "cache" in flags.FLAGS and flags.FLAGS["cache"].present
@@ -120,6 +145,16 @@ def run(main: Callable[[], None], config: flags.FlagHolder, resumable: bool = Fa
         guard(main, resumable)
 
     app.run(guarded, flags_parser=parse)
+
+
+def _find_configs(arguments: Sequence[str]) -> Iterator[str]:
+    """The arguments, those of `--config` with the path of the file."""
+    for before, word in itertools.pairwise(("", *arguments)):
+        flag, equals, value = word.partition("=")
+        if flag.lstrip("-") == "config" and equals:
+            yield f"{flag}={find_config(value)}"
+        else:
+            yield find_config(word) if before.lstrip("-") == "config" and before.startswith("-") else word
 
 
 def guard(main: Callable[[], None], resumable: bool = False) -> None:

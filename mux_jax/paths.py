@@ -4,6 +4,7 @@ import glob
 import os
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Self
 
 import fsspec
@@ -37,6 +38,21 @@ def absolute(path: str | epath.Path) -> epath.Path:
     """`~` and what is relative made absolute; gs://... is (and etils would take it for a local folder)."""
     found = LiteralPath(path).expanduser()
     return found if "://" in str(path) else found.resolve()
+
+
+def packaged(folder: str) -> Path:
+    """The folder `configs` or `launch`: of the package where it was installed from a wheel, else beside it."""
+    package = Path(__file__).parent
+    return package / folder if (package / folder).is_dir() else package.parent / folder
+
+
+def find_config(text: str) -> str:
+    """`FILE[:arguments]` with the path of the file: `configs/NAME.py` comes with the package, if none is here."""
+    file, colon, arguments = text.partition(":")
+    if not os.path.exists(file) and os.path.dirname(file) == "configs":
+        own = packaged("configs") / os.path.basename(file)
+        file = str(own) if own.exists() else file
+    return file + colon + arguments
 
 
 def find_files(patterns: str | Sequence[str]) -> list[epath.Path]:

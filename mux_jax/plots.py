@@ -1,6 +1,7 @@
 """Pictures, by Matplotlib, which is slow to import and only needed for them."""
 
 import contextlib
+import os
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -10,13 +11,16 @@ from etils import epath
 from mux_jax.files import whole_or_absent
 from mux_jax.progress import say
 
+# Of all pictures: blue, orange, green, violet, red, grey, on white, to be read on a dark page too.
+COLOURS = ("#2563eb", "#d97706", "#16a34a", "#7c3aed", "#dc2626", "#6b7280")
+
 
 def pyplot() -> Any:
-    """Matplotlib, drawing to files."""
+    """Matplotlib, drawing to files; in a notebook as the notebook says."""
     import matplotlib
 
-    matplotlib.use("Agg")
-    matplotlib.rcParams["text.parse_math"] = False  # a $ in a label is a $
+    if "MPLBACKEND" not in os.environ:
+        matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     return plt
@@ -26,7 +30,9 @@ def pyplot() -> Any:
 def drawing(path: epath.Path) -> Iterator[None]:
     """A picture that cannot be drawn is told, and ends nothing. Letters that the font lacks are boxes."""
     try:
-        with warnings.catch_warnings(action="ignore"):
+        plt = pyplot()
+        style = {"text.parse_math": False, "axes.prop_cycle": plt.cycler(color=COLOURS)}  # a $ in a label is a $
+        with warnings.catch_warnings(action="ignore"), plt.rc_context(style):
             yield
     except Exception as e:
         say(f"{path}: not drawn: {type(e).__name__}: {e}")

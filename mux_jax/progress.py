@@ -18,7 +18,8 @@ class _Console(Console):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-console = _Console(markup=False, emoji=False, highlight=False)  # what is printed is what there is
+# What is printed is what there is, in a notebook too.
+console = _Console(markup=False, emoji=False, highlight=False, force_jupyter=False)
 
 _QUIET_SECONDS = 20  # between two lines where there is no terminal
 
@@ -55,16 +56,30 @@ def progress(task: str, begun: float = 0.0) -> Iterator[Callable[[float, str], N
             yield update
         return
 
+    cell = _line_of_cell()
+    show, pause = (cell, 0.5) if cell else (say, _QUIET_SECONDS)
+
     def report(done: float, note: str = "") -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last >= _QUIET_SECONDS:
+        if now - last >= pause:
             last = now
             left = (now - start) * (1 - done) / max(done - begun, 1e-9)
-            say(f"{task}: {done:.0%}  {note}  {_minutes(left)} left")
+            show(f"{task}: {done:.0%}  {note}  {_minutes(left)} left")
 
     yield report
-    say(f"{task}: done in {_minutes(time.monotonic() - start)}")
+    show(f"{task}: done in {_minutes(time.monotonic() - start)}")
+
+
+def _line_of_cell() -> Callable[[str], None] | None:
+    """In a notebook what shows a line, each time in place of the last one."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if not hasattr(shell, "kernel"):
+        return None
+    from IPython.display import display
+
+    handle = display({"text/plain": ""}, raw=True, display_id=True)
+    return lambda text: handle.update({"text/plain": text}, raw=True)
 
 
 def _minutes(seconds: float) -> str:

@@ -1,12 +1,14 @@
 """What the documentation names exists: files, programs, flags, fields of configurations, extras, targets of links.
 
-It reads Markdown, the docstrings of configurations and programs, and the comments at the top of shell programs; not
-CHANGELOG.md, which names what is gone. A value in capitals (FOLDER) is the reader's, and not looked up.
+It reads Markdown, notebooks, the docstrings of configurations and programs, and the comments at the top of shell
+programs; not CHANGELOG.md, which names what is gone. `mux-jax NAME` is `launch/NAME.py`. A value in capitals (FOLDER)
+or braces is the reader's, and not looked up.
 """
 
 import ast
 import functools
 import itertools
+import json
 import re
 import runpy
 import shlex
@@ -23,8 +25,16 @@ from mux_jax.models.demultiplexers import DEMULTIPLEXERS
 from mux_jax.models.multiplexers import MULTIPLEXERS
 
 ROOT = Path(__file__).parents[1]
-GLOBS = ("*.md", "docs/**/*.md", "tests/fixtures/*.md", "experiments/*.*", "configs/*.*", "launch/*.*")
-KINDS = (".md", ".py", ".sh", ".sbatch")
+GLOBS = (
+    "*.md",
+    "docs/**/*.md",
+    "tests/fixtures/*.md",
+    "experiments/*.*",
+    "configs/*.*",
+    "launch/*.*",
+    "notebooks/*.ipynb",
+)
+KINDS = (".md", ".py", ".sh", ".sbatch", ".ipynb")
 FILES = [
     path for glob in GLOBS for path in sorted(ROOT.glob(glob)) if path.suffix in KINDS and path.stem != "CHANGELOG"
 ]
@@ -33,13 +43,23 @@ FILE = re.compile(r"(?<![\w/.~$-])(?:mux_jax|launch|configs|experiments|tests|do
 EXTRAS = re.compile(r"(?<!\w)(?:\.|mux_jax)\[([\w,]+)\]")
 SECTION = r"(?:data|eval|checkpoint|mesh|optimizer|priming|pretraining|finetuning)\."
 FIELD = re.compile(rf"(?:config\.|(?={SECTION}))((?!.*\b(?:json|py)$)[\w.]+)(?:=.*)?")
+CONFIG = re.compile(r'get_config\("([^"{}]+)"')
 LINK = re.compile(r'(?:\]\(|src=")([^)"\s#]*)#?([\w-]*)[)"]')
 FLAGS_OF_OTHERS = {"--beam_pipeline_options", "--requeue"}  # which docs/ names without their programs
 
 
+def read(path: Path) -> str:
+    """A file as text; a notebook as Markdown."""
+    text = path.read_text()
+    if path.suffix != ".ipynb":
+        return text
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(text)["cells"]]
+    return "\n\n".join(f"```\n{source}\n```" if kind == "code" else source for kind, source in cells)
+
+
 def code(path: Path, text: str) -> Iterator[tuple[int, str]]:
     """Lines of code with their numbers: of blocks, docstrings and comments, and in prose what is between backticks."""
-    fenced = path.suffix != ".md"
+    fenced = path.suffix not in (".md", ".ipynb")
     if path.suffix == ".py":
         text = text.partition('"""')[2].partition('"""')[0]
     elif fenced:
@@ -55,6 +75,7 @@ def code(path: Path, text: str) -> Iterator[tuple[int, str]]:
 
 def commands(line: str) -> Iterator[tuple[str, list[str]]]:
     """The commands of a line: our program, or "" where there is none of ours, and the words that come after it."""
+    line = re.sub(r"mux-jax (?=\w)(\w+)", r"launch/\1.py", line).lstrip("!")
     lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|")
     lexer.whitespace_split = True
     try:
@@ -92,9 +113,9 @@ def flags_of(program: str) -> set[str]:
 
 @functools.cache
 def get_config(text: str) -> ConfigDict:
-    """What `--config=FILE:arguments` gives, without the arguments whose value is in capitals."""
+    """What `--config=FILE:arguments` gives, without the arguments whose value is in capitals or braces."""
     file, _, arguments = text.partition(":")
-    given = [item for item in arguments.split(",") if item and not item.partition("=")[2][:1].isupper()]
+    given = [item for item in arguments.split(",") if item and not re.match("[A-Z{]", item.partition("=")[2])]
     return runpy.run_path(str(ROOT / file))["get_config"](*[",".join(given)] if given else [])
 
 
@@ -141,11 +162,16 @@ def wrong(path: Path, text: str) -> Iterator[tuple[int, str]]:
         yield from ((number, f"no extra {name}") for name in names if name not in extras)
         if (field := FIELD.fullmatch(line)) and not any(has(config, field[1]) for config in all_configs()):
             yield number, f"no field {field[1]}"
+        for config in CONFIG.findall(line):
+            try:
+                get_config(config)
+            except (InputError, OSError) as e:
+                yield number, f"get_config({config}): {e}"
         for program, words in commands(line):
             if (ROOT / program).is_file() or (not program and (path.suffix == ".py" or line.startswith("--"))):
                 yield from ((number, thing) for thing in wrong_flags(program, words))
     prose = re.sub("```.*?```", lambda match: "\n" * match[0].count("\n"), text, flags=re.S)
-    for number, line in enumerate(prose.splitlines() if path.suffix == ".md" else (), 1):
+    for number, line in enumerate(prose.splitlines() if path.suffix in (".md", ".ipynb") else (), 1):
         for file, heading in LINK.findall(line):
             target = path.parent / file if file else path
             if not re.match(r"\w+:", file) and not (target.exists() and (not heading or heading in headings(target))):
@@ -160,7 +186,7 @@ def headings(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_a_document_names_exists(path):
-    found = [f"{path.relative_to(ROOT)}:{number}: {thing}" for number, thing in wrong(path, path.read_text())]
+    found = [f"{path.relative_to(ROOT)}:{number}: {thing}" for number, thing in wrong(path, read(path))]
     assert not found, "\n".join(found)
 
 
@@ -173,9 +199,12 @@ pip install -e .[trane] && X=1 python launch/pretrain.py --config=configs/mux_be
     --config.rowz=8 --workdirs=DIR --config.rows=8
 gcloud ssh --command='bash launch/host.sh --config=configs/mux_bert.py:sizes=tiny --workdir=DIR' --zone=z
 python launch/predict.py --model MODEL --textes FILE && python launch/no.py
+mux-jax serve --modell DIR
+config = mux_jax.get_config("configs/mux_bert.py:with=5")
 ```
 """
     found = list(wrong(ROOT / "made_up.md", text))
-    assert [number for number, _ in found] == [2, 2, 2, 5, 5, 5, 7, 8, 8, 2, 2]
-    names = "pretrane.py widht --wrkdir trane rowz --workdirs sizes launch/no.py --textes nowhere.md README.md#no-such"
+    assert [number for number, _ in found] == [2, 2, 2, 5, 5, 5, 7, 8, 8, 9, 10, 2, 2]
+    names = "pretrane.py widht --wrkdir trane rowz --workdirs sizes "
+    names += "launch/no.py --textes --modell with=5 nowhere.md README.md#no-such"
     assert all(name in thing for name, (_, thing) in zip(names.split(), found, strict=True)), found

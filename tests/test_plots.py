@@ -16,10 +16,11 @@ def test_labels_are_drawn_as_they_are(tmp_path, labels, capsys):
     assert {path.name for path in tmp_path.iterdir()} == {"confusion.png", "scores.png"} and not capsys.readouterr().out
 
 
-def test_a_label_with_dollars_is_no_formula():
-    figure, axis = pyplot().subplots()
-    axis.set_xlabel("$x^2$")
-    figure.canvas.draw()
+def test_a_label_with_dollars_is_no_formula(tmp_path):
+    with drawing(epath.Path(tmp_path / "x.png")):
+        figure, axis = pyplot().subplots()
+        axis.set_xlabel("$x^2$")
+        figure.canvas.draw()
     assert not axis.xaxis.label.get_parse_math()
     matplotlib.pyplot.close(figure)
 
@@ -28,3 +29,12 @@ def test_a_picture_that_cannot_be_drawn_is_told_and_ends_nothing(tmp_path, capsy
     with drawing(epath.Path(tmp_path / "x.png")):
         raise ValueError("no such font")
     assert capsys.readouterr().out == f"{tmp_path}/x.png: not drawn: ValueError: no such font\n"
+
+
+def test_settings_of_a_notebook_stay_as_they_were(tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "svg")
+    matplotlib.pyplot.switch_backend("svg")
+    before = dict(matplotlib.rcParams)
+    plot_confusion(["a", "b"], ["a", "a"], ("a", "b"), epath.Path(tmp_path / "confusion.png"))
+    assert (tmp_path / "confusion.png").exists() and dict(matplotlib.rcParams) == before
+    matplotlib.pyplot.switch_backend("agg")

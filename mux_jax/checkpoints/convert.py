@@ -9,6 +9,7 @@ from etils import epath
 
 from mux_jax import locks
 from mux_jax.checkpoints import huggingface, huggingface_config, sentence_transformers
+from mux_jax.checkpoints.card import model_card
 from mux_jax.checkpoints.runs import Checkpoints, checkpoint_folder
 from mux_jax.checkpoints.source import open_model
 from mux_jax.checkpoints.task_info import TaskInfo
@@ -51,7 +52,9 @@ def convert(model: str, output: str, tokenizer: str = "", overwrite: bool = Fals
     else:
         found.check_size(vocabulary)
     params = found.params(make_mesh(devices=jax.devices()[:1]))
-    return save_model(target, found.config, params, vocabulary, found.address, overwrite, found.task, to_native)
+    size = sum(x.size for x in jax.tree.leaves(params))
+    others = None if to_native else {"README.md": model_card(target.name, found, size)}
+    return save_model(target, found.config, params, vocabulary, found.address, overwrite, found.task, to_native, others)
 
 
 def save_model(
@@ -137,7 +140,7 @@ def check_target(target: epath.Path, overwrite: bool, model: epath.Path | None =
 
 # All that `save_model` writes.
 _WRITTEN = {
-    "checkpoints", "config.json", "model.safetensors", "result.json",
+    "README.md", "checkpoints", "config.json", "model.safetensors", "result.json",
     "tokenizer.json", "tokenizer_config.json", "vocab.txt",
 }  # fmt: skip
 

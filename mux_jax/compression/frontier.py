@@ -51,7 +51,7 @@ def _draw(axis: Any, result: dict[str, Any], figure: str, agreement: str) -> Non
     own = full_agreement(result) if result.get("learned_from") else 1.0
     axis.plot(base, height(own if of_agreement else full["score"][figure]), "k*", markersize=13, label="full model")
     for i, tried in enumerate(best_trials(result)):
-        color, marker = f"C{i % 10}", _MARKERS[i % len(_MARKERS)]
+        color, marker = f"C{i}", _MARKERS[i % len(_MARKERS)]
         speeds.append(base * tried["factor"])
         y = height(tried["agreement"] if of_agreement else (tried["score"] or {}).get(figure))
         axis.plot(
@@ -74,7 +74,7 @@ def _draw(axis: Any, result: dict[str, Any], figure: str, agreement: str) -> Non
         axis.plot(speeds[-1], y, mark, markerfacecolor="none", label=label)
     if result["speedup"]:
         speeds.append(base * result["speedup"])
-        axis.axvline(speeds[-1], color="tab:gray", linewidth=0.8, label=f"asked for: {result['speedup']:g} times")
+        axis.axvline(speeds[-1], color="0.5", linewidth=0.8, label=f"asked for: {result['speedup']:g} times")
     _scale(axis, min(speeds), max(speeds))
 
 

@@ -10,6 +10,7 @@ from mux_jax.configuration.arguments import parse_arguments
 from mux_jax.configuration.check import check, stages
 from mux_jax.configuration.conversion import flatten, from_mapping, to_config_dict, to_json
 from mux_jax.configuration.finetune import FinetuneConfig, finetuning
+from mux_jax.configuration.named import get_config
 from mux_jax.configuration.pretrain import PretrainConfig, pretraining
 from mux_jax.configuration.resolve import RunConfig, is_finetuning, read, resolve
 
@@ -21,6 +22,7 @@ __all__ = [
     "finetuning",
     "flatten",
     "from_mapping",
+    "get_config",
     "is_finetuning",
     "parse_arguments",
     "pretraining",

@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 
 from mux_jax import locks
+from mux_jax.checkpoints.card import model_card
 from mux_jax.checkpoints.exports import PROGRAMS, Export
 from mux_jax.checkpoints.source import ModelSource, open_model
 from mux_jax.checkpoints.task_info import TaskInfo
@@ -157,6 +158,8 @@ def write_export(
         save_tokenizer(vocabulary, folder, for_transformers=True)
         about, agreement = _compared(about, split_layers(params), folder, encoder, texts)
         about.save(folder)
+        card = model_card(target.name, found, sum(x.size for x in jax.tree.leaves(params)), about)
+        (folder / "README.md").write_text(card, encoding="utf-8")
     return about, agreement
 
 

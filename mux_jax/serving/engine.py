@@ -117,8 +117,12 @@ class Engine:
         while batch := self._next():
             try:
                 begun = time.monotonic()
-                self._run(batch)
-                self._on_batch(self, batch, time.monotonic() - begun)
+                slots, logits = self._run(batch)
+                self._on_batch(self, batch, time.monotonic() - begun)  # counted before anybody has an answer
+                copies = batch.copies.ravel()
+                for i in (*np.flatnonzero(copies), *np.flatnonzero(~copies)):  # the last slot of a call answers it
+                    call, text = slots[i]
+                    call.take(text, logits[i], bool(copies[i]))
             except InputError as e:  # of a program that takes no pairs
                 for call in {call for row in batch.rows for call, _ in row}:
                     call.fail(e)
@@ -140,7 +144,8 @@ class Engine:
                     return batch
                 self._wake.wait(None if seconds == float("inf") else seconds)
 
-    def _run(self, batch: Batch) -> None:
+    def _run(self, batch: Batch) -> tuple[list[tuple[Call, int]], np.ndarray]:
+        """The slots of a batch, and the logits of each."""
         runner, width = self.predictor.runner, self.predictor.config.width
         count = next(count for count in self._counts[batch.length] if count >= len(batch.rows))
         slots = [slot for row in batch.rows for slot in row]
@@ -151,8 +156,4 @@ class Engine:
             given = [(call.encoded.types, call.encoded.ids, text) for call, text in slots]
             types = [known[text] if known else np.zeros_like(tokens[text]) for known, tokens, text in given]
             arrays.append(pad(types, filled, batch.length, width, 0))
-        logits = runner.run(self.predictor.params, arrays)
-        copies = batch.copies.ravel()
-        for slot in (*np.flatnonzero(copies), *np.flatnonzero(~copies)):  # the last slot of a call answers it
-            call, text = slots[slot]
-            call.take(text, logits[slot], bool(copies[slot]))
+        return slots, runner.run(self.predictor.params, arrays)
