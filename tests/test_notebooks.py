@@ -32,7 +32,8 @@ def test_a_notebook_runs(name, tmp_path, monkeypatch):
     book.cells.insert(settings + 1, nbformat.v4.new_code_cell(TINY[name]))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.delenv("MPLBACKEND", raising=False)
+    for variable in ("MPLBACKEND", "XLA_FLAGS"):
+        monkeypatch.delenv(variable, raising=False)
     resources = {"metadata": {"path": str(tmp_path)}}
     nbclient.NotebookClient(book, timeout=600, kernel_name="python3", resources=resources).execute()
     text = json.dumps([cell.get("outputs", []) for cell in book.cells])

@@ -54,7 +54,9 @@ def installed(tmp_path_factory):
 
 def run(installed, *command):
     """A command of the fresh environment, in an empty folder."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV", "XLA_FLAGS")
+    }
     command = [str(installed / "fresh" / "bin" / command[0]), *command[1:]]
     return subprocess.run(command, cwd=installed, env=environment, capture_output=True, text=True)
 
