@@ -2,8 +2,9 @@ FROM python:3.12-slim
 
 RUN useradd --create-home --uid 1000 mux
 WORKDIR /app
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY mux_jax mux_jax
+COPY configs configs
 COPY launch launch
 # What is installed is this package; its own file bounds the versions of others.
 # hadolint ignore=DL3013
