@@ -40,7 +40,7 @@ def main() -> None:
             rows = list(csv.DictReader(f))
         with drawing(epath.Path(target)):
             save_figure(picture(rows), epath.Path(target))
-        print(target)
+            print(target)
 
 
 def draw_frontier(rows: list[dict[str, str]]) -> plt.Figure:

@@ -24,7 +24,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-tar -czf "$folder/code.tar.gz" --exclude=__pycache__ configs launch mux_jax pyproject.toml README.md LICENSE
+tar -czf "$folder/code.tar.gz" --exclude=__pycache__ configs launch mux_jax hatch_build.py pyproject.toml README.md LICENSE
 cat > "$folder/run.sh" << END
 set -e
 mkdir -p mux_jax

@@ -40,7 +40,7 @@ obtain() { # waits for the spot slice; asks for it anew where there is none, or 
 }
 
 install() {
-  tar -czf "$archive" --exclude=__pycache__ configs launch mux_jax pyproject.toml README.md LICENSE
+  tar -czf "$archive" --exclude=__pycache__ configs launch mux_jax hatch_build.py pyproject.toml README.md LICENSE
   gcloud compute tpus tpu-vm scp "$archive" "$TPU_NAME:mux_jax.tar.gz" --zone="$ZONE" --worker=all
   on_hosts 'mkdir -p mux_jax && tar -xzf mux_jax.tar.gz -C mux_jax && bash mux_jax/launch/install.sh tpu'
 }

@@ -152,9 +152,16 @@ def _find_configs(arguments: Sequence[str]) -> Iterator[str]:
     for before, word in itertools.pairwise(("", *arguments)):
         flag, equals, value = word.partition("=")
         if flag.lstrip("-") == "config" and equals:
-            yield f"{flag}={find_config(value)}"
+            yield f"{flag}={_found_config(value)}"
         else:
-            yield find_config(word) if before.lstrip("-") == "config" and before.startswith("-") else word
+            yield _found_config(word) if before.lstrip("-") == "config" and before.startswith("-") else word
+
+
+def _found_config(text: str) -> str:
+    found = find_config(text)
+    if found != text:
+        say(f"{text.partition(':')[0]} is that of the package")
+    return found
 
 
 def guard(main: Callable[[], None], resumable: bool = False) -> None:

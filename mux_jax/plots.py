@@ -19,7 +19,7 @@ def pyplot() -> Any:
     """Matplotlib, drawing to files; in a notebook as the notebook says."""
     import matplotlib
 
-    if "MPLBACKEND" not in os.environ:
+    if not os.environ.get("MPLBACKEND", "").startswith("module://"):
         matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 

@@ -13,6 +13,11 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 class _Console(Console):
     """A console that falls silent when nobody reads it any more; rich's would end the process, unsaved."""
 
+    @property
+    def is_terminal(self) -> bool:
+        """Whether somebody watches; not what FORCE_COLOR says, which notebooks set."""
+        return self.file.isatty()
+
     def on_broken_pipe(self) -> None:
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -43,7 +48,8 @@ def progress(task: str, begun: float = 0.0) -> Iterator[Callable[[float, str], N
     """
     start = last = time.monotonic()
 
-    if console.is_terminal:
+    cell = _line_of_cell()
+    if console.is_terminal and not cell:
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn())
         note = TextColumn("{task.fields[note]}", markup=False)
         with Progress(*columns, note, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
@@ -56,7 +62,6 @@ def progress(task: str, begun: float = 0.0) -> Iterator[Callable[[float, str], N
             yield update
         return
 
-    cell = _line_of_cell()
     show, pause = (cell, 0.5) if cell else (say, _QUIET_SECONDS)
 
     def report(done: float, note: str = "") -> None:

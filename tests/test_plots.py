@@ -32,9 +32,13 @@ def test_a_picture_that_cannot_be_drawn_is_told_and_ends_nothing(tmp_path, capsy
 
 
 def test_settings_of_a_notebook_stay_as_they_were(tmp_path, monkeypatch):
-    monkeypatch.setenv("MPLBACKEND", "svg")
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib.backends.backend_svg")
     matplotlib.pyplot.switch_backend("svg")
     before = dict(matplotlib.rcParams)
     plot_confusion(["a", "b"], ["a", "a"], ("a", "b"), epath.Path(tmp_path / "confusion.png"))
-    assert (tmp_path / "confusion.png").exists() and dict(matplotlib.rcParams) == before
+    assert (
+        (tmp_path / "confusion.png").exists()
+        and matplotlib.get_backend() == "svg"
+        and dict(matplotlib.rcParams) == before
+    )
     matplotlib.pyplot.switch_backend("agg")

@@ -36,6 +36,7 @@ def test_in_a_notebook_a_line_is_shown_in_place_of_the_last_one(monkeypatch, cap
     display.display = lambda *_, **__: Handle()
     monkeypatch.setitem(sys.modules, "IPython", module)
     monkeypatch.setitem(sys.modules, "IPython.display", display)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as in notebooks
     monkeypatch.setattr(progress.time, "monotonic", iter(range(100)).__next__)
     with progress.progress("a task") as report:
         report(0.25, "one")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -93,3 +94,17 @@ def test_the_wheel_holds_no_tests_and_nothing_of_a_run(installed):
     (wheel,) = (installed / "dist").glob("*.whl")
     tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
     assert tops == {"mux_jax", f"mux_jax-{mux_jax.__version__}.dist-info"}
+
+
+@pytest.mark.extra
+def test_an_image_is_given_all_that_the_package_is_built_of(tmp_path):
+    allowed = re.findall(r"^!(\S+)", (ROOT / ".dockerignore").read_text(), re.M)
+    for names in re.findall(r"^COPY (.*) \S+$", (ROOT / "Dockerfile").read_text(), re.M):
+        for name in names.split():
+            assert name in allowed
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, tmp_path / name)
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist")]
+    subprocess.run([*build, str(tmp_path)], check=True, capture_output=True)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    assert {"mux_jax/launch/serve.py", "mux_jax/configs/mux_bert.py"} < set(zipfile.ZipFile(wheel).namelist())

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+BUILT_OF = {"pyproject.toml", "hatch_build.py", "README.md", "LICENSE"}  # beside folders, what pip reads
 ROOT = Path(__file__).parents[1]
 ARGUMENTS = [
     "--config=configs/mux_bert.py:size=base,width=5",
@@ -272,7 +273,7 @@ def test_gke_gets_the_project_the_arguments_and_a_jobset_of_all_hosts(machine):
     assert pod["containers"][0]["command"] == ["bash", "/code/run.sh"]
     assert pod["volumes"][0]["configMap"]["name"] == "my-run" and "${" not in str(jobset)
     with tarfile.open(records / "code.tar.gz") as code:
-        assert {"launch/host.sh", "mux_jax/training/loop.py", "configs/mux_bert.py"} < set(code.getnames())
+        assert {"launch/host.sh", "mux_jax/training/loop.py", "configs/mux_bert.py", *BUILT_OF} < set(code.getnames())
 
     # What a pod does.
     host = machine.folder / "home"

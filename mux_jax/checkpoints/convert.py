@@ -30,7 +30,7 @@ def convert(model: str, output: str, tokenizer: str = "", overwrite: bool = Fals
       output: the folder to make.
       tokenizer: the vocabulary to put in it; default: the model's own.
       overwrite: whether `output` may exist; it is replaced once the new one is whole, and only if it was written
-        by `convert` or `compress`.
+        by `convert` or `compress`. A README.md in it stays.
 
     Returns:
       One line about what was written.
@@ -53,7 +53,7 @@ def convert(model: str, output: str, tokenizer: str = "", overwrite: bool = Fals
         found.check_size(vocabulary)
     params = found.params(make_mesh(devices=jax.devices()[:1]))
     size = sum(x.size for x in jax.tree.leaves(params))
-    others = None if to_native else {"README.md": model_card(target.name, found, size)}
+    others = None if to_native else {_CARD: model_card(target.name, found, size)}
     return save_model(target, found.config, params, vocabulary, found.address, overwrite, found.task, to_native, others)
 
 
@@ -83,6 +83,10 @@ def save_model(
     target.parent.mkdir(parents=True, exist_ok=True)
     with locks.hold(target.parent / f".{target.name}.lock", str(target)) as lock:
         check_target(target, overwrite)
+        card, others = target / _CARD, dict(others or {})
+        if card.exists():  # somebody may have filled it in
+            say(f"{card} stays as it is")
+            others[_CARD] = card.read_text(encoding="utf-8")
         with whole_or_absent(target) as folder:
             folder.mkdir()
             if to_native:
@@ -106,7 +110,7 @@ def save_model(
                 types = vocabulary.token_types and config.takes_token_types
                 vocabulary = dataclasses.replace(vocabulary, token_types=types)
                 save_tokenizer(vocabulary, folder, for_transformers=not to_native)
-            for name, text in (others or {}).items():
+            for name, text in others.items():
                 write_atomically(folder / name, text)
             lock.check()
     kind = "a checkpoint of mux_jax" if to_native else "a Hugging Face folder"
@@ -138,9 +142,10 @@ def check_target(target: epath.Path, overwrite: bool, model: epath.Path | None =
         )
 
 
+_CARD = "README.md"
 # All that `save_model` writes.
 _WRITTEN = {
-    "README.md", "checkpoints", "config.json", "model.safetensors", "result.json",
+    _CARD, "checkpoints", "config.json", "model.safetensors", "result.json",
     "tokenizer.json", "tokenizer_config.json", "vocab.txt",
 }  # fmt: skip
 

@@ -31,7 +31,7 @@ from mux_jax.compression.candidates import find_shapes
 from mux_jax.compression.learning import Lessons
 from mux_jax.compression.model_answers import ModelAnswers
 from mux_jax.compression.outcome import outcome
-from mux_jax.compression.plan import MOST_TEXTS, RATES, Candidate, Plan
+from mux_jax.compression.plan import MOST_TEXTS, OTHER_RATES, Candidate, Plan
 from mux_jax.compression.pool import Pool
 from mux_jax.compression.quantising import Quantised, check_int8
 from mux_jax.compression.reduction import reduce_model
@@ -220,7 +220,7 @@ class Compression:
             Candidate(name, shapes[name], speeds[name].factor, learning.count_parameters(config))
             for name, config in models.items()
         )
-        rates, answered = 1 if request.learning_rate else len(RATES), bool(self.texts.answers)
+        rates, answered = 1 if request.learning_rate else 1 + len(OTHER_RATES), bool(self.texts.answers)
         timeless = bool(request.steps and request.learning_rate)
         most = MOST_TEXTS if self.joins else min(MOST_TEXTS, len(self.own.ids))
         # Texts to learn from have other lengths than those to judge by.

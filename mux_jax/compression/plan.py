@@ -7,8 +7,7 @@ from mux_jax.compression.shape import Shape
 from mux_jax.progress import say
 
 TEXTS_A_STEP = 64
-# The first learning rate is tried with all candidates, the others with the one that stays.
-RATES = (3e-4, 6e-4, 1.5e-4)
+RATE, OTHER_RATES = 3e-4, (2.0, 0.5)  # tried with all candidates; times that, with the one that stays
 MOST_TEXTS = 131_072  # to learn from, joined ones included
 _ANSWERS, _TRIALS = 0.2, 0.2  # parts of the time
 _MOST_TRIAL_STEPS, _LEAST_STEPS = 2_000, 20

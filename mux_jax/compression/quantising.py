@@ -54,7 +54,7 @@ class Quantised:
             columns = ("text",) if several else texts.task.text
             task = TaskInfo(found.bucket_lengths(), columns, found.prompts())
             some = list(texts.calibrate[: most_texts(found.config)])
-            write_export(found, folder, "openvino", True, some, vocabulary, task)
+            write_export(found, folder, "openvino", True, some, vocabulary, task, card=False)  # the report says more
         made = open_model(str(folder), takes_export=True)
         assert made.export
         self.config, self.folder, lengths = found.config, folder, made.bucket_lengths()

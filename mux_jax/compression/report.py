@@ -257,9 +257,9 @@ def _next(result: dict[str, Any]) -> list[str]:
     """Commands: predict; and convert for others, who have ordinary models alone."""
     folder, embeds = shlex.quote(result["made"]["path"]), result["task"]["kind"] == "embedding"
     output, others = ("embeddings.npy", "sentence-transformers") if embeds else ("predictions.jsonl", "transformers")
-    lines = [f"python launch/predict.py --model={folder} --texts=FILE --output={output}"]
+    lines = [f"mux-jax predict --model={folder} --texts=FILE --output={output}"]
     if result["made"]["width"] == 1:
-        lines.append(f"python launch/convert.py --model={folder} --output=FOLDER  # for {others}")
+        lines.append(f"mux-jax convert --model={folder} --output=FOLDER  # for {others}")
     return lines
 
 

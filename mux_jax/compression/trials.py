@@ -4,14 +4,17 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING
 
+from mux_jax.checkpoints.source import open_model
 from mux_jax.compression import learning
 from mux_jax.compression.learning import Lessons
-from mux_jax.compression.plan import RATES, Candidate, Plan, step_seconds
+from mux_jax.compression.plan import OTHER_RATES, RATE, Candidate, Plan, step_seconds
 from mux_jax.files import write_atomically
 from mux_jax.progress import say
 
 if TYPE_CHECKING:
     from mux_jax.compression.compress import Compression
+
+_LOW_RATE = 5e-5  # at which a model that learns nothing is given up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,14 +41,30 @@ class Trial:
 
 
 def trials(work: "Compression", plan: Plan, lessons: Lessons) -> list[Trial]:
-    """Short runs: of all candidates at one learning rate, then of the nearest one at others; none of one alone."""
+    """Short runs: of all candidates at one learning rate, then of the nearest one at others; none of one alone.
+
+    A large model, or a deep and narrow one, may forget at that rate what least squares gave it: it gets lower ones.
+    """
     given = work.request.learning_rate
-    first, *others = (given,) if given else RATES
     if not plan.trial_steps:
         return []
-    found = [_trial(work, plan, candidate, first, lessons) for candidate in plan.candidates]
+    found = []
+    for candidate in plan.candidates:
+        found.append(_trial(work, plan, candidate, given or RATE, lessons))
+        start = 0.0 if given else _start_loss(work, candidate, lessons)
+        while found[-1].loss >= start and not given and found[-1].rate > _LOW_RATE:
+            say(f"  no better than before it learned (loss {start:.4f}): again at a quarter of the learning rate")
+            found.append(_trial(work, plan, candidate, found[-1].rate / 4, lessons))
     best = min(found, key=lambda trial: trial.loss)
-    return found + [_trial(work, plan, best.candidate, rate, lessons) for rate in others]
+    others = () if given else OTHER_RATES
+    return found + [_trial(work, plan, best.candidate, best.rate * factor, lessons) for factor in others]
+
+
+def _start_loss(work: "Compression", candidate: Candidate, lessons: Lessons) -> float:
+    """The distance from the answers, on the texts to choose by, of a candidate that has not learned."""
+    found = open_model(str(work.start(candidate, lessons)))
+    (logits,) = work.runner(found.config, found.params(work.mesh), 32)(lessons.choose.encoded)
+    return learning.distance(found.config, logits, lessons.choose.answers)
 
 
 def _trial(work: "Compression", plan: Plan, candidate: Candidate, rate: float, lessons: Lessons) -> Trial:
@@ -77,7 +96,7 @@ def choose(work: "Compression", plan: Plan, tried: list[Trial], seconds: float) 
             name, rate, each = best.candidate.name, best.rate, best.step_seconds
             say(f"nearest to the full model after {best.steps:,} steps: {name}, learning rate {rate:g}")
         else:
-            name, rate = plan.candidates[0].name, work.request.learning_rate or RATES[0]
+            name, rate = plan.candidates[0].name, work.request.learning_rate or RATE
             each = step_seconds(plan.candidates[0], plan.texts_per_second)
         steps = work.request.steps or plan.steps(seconds, each)
         write_atomically(file, json.dumps({"name": name, "learning_rate": rate, "steps": steps}, indent=2) + "\n")

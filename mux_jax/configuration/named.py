@@ -7,6 +7,7 @@ import ml_collections
 
 from mux_jax.errors import InputError
 from mux_jax.paths import find_config, packaged
+from mux_jax.progress import say
 
 
 def get_config(text: str) -> ml_collections.ConfigDict:
@@ -19,7 +20,10 @@ def get_config(text: str) -> ml_collections.ConfigDict:
     Raises:
       InputError: no such file, none that defines `get_config`, or an unknown argument.
     """
-    file, _, arguments = find_config(text).partition(":")
+    found = find_config(text)
+    if found != text:
+        say(f"{text.partition(':')[0]} is that of the package")
+    file, _, arguments = found.partition(":")
     if not Path(file).is_file():
         names = ", ".join(f"configs/{path.name}" for path in sorted(packaged("configs").glob("*.py")))
         raise InputError(f"no file {file}; with the package come {names}")

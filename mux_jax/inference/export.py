@@ -95,7 +95,7 @@ def export(
         texts = _read(calibrate, task.text_columns, columns, found.config)
     else:
         texts = _invented(vocabulary, task, found.config)
-    about, agreement = write_export(found, target, format, int8, texts, vocabulary, task)
+    about, agreement = write_export(found, target, format, int8, texts, vocabulary, task, card=True)
     program = target / PROGRAMS[format]
     compared = f"its answers to {len(texts):,} texts agree in {agreement:.1%}"
     if about.model.head == "embedding":
@@ -117,12 +117,14 @@ def write_export(
     texts: list[Any],
     vocabulary: ModelTokenizer,
     task: TaskInfo,
+    card: bool,
 ) -> tuple[Export, float]:
     """Writes an export to the folder `target`, which does not exist.
 
     Args:
       texts: to calibrate on and to compare by.
       vocabulary, task: what goes with it.
+      card: whether it gets a model card.
 
     Returns:
       What `export.json` says, and the share of answers to the texts that are the model's.
@@ -158,8 +160,9 @@ def write_export(
         save_tokenizer(vocabulary, folder, for_transformers=True)
         about, agreement = _compared(about, split_layers(params), folder, encoder, texts)
         about.save(folder)
-        card = model_card(target.name, found, sum(x.size for x in jax.tree.leaves(params)), about)
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        if card:
+            text = model_card(target.name, found, sum(x.size for x in jax.tree.leaves(params)), about)
+            (folder / "README.md").write_text(text, encoding="utf-8")
     return about, agreement
 
 

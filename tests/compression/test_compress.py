@@ -17,7 +17,7 @@ from mux_jax.checkpoints.convert import convert
 from mux_jax.checkpoints.source import open_model
 from mux_jax.compression import compress as module
 from mux_jax.compression import deferring, quantising, texts
-from mux_jax.compression.plan import RATES
+from mux_jax.compression.plan import OTHER_RATES, RATE
 from mux_jax.compression.speed import Speeds, Throughput
 from mux_jax.errors import InputError
 from mux_jax.training import loop
@@ -247,17 +247,25 @@ def test_a_speed_that_is_out_of_reach_is_refused_with_what_was_reached(teacher, 
         mux_jax.compress(str(teacher), str(tmp_path / "out"), speedup=9.0, **SHORT)
 
 
+@pytest.mark.parametrize("forgets", [False, True])
 @pytest.mark.parametrize("by, names", [("layers", ["1 layer"]), ("auto", ["1 layer", "hidden 4", "1 layer, hidden 4"])])
-def test_the_nearest_candidate_learns_at_the_best_rate(by, names, teacher, tmp_path, monkeypatch):
-    """What it takes for its trial and its rate is kept; the trials' figures are made up."""
+def test_the_nearest_candidate_learns_at_the_best_rate(by, names, forgets, teacher, tmp_path, monkeypatch):
+    """What it takes for its trial and its rate is kept; the trials' figures are made up.
+
+    forgets: whether the nearest one is worse than before it learned at the first rate.
+    """
 
     def find_size(self, full, configs, wanted, dtype):
         return configs[-1], 1.0 if configs[-1].width > 1 else 5.0
 
-    first_rate, *rates = RATES
-    losses = {("1 layer", first_rate): 0.3, ("hidden 4", first_rate): 0.2, ("1 layer, hidden 4", first_rate): 0.4}
-    losses |= {("hidden 4", rate): 0.25 for rate in rates} | {("1 layer", rate): 0.5 for rate in rates}
-    losses["1 layer", rates[-1]] = 0.1
+    nearest, own = "1 layer" if by == "layers" else "hidden 4", RATE / 4 if forgets else RATE
+    rates = [own * factor for factor in OTHER_RATES]
+    losses = {(name, RATE): 0.4 for name in names} | {(nearest, RATE): 2.0, (nearest, own): 0.2}
+    losses |= {(nearest, rate): 0.25 for rate in rates}
+    expected = (nearest, own)
+    if by == "layers":
+        expected = (nearest, rates[-1])
+        losses[expected] = 0.1
     tried = []
 
     class Chosen(Exception):
@@ -277,17 +285,16 @@ def test_the_nearest_candidate_learns_at_the_best_rate(by, names, teacher, tmp_p
     monkeypatch.setattr(
         module.Compression, "lessons", lambda *_: (SimpleNamespace(tokens_per_step=lambda *_: 64 * 24), 0.5)
     )
+    monkeypatch.setattr("mux_jax.compression.trials._start_loss", lambda *_: 1.0)
     given = dict(speedup=4.0, by=by, minutes=0.2)
-    expected = ("1 layer", rates[-1]) if by == "layers" else ("hidden 4", first_rate)
     for _ in range(2):
         with pytest.raises(Chosen) as chosen:
             mux_jax.compress(str(teacher), str(tmp_path / "out"), **given)
         assert chosen.value.args[:2] == expected
         assert 20 <= chosen.value.args[2] <= 0.2 * 60 / 0.01
-        losses[expected] = 9.0  # once chosen it stays
-    first, last = tried[: len(names)], tried[len(names) : len(names) + len(rates)]
-    assert first == [(name, first_rate) for name in names]
-    assert last == [(expected[0], rate) for rate in rates]
+        losses[expected] = 0.9  # once chosen it stays
+    first = [pair for name in names for pair in [(name, RATE)] + [(name, own)] * (forgets and name == nearest)]
+    assert tried[: len(first) + len(rates)] == first + [(nearest, rate) for rate in rates]
 
 
 @pytest.mark.extra
@@ -375,7 +382,7 @@ def test_the_command_measures_tries_and_trains(teacher, tmp_path):
     assert "to try: 1 layer: " in done.stdout and "report: " in done.stdout and "Advice: " in done.stdout
     report = report_of(tmp_path / "out")
     assert report["chosen"] == "1 layer" and report["factors"]["float32"] > 0
-    assert len(report["tried"]) == 1 and len(report["trials"]) == len(RATES)
+    assert len(report["tried"]) == 1 and len(report["trials"]) >= 1 + len(OTHER_RATES)
     other = subprocess.run([*command, "--seed=1"], cwd=ROOT, env=env, capture_output=True, text=True)
     assert other.returncode == 2 and "seed: 0 there, 1 now" in other.stderr and "Traceback" not in other.stderr
 

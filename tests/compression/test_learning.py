@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 
 from mux_jax.compression.learning import Lessons, configuration, count_parameters, distance, rows_of_a_step
-from mux_jax.compression.plan import RATES, TEXTS_A_STEP, Candidate, Plan, step_seconds
+from mux_jax.compression.plan import OTHER_RATES, TEXTS_A_STEP, Candidate, Plan, step_seconds
 from mux_jax.compression.pool import Pool
 from mux_jax.compression.shape import Shape
 from mux_jax.data.encoding import Encoded
@@ -77,14 +77,14 @@ CANDIDATES = tuple(Candidate(name, shape, 2.0 + i, 10_000) for i, (name, shape) 
 @pytest.mark.parametrize("speed", [20.0, 1000.0])
 @pytest.mark.parametrize("candidates", [CANDIDATES, CANDIDATES[:1]])
 def test_answers_and_trials_take_no_more_than_their_part_of_the_time(minutes, speed, candidates):
-    plan = Plan.make(candidates, speed, minutes, len(RATES))
+    plan = Plan.make(candidates, speed, minutes, 1 + len(OTHER_RATES))
     assert plan.seconds == 60 * minutes
     assert plan.own(10**6, joins=True) == plan.pool // 2 and plan.own(10**6, joins=False) == plan.pool
     assert plan.own(3, joins=True) == 3
     assert TEXTS_A_STEP <= plan.pool <= 131_072
     assert plan.pool / speed < 0.201 * plan.seconds or plan.pool == TEXTS_A_STEP
     each = [step_seconds(c, speed) for c in candidates]
-    trials = plan.trial_steps * (sum(each) + (len(RATES) - 1) * max(each))
+    trials = plan.trial_steps * (sum(each) + len(OTHER_RATES) * max(each))
     assert 20 <= plan.trial_steps <= 2000
     assert trials <= 0.25 * plan.seconds or plan.trial_steps == 20
 

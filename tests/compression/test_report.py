@@ -38,7 +38,7 @@ def test_a_report_of_each_kind_has_its_figures(tmp_path, capsys, kind, metric, a
     assert "| hidden 192, trial | 6 | 192 | 1 | 6,100,000 | 3.1 |" in text
     assert "| full | bfloat16 | 32 | 345.6 | 1.0 |" in text and "| hidden 128 | bfloat16 | 32 | 1,762.6 | 4.9 |" in text
     assert "| the rest | 2.0 |" in text
-    assert "--model='runs/my model' --texts=FILE" in text and "launch/convert.py" in text
+    assert "--model='runs/my model' --texts=FILE" in text and "mux-jax convert" in text
     assert not re.search(r"\bNone\b|\bnan\b", text)
     assert json.loads((tmp_path / "report.json").read_text()) == found
     assert (tmp_path / "frontier.png").read_bytes().startswith(b"\x89PNG") and not capsys.readouterr().out
@@ -138,7 +138,7 @@ def test_a_summary_ends_with_where_to_go():
     assert lines[:5] == [f"{name}: {text}" for name, text in sentences(found).items()]
     assert lines[5:] == [
         "report: runs/cheaper/report.md",
-        "next: python launch/predict.py --model='runs/my model' --texts=FILE --output=predictions.jsonl",
+        "next: mux-jax predict --model='runs/my model' --texts=FILE --output=predictions.jsonl",
     ]
 
 
