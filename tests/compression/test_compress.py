@@ -260,7 +260,8 @@ def test_the_nearest_candidate_learns_at_the_best_rate(by, names, forgets, teach
 
     nearest, own = "1 layer" if by == "layers" else "hidden 4", RATE / 4 if forgets else RATE
     rates = [own * factor for factor in OTHER_RATES]
-    losses = {(name, RATE): 0.4 for name in names} | {(nearest, RATE): 2.0, (nearest, own): 0.2}
+    losses = {(name, RATE * factor): 0.5 for name in names for factor in (*OTHER_RATES, 1.0)}
+    losses |= {(nearest, RATE): 2.0} | {(nearest, own): 0.2}
     losses |= {(nearest, rate): 0.25 for rate in rates}
     expected = (nearest, own)
     if by == "layers":
