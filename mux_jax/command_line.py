@@ -25,7 +25,7 @@ from mux_jax import interrupts
 from mux_jax.allocator import keep_freed_memory
 from mux_jax.errors import InputError, TrainingError
 from mux_jax.fields import TEXT_OR_LIST
-from mux_jax.paths import find_config, is_storage_error, packaged
+from mux_jax.paths import is_storage_error, packaged
 from mux_jax.progress import print_error, say
 from mux_jax.version import VERSION
 
@@ -158,10 +158,9 @@ def _find_configs(arguments: Sequence[str]) -> Iterator[str]:
 
 
 def _found_config(text: str) -> str:
-    found = find_config(text)
-    if found != text:
-        say(f"{text.partition(':')[0]} is that of the package")
-    return found
+    from mux_jax.configuration import find_config  # slow to import
+
+    return find_config(text)
 
 
 def guard(main: Callable[[], None], resumable: bool = False) -> None:

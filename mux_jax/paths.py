@@ -46,15 +46,6 @@ def packaged(folder: str) -> Path:
     return package / folder if (package / folder).is_dir() else package.parent / folder
 
 
-def find_config(text: str) -> str:
-    """`FILE[:arguments]` with the path of the file: `configs/NAME.py` comes with the package, if none is here."""
-    file, colon, arguments = text.partition(":")
-    if not os.path.exists(file) and os.path.dirname(file) == "configs":
-        own = packaged("configs") / os.path.basename(file)
-        file = str(own) if own.exists() else file
-    return file + colon + arguments
-
-
 def find_files(patterns: str | Sequence[str]) -> list[epath.Path]:
     """The files that globs match, sorted by glob; ** matches any number of folders.
 

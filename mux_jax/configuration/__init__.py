@@ -10,7 +10,7 @@ from mux_jax.configuration.arguments import parse_arguments
 from mux_jax.configuration.check import check, stages
 from mux_jax.configuration.conversion import flatten, from_mapping, to_config_dict, to_json
 from mux_jax.configuration.finetune import FinetuneConfig, finetuning
-from mux_jax.configuration.named import get_config
+from mux_jax.configuration.named import find_config, get_config
 from mux_jax.configuration.pretrain import PretrainConfig, pretraining
 from mux_jax.configuration.resolve import RunConfig, is_finetuning, read, resolve
 
@@ -19,6 +19,7 @@ __all__ = [
     "PretrainConfig",
     "RunConfig",
     "check",
+    "find_config",
     "finetuning",
     "flatten",
     "from_mapping",

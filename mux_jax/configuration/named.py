@@ -6,8 +6,18 @@ from pathlib import Path
 import ml_collections
 
 from mux_jax.errors import InputError
-from mux_jax.paths import find_config, packaged
+from mux_jax.paths import packaged
 from mux_jax.progress import say
+
+
+def find_config(text: str) -> str:
+    """`FILE[:arguments]` with the path of the file: `configs/NAME.py` comes with the package, if none is here."""
+    file, colon, arguments = text.partition(":")
+    own = packaged("configs") / Path(file).name
+    if Path(file).exists() or Path(file).parts[:-1] != ("configs",) or not own.exists():
+        return text
+    say(f"{file} is that of the package")
+    return f"{own}{colon}{arguments}"
 
 
 def get_config(text: str) -> ml_collections.ConfigDict:
@@ -20,10 +30,7 @@ def get_config(text: str) -> ml_collections.ConfigDict:
     Raises:
       InputError: no such file, none that defines `get_config`, or an unknown argument.
     """
-    found = find_config(text)
-    if found != text:
-        say(f"{text.partition(':')[0]} is that of the package")
-    file, _, arguments = found.partition(":")
+    file, _, arguments = find_config(text).partition(":")
     if not Path(file).is_file():
         names = ", ".join(f"configs/{path.name}" for path in sorted(packaged("configs").glob("*.py")))
         raise InputError(f"no file {file}; with the package come {names}")

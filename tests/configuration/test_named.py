@@ -3,8 +3,8 @@
 import pytest
 
 import mux_jax
+from mux_jax.configuration import find_config
 from mux_jax.errors import InputError
-from mux_jax.paths import find_config
 
 
 def test_a_packaged_configuration_is_found_from_any_folder(tmp_path, monkeypatch):
