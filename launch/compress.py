@@ -30,7 +30,7 @@ def main() -> None:
     means.add_argument("--hidden", type=int, metavar="D", help="dimensions of a state: narrower")
     means.add_argument("--width", type=int, metavar="N", help="texts a row: multiplexed")
     means.add_argument("--share", type=float, metavar="X", help="a text's dimensions in a row over D / N (1)")
-    parser.add_argument("--minutes", type=float, metavar="M", help="for answers, trials and learning, at most (50)")
+    parser.add_argument("--minutes", type=float, metavar="M", help="for answers, trials and learning, as planned (50)")
     parser.add_argument("--steps", type=int, metavar="K", help="of learning; default: as many as there is time for")
     parser.add_argument("--learning_rate", type=float, metavar="R", help="default: the best of a few, in trials")
     parser.add_argument(

@@ -9,6 +9,11 @@ import pytest
 
 pytestmark = pytest.mark.extra
 ROOT = Path(__file__).parents[1]
+SAYS = {  # that must be among the outputs
+    "multiplexing_explained": ("held-out figures of", "rows give the label"),
+    "compress_your_encoder": ("report.md", "two texts a row"),
+    "pretrain_on_tpu": ("a chip holds", "exit status 0", "continuing at step"),
+}
 TINY = {
     "multiplexing_explained": "priming_steps, pretraining_steps, finetuning_steps = 60, 50, 40",
     "compress_your_encoder": "pretraining_steps, finetuning_steps, minutes = 50, 40, 0.3",
@@ -44,6 +49,7 @@ def test_a_notebook_runs(name, tmp_path):
     execute(book, tmp_path)
     text = json.dumps([cell.get("outputs", []) for cell in book.cells])
     assert "error:" not in text and "Traceback" not in text
+    assert all(said in text for said in SAYS[name]), text
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)

@@ -64,7 +64,10 @@ def _folder(arguments: argparse.Namespace, reading: Reading, options: dict) -> N
     run: Callable[..., list[Manifest]] = in_this_process
     suffix = f".{arguments.format}" if arguments.format else ""
     if arguments.beam_options:
-        beam_options = pipelines.check_options(arguments.beam_options, "predicting on a runner")
+        given = arguments.beam_options
+        if "--runner=DirectRunner" in given and not any(option.startswith("--direct_") for option in given):
+            given = [*given, "--direct_running_mode=multi_processing", "--direct_num_workers=0"]  # a process a core
+        beam_options = pipelines.check_options(given, "predicting on a runner")
         from mux_jax.bulk.beam import on_runner  # where Beam is installed
 
         run = functools.partial(on_runner, options=beam_options)

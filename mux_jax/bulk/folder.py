@@ -128,7 +128,8 @@ def predict_files(job: Job, run: Callable[[Job, Callable[[], None]], Sequence[Ma
     seconds = time.monotonic() - start
     failures = [manifest.failure for manifest in new if manifest.failure]
     made = [*job.done, *(manifest for manifest in new if not manifest.failure)]
-    rows, errors = (sum(getattr(manifest, name) for manifest in made) for name in ("rows", "errors"))
+    rows = sum(manifest.rows for manifest in made)
+    errors = sum(manifest.errors for manifest in (*job.done, *new))  # of files without an output, too
     rate = sum(manifest.rows for manifest in new) / seconds
     say(f"{job.root}: {len(made):,} files, {rows:,} rows, {errors:,} errors" + f", {rate:,.0f} rows/s" * bool(new))
     if len(dtypes := sorted({manifest.dtype for manifest in made})) > 1:

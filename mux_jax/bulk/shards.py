@@ -217,7 +217,8 @@ def predict_shard(
             remove(shard.output)  # an old one must not be there beside the new manifest
             manifest.write(shard)
     except InputError as e:
-        manifest = dataclasses.replace(manifest, failure=str(e))
+        bad = len(shard.errors.read_text(encoding="utf-8").splitlines()) if shard.errors.exists() else 0
+        manifest = dataclasses.replace(manifest, errors=bad, failure=str(e))
         manifest.write(shard)
     return manifest
 

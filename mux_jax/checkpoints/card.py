@@ -132,9 +132,10 @@ def _scores(result: dict[str, Any], report: dict[str, Any]) -> str:
     compared = []
     for metric, value in (made.get("score") or {}).items():
         compared.append((metric, _number(value), _number((full.get("score") or {}).get(metric))))
-    if agreement := made.get("agreement"):
-        value, low, high = (_number(agreement[name]) for name in ("value", "low", "high"))
-        compared.append((f"agreement with {given}, 95 % interval", f"{value} ({low} to {high})", ""))
+    for name, label in (("lost", "lost against the full model"), ("agreement", f"agreement with {given}")):
+        if found := made.get(name):
+            value, low, high = (_number(found[end]) for end in ("value", "low", "high"))
+            compared.append((f"{label}, 95 % interval", f"{value} ({low} to {high})", ""))
     return _table(("on held-out texts", "this model", "full model"), compared) if compared else ""
 
 

@@ -92,9 +92,10 @@ _INT8 = (
 def write_report(result: dict[str, Any], folder: epath.Path) -> None:
     """Writes `report.json`, `report.md` and `frontier.png` to a folder, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "report.json", json.dumps(_plain(result), indent=2, ensure_ascii=False) + "\n")
     plot_frontier(result, folder / "frontier.png")
     write_atomically(folder / "report.md", _markdown(result))
+    # The last one: what is there is not made again.
+    write_atomically(folder / "report.json", json.dumps(_plain(result), indent=2, ensure_ascii=False) + "\n")
 
 
 def summary(result: dict[str, Any], folder: epath.Path) -> str:

@@ -106,7 +106,7 @@ def check_records(
     """
     read, columns = _reader(predictor, source, reading)
     kinds: dict[str, set[str]] = {name: set() for name in reading.keep}
-    rows = errors = 0
+    rows, errors, first = 0, 0, ""
 
     def show(fraction: float) -> None:
         on_progress(fraction, rows)
@@ -119,8 +119,10 @@ def check_records(
         if error:
             errors += 1
             on_bad(record, error)
-            if not reading.max_errors:
-                raise InputError(f"{record.where}: {error}")
+            first = first or f"{record.where}: {error}"
+    if errors and not reading.max_errors:
+        more = f"; it is the first of {errors:,} bad records of {rows:,}" if errors > 1 else ""
+        raise InputError(f"{first}{more}")
     if errors > reading.max_errors * rows:
         raise InputError(
             f"{source}: {errors:,} of {rows:,} records are bad, {errors / rows:.1%}; "

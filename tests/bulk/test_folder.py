@@ -15,6 +15,7 @@ from mux_jax.bulk import folder as folders
 from mux_jax.bulk import shards
 from mux_jax.bulk.folder import in_this_process, plan, predict_files
 from mux_jax.bulk.worker import Worker
+from mux_jax.checkpoints.source import ModelSource
 from mux_jax.errors import InputError
 from mux_jax.inference import records
 from mux_jax.inference.records import Reading
@@ -216,7 +217,10 @@ def test_bad_records_are_kept_apart_and_other_files_are_done(model, tmp_path, on
         lines = (output / "_errors" / "b.jsonl.jsonl").read_text().splitlines()
         return [(Path(x["where"]).name, x["error"], x["record"]) for x in map(json.loads, lines)]
 
-    assert errors() == [("b.jsonl:2", "no text in column 'text', but 7", {"id": 2, "text": 7})]
+    assert errors() == [
+        ("b.jsonl:2", "no text in column 'text', but 7", {"id": 2, "text": 7}),
+        ("b.jsonl:3", errors()[1][1], errors()[1][2]),
+    ]
     assert [shard.name for shard, _ in predict(model, texts, output, max_errors=0.7).todo] == ["b.jsonl"]
     assert [where for where, _, _ in errors()] == ["b.jsonl:2", "b.jsonl:3"]
     rows = [json.loads(line) for line in outputs(output)["b.jsonl"].splitlines()]
@@ -244,6 +248,15 @@ def test_what_cannot_be_is_said_before_work(model, tmp_path, change, message, on
     with pytest.raises(InputError, match=message):
         predict(model, tmp_path / "in" / "**" / "*", tmp_path / "in" / "out")
     assert not (tmp_path / "in" / "out" / "_manifests").exists()
+
+
+def test_files_with_their_texts_in_other_columns_are_refused(model, tmp_path, monkeypatch, one_device):
+    monkeypatch.setattr(ModelSource, "text_columns", lambda self: ("sentence",))
+    (tmp_path / "a.jsonl").write_text('{"id": 1, "sentence": "time"}\n')
+    (tmp_path / "b.jsonl").write_text('{"id": 1, "text": "time"}\n')
+    with pytest.raises(InputError, match="b.jsonl has its text in text, .*a.jsonl in sentence; --text_columns names"):
+        predict(model, tmp_path / "*.jsonl", tmp_path / "out")
+    assert not (tmp_path / "out" / "_manifests").exists()
 
 
 def test_a_folder_in_a_store(model, tmp_path, bucket, one_device):

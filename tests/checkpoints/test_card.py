@@ -53,6 +53,7 @@ def test_a_card_has_the_scores_of_the_run(tmp_path):
 def test_a_card_has_what_compression_measured(tmp_path):
     made = {
         "score": {"accuracy": 0.88, "pearson": None},  # of answers that are all the same
+        "lost": {"value": 0.02, "low": -0.01, "high": 0.05},
         "agreement": {"value": 0.95, "low": 0.94, "high": 0.96},
         "throughput": {"float32": {"texts_per_second": 1234.5}},
     }
@@ -60,6 +61,7 @@ def test_a_card_has_what_compression_measured(tmp_path):
     run = {"init_from": "runs/x/starts/hidden_96", "teacher": "~/models/bert", "data": {"task": "custom"}}
     card = written(tmp_path, run, report=report | {"factors": {"float32": 5.25}})
     assert "| accuracy | 0.8800 | 0.9000 |" in card and "| pearson | – | – |" in card
+    assert "| lost against the full model, 95 % interval | 0.0200 (-0.0100 to 0.0500) |" in card
     assert "| agreement with the full model, 95 % interval | 0.9500 (0.9400 to 0.9600) |" in card
     assert "| float32 | 1,234 | 5.2 |" in card and "| made from | `bert` |" in card and "base_model" not in card
     assert "| data | the owner's texts |" in card
