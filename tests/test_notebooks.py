@@ -68,7 +68,7 @@ if __name__ == "__main__":  # python -m tests.test_notebooks NAME: runs it in an
     import nbformat
 
     content = Path("/content")
-    content.mkdir()
+    content.mkdir(exist_ok=True)
     for name in sys.argv[1:]:
         book = read(name)
         execute(book, content)
