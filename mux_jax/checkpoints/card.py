@@ -95,7 +95,8 @@ def _front(config: ModelConfig, base: str, export: Export | None) -> list[str]:
     library = "mux_jax" if ours else "sentence-transformers" if config.head == "embedding" else "transformers"
     lines = ["license:  # fill in", f"library_name: {library}"]
     lines += ["tags: [data-multiplexing]"] * (config.width > 1)
-    lines += [f"pipeline_tag: {_PIPELINES[config.head]}"] * (config.head in _PIPELINES)
+    if config.head in _PIPELINES:
+        lines.append(f"pipeline_tag: {_PIPELINES[config.head]}")
     return lines + [f"base_model: {base}"] * bool(base)
 
 
