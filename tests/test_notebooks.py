@@ -16,7 +16,7 @@ SAYS = {  # that must be among the outputs
 }
 TINY = {
     "multiplexing_explained": "priming_steps, pretraining_steps, finetuning_steps = 60, 50, 40",
-    "compress_your_encoder": "pretraining_steps, finetuning_steps, minutes = 50, 40, 0.3",
+    "compress_your_encoder": "pretraining_steps, finetuning_steps, minutes, by = 50, 40, 0.2, 'layers'",
     "pretrain_on_tpu": 'size, width, rows, steps, topology = "tiny", 2, 8, 50, "v5e:2x2"',
 }
 
