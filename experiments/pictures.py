@@ -12,7 +12,7 @@ from etils import epath
 from mux_jax.plots import COLOURS, drawing, save_figure
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-BLUE, ORANGE, GREEN, VIOLET, _, GREY = COLOURS
+BLUE, ORANGE, GREEN, *_, GREY = COLOURS
 FULL = "finetuned"
 # Of each line: marker, colour, what its label counts, and where the label stands, in points from the marker.
 LINES = {
@@ -27,8 +27,6 @@ MOVED = {
     ("UD EWT", "2 layers"): (-30, -18),
     ("UD EWT", "side by side", "N = 5"): (2, 9),
 }
-
-
 RUNTIMES = {"PyTorch": ("X", GREY), "XLA": ("o", BLUE), "ONNX Runtime": ("s", ORANGE), "OpenVINO": ("D", GREEN)}
 PRECISIONS = {"float32": "-", "bfloat16": "--", "int8": ":"}
 

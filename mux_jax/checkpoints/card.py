@@ -49,8 +49,8 @@ def model_card(name: str, found: ModelSource, size: int, export: Export | None =
       export: what is written, if it is a program of another runtime.
     """
     config, run = found.config, found.run or {}
-    files = ("result.json", "report.json") if found.run else ()  # what they hold in folders of others is not known
-    result, report = (_read(found.folder / file) for file in files) if files else ({}, {})
+    # What files of these names hold in folders of others is not known.
+    result, report = (_read(found.folder / name) if found.run else {} for name in ("result.json", "report.json"))
     base, hub = _base(run.get("teacher") or run.get("init_from") or ("" if found.run else found.address))
     does = "scores texts with a number" if config.task_kind == "regression" else _DOES[config.head]
     layers = f"{config.num_hidden_layers} layers, hidden size {config.hidden_size}"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from typing import TYPE_CHECKING
 
 from mux_jax.checkpoints.source import open_model
@@ -51,8 +52,8 @@ def trials(work: "Compression", plan: Plan, lessons: Lessons) -> list[Trial]:
     found = []
     for candidate in plan.candidates:
         found.append(_trial(work, plan, candidate, given or RATE, lessons))
-        start = 0.0 if given else _start_loss(work, candidate, lessons)
-        while found[-1].loss >= start and not given and found[-1].rate > _LOW_RATE:
+        start = math.inf if given else _start_loss(work, candidate, lessons)
+        while found[-1].loss >= start and found[-1].rate > _LOW_RATE:
             say(f"  no better than before it learned (loss {start:.4f}): again at a quarter of the learning rate")
             found.append(_trial(work, plan, candidate, found[-1].rate / 4, lessons))
     best = min(found, key=lambda trial: trial.loss)
